@@ -1,0 +1,162 @@
+"""The shape of a LongCat-Flash model: `config.json`, checked whole when it is built.
+
+Field names are those of the released `config.json`; derived numbers are properties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MODEL_TYPE = "longcat_flash"
+ARCHITECTURE = "LongcatFlashForCausalLM"
+
+# Keys that would change the computation, with the only value this implementation computes.
+_ONLY = {
+    "attention_bias": (False, None),
+    "attention_method": ("MLA", None),
+    "hidden_act": ("silu", None),
+    "mla_scale_q_lora": (True, None),
+    "mla_scale_kv_lora": (True, None),
+    "norm_topk_prob": (False, None),
+    "rope_scaling": (None,),
+    "router_bias": (False, None),
+    "tie_word_embeddings": (False, None),
+    "zero_expert_type": ("identity", None),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongcatConfig:
+    """Sizes of a LongCat-Flash model. The defaults are those of the released 560B model.
+
+    Example:
+        >>> LongcatConfig().num_active_ffn_experts
+        8.0
+
+    Raises:
+        ValueError: A size is not positive, or `moe_topk` exceeds the number of experts.
+    """
+
+    vocab_size: int = 131072
+    hidden_size: int = 6144
+    num_layers: int = 28
+    """Each holds two attentions, two dense FFNs and one shortcut MoE."""
+    num_attention_heads: int = 64
+    q_lora_rank: int = 1536
+    kv_lora_rank: int = 512
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    ffn_hidden_size: int = 12288
+    expert_ffn_hidden_size: int = 2048
+    n_routed_experts: int = 512
+    zero_expert_num: int = 256
+    moe_topk: int = 12
+    routed_scaling_factor: float = 6.0
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000_000.0
+    max_position_embeddings: int = 131072
+    initializer_range: float = 0.02
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            may_be_zero = field.name in ("zero_expert_num", "bos_token_id", "eos_token_id")
+            if value < 0 or (value == 0 and not may_be_zero):
+                raise ValueError(f"{field.name} must be positive, got {value}")
+        if self.moe_topk > self.num_experts:
+            raise ValueError(
+                f"moe_topk={self.moe_topk} must not exceed n_routed_experts + zero_expert_num = "
+                f"{self.num_experts}"
+            )
+        if self.qk_rope_head_dim % 2:
+            raise ValueError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even")
+
+    @property
+    def num_experts(self) -> int:
+        """FFN experts plus identity experts: the width of the router."""
+        return self.n_routed_experts + self.zero_expert_num
+
+    @property
+    def num_attentions(self) -> int:
+        """Two per layer; the cache slot of attention `i` in layer `l` is `2 * l + i`."""
+        return 2 * self.num_layers
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one query or key head, content part plus rotary part."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def latent_dim(self) -> int:
+        """What the cache holds per token and attention: `kv_lora_rank + qk_rope_head_dim`."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+    @property
+    def num_active_ffn_experts(self) -> float:
+        """The target K_e: `moe_topk` times the FFN share of all experts (8 in the 560B model)."""
+        return self.moe_topk * self.n_routed_experts / self.num_experts
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LongcatConfig:
+        """Build from the content of a `config.json`; keys that do not shape the model are ignored.
+
+        Raises:
+            ValueError: A key asks for a computation that is not implemented here.
+        """
+        if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise ValueError(
+                f"config.json: model_type must be {MODEL_TYPE!r}, got {values['model_type']!r}"
+            )
+        for key, allowed in _ONLY.items():
+            if key in values and values[key] not in allowed:
+                raise ValueError(f"config.json: {key} must be {allowed[0]!r}, got {values[key]!r}")
+        rope = values.get("rope_parameters") or {}
+        if rope.get("rope_type", "default") != "default":
+            raise ValueError(f"config.json: rope_type must be 'default', got {rope['rope_type']!r}")
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {key: value for key, value in values.items() if key in names and value is not None}
+        if "rope_theta" in rope:
+            known["rope_theta"] = rope["rope_theta"]
+        return cls(**known)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LongcatConfig:
+        """Read `config.json` of a checkpoint folder."""
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"a checkpoint folder must hold config.json, none at {path}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} must be JSON: {error}") from error
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `config.json`, as transformers and vLLM read it."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        theta = own.pop("rope_theta")
+        return {
+            "architectures": [ARCHITECTURE],
+            "model_type": MODEL_TYPE,
+            **own,
+            "attention_bias": False,
+            "attention_method": "MLA",
+            "head_dim": self.qk_rope_head_dim,
+            "hidden_act": "silu",
+            "mla_scale_kv_lora": True,
+            "mla_scale_q_lora": True,
+            "norm_topk_prob": False,
+            "num_hidden_layers": self.num_attentions,
+            "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+            "rope_theta": theta,
+            "router_bias": False,
+            "tie_word_embeddings": False,
+            "zero_expert_type": "identity",
+        }

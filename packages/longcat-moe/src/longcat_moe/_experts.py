@@ -1,0 +1,129 @@
+"""Route tokens to experts, some of which do nothing.
+
+- The selection bias chooses experts and never weighs them.
+- An identity ("zero-computation") expert returns its input, times its routing weight.
+- Only the tokens that chose an expert are computed, as one grouped matrix product over all experts.
+
+Dimension key: T tokens, D model width, E experts (FFN then identity), N FFN experts, K chosen per
+token, I expert width, P chosen pairs that need an FFN expert.
+
+Source: LongCat-Flash report 2.1, equations 1 to 5.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ._config import LongcatConfig
+
+
+class Router(nn.Module):
+    """Softmax over all experts in float32; top-k by score plus bias."""
+
+    e_score_correction_bias: Tensor
+    """(E,) The selection bias b. Moved by `BiasController`, never by gradients."""
+    counts: Tensor
+    """(E,) Tokens sent to each expert in training since the controller last looked."""
+
+    def __init__(self, config: LongcatConfig) -> None:
+        super().__init__()
+        self.top_k, self.scaling = config.moe_topk, config.routed_scaling_factor
+        self.classifier = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts))
+        self.register_buffer("counts", torch.zeros(config.num_experts), persistent=False)
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights (T, K) and indices (T, K) of the chosen experts."""
+        with torch.autocast(x_TD.device.type, enabled=False):
+            logits_TE = nn.functional.linear(x_TD.float(), self.classifier.weight.float())
+        scores_TE = logits_TE.softmax(-1)
+        biased_TE = scores_TE.detach() + self.e_score_correction_bias
+        index_TK = biased_TE.topk(self.top_k, dim=-1, sorted=False).indices
+        if self.training:
+            with torch.no_grad():
+                self.counts += torch.bincount(index_TK.flatten(), minlength=biased_TE.shape[1])
+        return scores_TE.gather(1, index_TK) * self.scaling, index_TK
+
+
+class Experts(nn.Module):
+    """The FFN experts as two stacked tensors; identity experts hold nothing."""
+
+    def __init__(self, config: LongcatConfig) -> None:
+        super().__init__()
+        n, width, inner = (
+            config.n_routed_experts,
+            config.hidden_size,
+            config.expert_ffn_hidden_size,
+        )
+        self.num_ffn = n
+        self.gate_up_proj = nn.Parameter(torch.empty(n, 2 * inner, width))
+        self.down_proj = nn.Parameter(torch.empty(n, width, inner))
+
+    def forward(self, x_TD: Tensor, weight_TK: Tensor, index_TK: Tensor) -> Tensor:
+        """Return the weighted sum of the chosen experts' outputs, (T, D)."""
+        is_identity = index_TK >= self.num_ffn
+        out_TD = x_TD * (weight_TK * is_identity).sum(-1, keepdim=True).to(x_TD.dtype)
+        if self.num_ffn == 0:
+            return out_TD
+        top_k = index_TK.shape[1]
+        order = index_TK.flatten().argsort(stable=True)
+        ends_N = torch.bincount(index_TK.flatten(), minlength=self.num_ffn)[: self.num_ffn].cumsum(0)
+        order_P = order[: int(ends_N[-1])]  # identity experts sort last and fall off
+        if order_P.numel() == 0:
+            return out_TD
+        token_P = order_P // top_k
+        y_PD = self._grouped_ffn(x_TD[token_P], ends_N.to(torch.int32))
+        y_PD = y_PD * weight_TK.flatten()[order_P, None].to(y_PD.dtype)
+        return out_TD.index_add(0, token_P, y_PD.to(out_TD.dtype))
+
+    def _grouped_ffn(self, x_PD: Tensor, ends_N: Tensor) -> Tensor:
+        dtype = x_PD.dtype
+        if torch.is_autocast_enabled(x_PD.device.type):  # grouped_mm is not on autocast's list
+            dtype = torch.get_autocast_dtype(x_PD.device.type)
+        gate_up, down = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        product = nn.functional.grouped_mm
+        h = product(x_PD.to(dtype), gate_up.transpose(1, 2), offs=ends_N)
+        gate, up = h.chunk(2, dim=-1)
+        return product(nn.functional.silu(gate) * up, down.transpose(1, 2), offs=ends_N)
+
+
+class MoE(nn.Module):
+    """Router and experts."""
+
+    def __init__(self, config: LongcatConfig) -> None:
+        super().__init__()
+        self.experts = Experts(config)
+        self.router = Router(config)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Map (T, D) to (T, D)."""
+        return self.experts(x_TD, *self.router(x_TD))
+
+
+class BiasController:
+    """Moves each router's bias so that on average K_e FFN experts answer a token.
+
+    Once per optimiser step, for FFN experts only (equation 2):
+    `db_i = rate * ((K_e / K) / N - T_i / (K * T_all))`. Identity experts keep bias zero.
+    The counts are those of every training forward pass since the last step.
+    """
+
+    def __init__(self, model: nn.Module, config: LongcatConfig, *, rate: float) -> None:
+        if rate < 0:
+            raise ValueError(f"rate must not be negative, got {rate}")
+        self.routers = [module for module in model.modules() if isinstance(module, Router)]
+        self.rate, self.num_ffn, self.top_k = rate, config.n_routed_experts, config.moe_topk
+        self.target = config.num_active_ffn_experts / config.moe_topk / config.n_routed_experts
+
+    @torch.no_grad()
+    def step(self) -> float:
+        """Move the biases; return the mean number of FFN experts per token just seen."""
+        active = []
+        for router in self.routers:
+            total = router.counts.sum()
+            if total == 0:
+                continue
+            share_N = router.counts[: self.num_ffn] / total  # T_i / (K * T_all)
+            router.e_score_correction_bias[: self.num_ffn] += self.rate * (self.target - share_N)
+            active.append(float(share_N.sum()) * self.top_k)
+            router.counts.zero_()
+        return sum(active) / len(active) if active else 0.0
