@@ -1,14 +1,28 @@
 """The LongCat-Flash model family in PyTorch: read it, train it, run it."""
 
+from ._chat import ChatFormat, Piece, parse_turn, render_turn
 from ._config import LongcatConfig
 from ._experts import BiasController
+from ._induction import init_induction
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel, count_parameters
+from ._tokenizer import load_tokenizer, train_tokenizer
+from .engine import Engine, EngineStats, Generation
 
 __all__ = [
     "BiasController",
     "CausalLMOutput",
+    "ChatFormat",
+    "Engine",
+    "EngineStats",
+    "Generation",
     "LongcatConfig",
     "LongcatForCausalLM",
     "LongcatModel",
+    "Piece",
     "count_parameters",
+    "init_induction",
+    "load_tokenizer",
+    "parse_turn",
+    "render_turn",
+    "train_tokenizer",
 ]

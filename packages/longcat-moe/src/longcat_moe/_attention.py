@@ -85,10 +85,13 @@ class LatentAttention(nn.Module):
         shared = k_rope[:, :, None].expand(-1, -1, self.heads, -1)
         q = torch.cat([q_nope, q_rope], dim=-1).transpose(1, 2)
         k = torch.cat([k_nope, shared.to(k_nope.dtype)], dim=-1).transpose(1, 2)
+        # The fused kernels want values as wide as keys; zeros in the rest change nothing.
+        gap = q.shape[-1] - self.value
+        v = nn.functional.pad(v, (0, gap)) if gap > 0 else v
         out = nn.functional.scaled_dot_product_attention(
             q, k, v.transpose(1, 2), is_causal=True, scale=self.softmax_scale
         )
-        return out.transpose(1, 2).flatten(2)
+        return out[..., : self.value].transpose(1, 2).flatten(2)
 
     def _absorbed(
         self, q_nope: Tensor, q_rope: Tensor, latents_BSL: Tensor, mask_BTS: Tensor

@@ -1,0 +1,67 @@
+"""The agent loop: a policy and an environment take turns until one of them is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ._environment import Environment, Message
+from ._task import Reward
+
+
+class Policy(Protocol):
+    """Whatever answers a conversation."""
+
+    async def chat(
+        self, messages: list[Message], *, tools: list[dict[str, Any]]
+    ) -> Message | None:
+        """Return the next assistant message; `None` if it cannot go on (out of room)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What happened."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    reward: Reward
+    status: str
+    """`done`, `turns` (turn limit reached) or `cut` (the policy could not go on)."""
+    num_calls: int
+    num_errors: int
+
+
+async def run_episode(environment: Environment, policy: Policy, *, max_turns: int = 16) -> Episode:
+    """Let `policy` act in `environment`; the environment is left open.
+
+    A turn is one assistant message with the tool results or user message that follow it.
+    """
+    observation = await environment.reset()
+    messages, status = list(observation.messages), "turns"
+    num_calls = num_errors = 0
+    for _ in range(max_turns):
+        message = await policy.chat(messages, tools=observation.tools)
+        if message is None:
+            status = "cut"
+            break
+        messages.append(message)
+        calls = message.get("tool_calls") or []
+        for call in calls:
+            result = await environment.call(call)
+            num_calls, num_errors = num_calls + 1, num_errors + result.is_error
+            messages.append({
+                "role": "tool",
+                "tool_call_id": call.get("id", ""),
+                "name": call["function"]["name"],
+                "content": result.content,
+            })  # fmt: skip
+        if not calls:
+            answer = await environment.reply(message)
+            if answer is None:
+                status = "done"
+                break
+            messages.append(answer)
+    return Episode(
+        messages, observation.tools, await environment.score(), status, num_calls, num_errors
+    )

@@ -1,0 +1,217 @@
+"""The chat format of LongCat-Flash-Thinking-2601: messages and tools to text and back.
+
+    <longcat_tool_declare>..tools..</longcat_tool_declare><longcat_system>..<longcat_user>..
+     /think_on <longcat_assistant><longcat_think>\n..thought..\n</longcat_think>\n..answer..</longcat_s>
+
+- A conversation only ever grows: what was sampled is kept as it was sampled, and text that comes
+  later is appended. `Renderer`-like use: `start`, then per turn sampled ids and `extend`.
+- `parse` inverts the rendering of an assistant turn; what cannot be parsed stays content.
+
+Source: the released examples and parsers of LongCat-Flash-Thinking-2601 (family 2601).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from ._tokenizer import EOS
+
+Message = Mapping[str, Any]
+
+GENERATION_PROMPT = " /think_on <longcat_assistant><longcat_think>\n"
+_CALL = re.compile(r"<longcat_tool_call>(.*?)</longcat_tool_call>\n?", re.DOTALL)
+_ARGUMENT = re.compile(
+    r"<longcat_arg_key>(.*?)</longcat_arg_key>\s*<longcat_arg_value>(.*?)</longcat_arg_value>",
+    re.DOTALL,
+)
+_NOTE = """**Note**: To call a function, write
+<longcat_tool_call>{function-name}
+<longcat_arg_key>{key}</longcat_arg_key>
+<longcat_arg_value>{value}</longcat_arg_value>
+</longcat_tool_call>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a rendered conversation."""
+
+    text: str
+    is_sampled: bool
+    """Whether a model wrote it, end-of-turn token included."""
+    message: int
+    """Index of the message it belongs to; for a prompt, of the last message before it."""
+
+
+class ChatFormat:
+    """Renders and parses conversations for one tokenizer.
+
+    Args:
+        tokenizer: Must know the LongCat markers.
+        declare: How tools are shown: `full` as released, with schemas; `brief` as a list of names,
+            for models that were trained on the tools themselves.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, declare: Literal["full", "brief"] = "full"
+    ) -> None:
+        if declare not in ("full", "brief"):
+            raise ValueError(f"declare must be 'full' or 'brief', got {declare!r}")
+        self.tokenizer, self.declare = tokenizer, declare
+        self.eos_id: int = tokenizer.token_to_id(EOS)
+
+    def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation up to where the assistant is to speak."""
+        pieces = self.pieces(messages, tools)
+        prompt = Piece(GENERATION_PROMPT, False, len(messages) - 1)
+        return [i for piece in [*pieces, prompt] for i in self.encode(piece.text)]
+
+    def extend(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids to append after a sampled turn: tool results or a user message."""
+        text = "".join(piece.text for piece in _incoming(messages, 0)) + GENERATION_PROMPT
+        return self.encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a stretch of text."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def parse(self, token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Turn the sampled ids of one assistant turn into a message."""
+        return parse_turn(self.tokenizer.decode(list(token_ids), skip_special_tokens=False), tools)
+
+    def pieces(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[Piece]:
+        """Split a conversation into what a model wrote and what it was given."""
+        pieces = [Piece(self._declaration(tools), False, 0)] if tools else []
+        place = 0
+        while place < len(messages):
+            if messages[place]["role"] == "assistant":
+                pieces.append(Piece(GENERATION_PROMPT, False, place))
+                pieces.append(Piece(render_turn(messages[place]), True, place))
+                place += 1
+                continue
+            end = place
+            while end < len(messages) and messages[end]["role"] != "assistant":
+                end += 1
+            pieces += _incoming(messages[place:end], place)
+            place = end
+        return _join(pieces)
+
+    def _declaration(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        functions = [tool["function"] for tool in tools]
+        if self.declare == "brief":
+            body = "\n".join(function["name"] for function in functions)
+            return f"<longcat_tool_declare>\n{body}\n</longcat_tool_declare>"
+        body = "".join(
+            f"### Tool name: {f['name']}\nDescription: {f.get('description', '')}\n\n"
+            f"InputSchema: {json.dumps(f['parameters'], ensure_ascii=False)}\n\n"
+            for f in functions
+        )
+        return (
+            "<longcat_tool_declare>\n# Tools\nYou have access to the following tools:\n\n"
+            f"## Tool namespace: function\n\n{body}{_NOTE}</longcat_tool_declare>"
+        )
+
+
+def _join(pieces: list[Piece]) -> list[Piece]:
+    """Merge neighbours that were both given, so that they are tokenised as one stretch."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if joined and not joined[-1].is_sampled and not piece.is_sampled:
+            joined[-1] = Piece(joined[-1].text + piece.text, False, piece.message)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _incoming(messages: Sequence[Message], offset: int) -> list[Piece]:
+    text = ""
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if role == "system":
+            text += f"<longcat_system>{content}"
+        elif role == "user":
+            text += f"<longcat_user>{content}"
+        elif role == "tool":
+            name = message.get("name", "")
+            text += (
+                f"<longcat_observation><longcat_tool_response>{name}\n{content}"
+                "</longcat_tool_response>"
+            )
+        else:
+            raise ValueError(f"role must be system, user, assistant or tool, got {role!r}")
+    return [Piece(text, False, offset + len(messages) - 1)]
+
+
+def render_turn(message: Message) -> str:
+    """Render what an assistant writes after the generation prompt, end of turn included."""
+    text = f"{message.get('reasoning_content') or ''}\n</longcat_think>\n"
+    text += message.get("content") or ""
+    for call in message.get("tool_calls") or ():
+        text += _render_call(call["function"])
+    return text + EOS
+
+
+def _render_call(function: Mapping[str, Any]) -> str:
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    text = f"<longcat_tool_call>{function['name']}\n"
+    for key, value in arguments.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text += f"<longcat_arg_key>{key}</longcat_arg_key>\n"
+        text += f"<longcat_arg_value>{shown}</longcat_arg_value>\n"
+    return text + "</longcat_tool_call>\n"
+
+
+def parse_turn(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Parse an assistant turn (without the generation prompt) into an OpenAI message."""
+    text = text.removesuffix(EOS)
+    thought, closed, rest = text.partition("</longcat_think>")
+    if not closed:
+        thought, rest = "", text
+    types = _parameter_types(tools)
+    calls: list[dict[str, Any]] = []
+    for match in _CALL.finditer(rest):
+        name, _, body = match[1].partition("\n")
+        arguments = {
+            key: _value(raw, types.get((name, key))) for key, raw in _ARGUMENT.findall(body)
+        }
+        function = {"name": name.strip(), "arguments": json.dumps(arguments, ensure_ascii=False)}
+        calls.append({"id": f"call_{len(calls)}", "type": "function", "function": function})
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": _CALL.sub("", rest).removeprefix("\n"),
+        "reasoning_content": thought.removesuffix("\n"),
+    }
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _parameter_types(tools: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    return {
+        (tool["function"]["name"], key): schema.get("type", "")
+        for tool in tools
+        for key, schema in tool["function"]["parameters"].get("properties", {}).items()
+    }
+
+
+def _value(raw: str, kind: str | None) -> Any:
+    """Strings stay as they are; anything else is JSON, then a Python literal, then itself."""
+    if kind == "string":
+        return raw
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(raw)
+        except (ValueError, SyntaxError):
+            continue
+    return raw
