@@ -1,0 +1,53 @@
+"""How much better than its group a sequence did."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+Baseline = Literal["mean_std", "mean", "leave_one_out"]
+
+_MIN_STD = 1e-6
+
+
+def group_advantages(
+    rewards: Sequence[float], groups: Sequence[Hashable], *, baseline: Baseline = "mean_std"
+) -> list[float]:
+    """Return one advantage per sequence; groups may differ in size.
+
+    A group whose rewards are all equal, or of one member, has advantage 0 throughout.
+
+    Args:
+        rewards: One per sequence.
+        groups: The group of each sequence, any hashable.
+        baseline: `mean_std`: `(r - mean) / std` (population). `mean`: `r - mean`.
+            `leave_one_out`: `r` minus the mean of the others.
+
+    Raises:
+        ValueError: Lengths differ, or the baseline is unknown.
+    """
+    if len(rewards) != len(groups):
+        raise ValueError(f"one group per reward: {len(rewards)} rewards, {len(groups)} groups")
+    if baseline not in ("mean_std", "mean", "leave_one_out"):
+        raise ValueError(f"baseline must be mean_std, mean or leave_one_out, got {baseline!r}")
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for place, group in enumerate(groups):
+        members[group].append(place)
+    advantages = [0.0] * len(rewards)
+    for places in members.values():
+        own = [rewards[place] for place in places]
+        for place, value in zip(places, _within(own, baseline), strict=True):
+            advantages[place] = value
+    return advantages
+
+
+def _within(rewards: list[float], baseline: Baseline) -> list[float]:
+    size = len(rewards)
+    mean = sum(rewards) / size
+    if size < 2:
+        return [0.0] * size
+    if baseline == "mean":
+        return [reward - mean for reward in rewards]
+    if baseline == "leave_one_out":
+        return [(reward - mean) * size / (size - 1) for reward in rewards]
+    std = (sum((reward - mean) ** 2 for reward in rewards) / size) ** 0.5
+    return [(reward - mean) / std if std > _MIN_STD else 0.0 for reward in rewards]

@@ -1,0 +1,128 @@
+"""Policy-gradient objectives as pure functions on packed tokens.
+
+A packed batch has no padding: all sampled tokens of all sequences stand in one line, and
+`sequence_T` says which sequence each belongs to.
+
+Dimension key: T sampled tokens (of all sequences), S sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRange:
+    """The ratio is held in [1 - low, 1 + high]. Defaults: GSPO (arXiv 2507.18071)."""
+
+    low: float = 3e-4
+    high: float = 4e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1 or self.high < 0:
+            raise ValueError(f"need 0 <= low < 1 and high >= 0, got {self.low} and {self.high}")
+
+
+@dataclass(frozen=True, slots=True)
+class LossStats:
+    """What a loss saw, detached."""
+
+    ratio_S: Tensor
+    """Sequence ratios; for token objectives, the mean over each sequence's tokens."""
+    is_clipped_S: Tensor
+    """Whether clipping cut the sequence's gradient; for token objectives, the share of tokens."""
+
+
+def sequence_mean(values_T: Tensor, sequence_T: Tensor, num_sequences: int) -> Tensor:
+    """Mean of each sequence's tokens, (S,)."""
+    sums = values_T.new_zeros(num_sequences).index_add(0, sequence_T, values_T)
+    counts = torch.bincount(sequence_T, minlength=num_sequences).clamp_min(1)
+    return sums / counts
+
+
+def gspo_loss(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_S: Tensor,
+    sequence_T: Tensor,
+    *,
+    clip: ClipRange,
+) -> tuple[Tensor, LossStats]:
+    """GSPO: one ratio per sequence, the geometric mean of its tokens' ratios.
+
+    `-mean_S min(s A, clip(s) A)` with `s = exp(mean_t(log p - log p_old))` over the tokens that the
+    model sampled (LongCat-Flash-Thinking-2601 eq. 1; arXiv 2507.18071 eq. 5 to 7).
+
+    Args:
+        log_probs_T: Under the weights in training; carries the gradient.
+        old_log_probs_T: Under the weights that sampled.
+        advantage_S: One per sequence.
+        sequence_T: Sequence of each token, in 0..S-1.
+        clip: The trust region.
+    """
+    _check(log_probs_T, old_log_probs_T, sequence_T)
+    gap_S = sequence_mean(log_probs_T - old_log_probs_T, sequence_T, len(advantage_S))
+    ratio_S = gap_S.exp()
+    free_S = ratio_S * advantage_S
+    held_S = ratio_S.clamp(1 - clip.low, 1 + clip.high) * advantage_S
+    loss = -torch.minimum(free_S, held_S).mean()
+    return loss, LossStats(ratio_S.detach(), (held_S < free_S).detach().float())
+
+
+def gspo_token_loss(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_T: Tensor,
+    sequence_T: Tensor,
+    *,
+    num_sequences: int,
+    clip: ClipRange,
+) -> tuple[Tensor, LossStats]:
+    """GSPO-token: the sequence ratio as a value, the gradient through each token.
+
+    With one advantage per sequence its gradient equals that of `gspo_loss` (arXiv 2507.18071
+    eq. 13); it admits an advantage per token.
+    """
+    _check(log_probs_T, old_log_probs_T, sequence_T)
+    gap_S = sequence_mean(log_probs_T - old_log_probs_T, sequence_T, num_sequences)
+    ratio_S = gap_S.detach().exp()
+    ratio_T = ratio_S[sequence_T] * (log_probs_T - log_probs_T.detach()).exp()
+    free_T = ratio_T * advantage_T
+    held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
+    loss_S = sequence_mean(torch.minimum(free_T, held_T), sequence_T, num_sequences)
+    clipped_S = sequence_mean((held_T < free_T).float(), sequence_T, num_sequences)
+    return -loss_S.mean(), LossStats(ratio_S, clipped_S.detach())
+
+
+def grpo_loss(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_S: Tensor,
+    sequence_T: Tensor,
+    *,
+    clip: ClipRange,
+) -> tuple[Tensor, LossStats]:
+    """GRPO as a baseline: one ratio per token, mean over tokens, then over sequences."""
+    _check(log_probs_T, old_log_probs_T, sequence_T)
+    ratio_T = (log_probs_T - old_log_probs_T).exp()
+    advantage_T = advantage_S[sequence_T]
+    free_T = ratio_T * advantage_T
+    held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
+    num = len(advantage_S)
+    loss_S = sequence_mean(torch.minimum(free_T, held_T), sequence_T, num)
+    clipped_S = sequence_mean((held_T < free_T).float(), sequence_T, num)
+    ratio_S = sequence_mean(ratio_T, sequence_T, num)
+    return -loss_S.mean(), LossStats(ratio_S.detach(), clipped_S.detach())
+
+
+def _check(log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor) -> None:
+    if not log_probs_T.shape == old_log_probs_T.shape == sequence_T.shape:
+        raise ValueError(
+            "log_probs, old_log_probs and sequence must have one shape (T,), got "
+            f"{tuple(log_probs_T.shape)}, {tuple(old_log_probs_T.shape)}, {tuple(sequence_T.shape)}"
+        )
+    if log_probs_T.numel() == 0:
+        raise ValueError("a batch must hold at least one sampled token, got none")

@@ -1,0 +1,262 @@
+"""A thin trainer over accelerate: sequences in, one optimiser step out.
+
+- Micro-batches hold whole sequences, sorted by length, up to a number of tokens.
+- Losses are sums over micro-batches divided by the number of sequences (or tokens) of the whole
+  batch, so that gradient accumulation is exact.
+- A step with a loss that is not finite changes nothing and raises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from ._advantage import Baseline, group_advantages
+from ._objective import ClipRange, LossStats, gspo_loss
+from ._replicas import Replicas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One sequence to learn from."""
+
+    token_ids: Sequence[int]
+    loss_mask: Sequence[bool]
+    """Which tokens the model wrote and are to be learned."""
+    log_probs: Sequence[float] = ()
+    """Of every token under the weights that sampled it; 0 where it was not sampled."""
+    reward: float = 0.0
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """How steps are taken."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-16
+    """The report's AdamW epsilon."""
+    max_grad_norm: float = 1.0
+    clip: ClipRange = ClipRange()
+    baseline: Baseline = "mean_std"
+    micro_batch_tokens: int = 4096
+    num_replicas: int = 1
+    """Threads that compute micro-batches side by side (CPU)."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.micro_batch_tokens < 1:
+            raise ValueError(f"micro_batch_tokens must be positive, got {self.micro_batch_tokens}")
+
+
+class GspoTrainer:
+    """Trains any causal language model whose call returns `.logits`.
+
+    Args:
+        model: Called as `model(input_ids, attention_mask=...)`.
+        config: How steps are taken.
+        accelerator: Places the model; a plain CPU one when absent.
+        after_step: Called with the model and its replicas after each optimiser step, for what moves
+            without gradients (a router's bias); what it returns joins the metrics.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainerConfig,
+        *,
+        accelerator: Accelerator | None = None,
+        after_step: Callable[[list[nn.Module]], dict[str, float]] | None = None,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator or Accelerator(cpu=True)
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self.model, self.optimizer = cast(
+            "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
+        )
+        self.replicas = Replicas(self.model, config.num_replicas)
+        self.num_steps = 0
+        self._after_step = after_step
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def train(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Take one GSPO step; advantages are formed within each group of `samples`.
+
+        Raises:
+            ValueError: Nothing to learn from, or log-probabilities are missing.
+            FloatingPointError: The loss is not finite; the weights are as before.
+        """
+        _check_samples(samples)
+        advantages = group_advantages(
+            [s.reward for s in samples], [s.group for s in samples], baseline=self.config.baseline
+        )
+        pairs = list(zip(samples, advantages, strict=True))
+
+        def work(model: nn.Module, batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
+            rows = [sample for sample, _ in batch]
+            log_probs_T, old_T, sequence_T = self._log_probs(model, rows)
+            advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)
+            loss, stats = gspo_loss(
+                log_probs_T, old_T, advantage_S, sequence_T, clip=self.config.clip
+            )
+            scaled = loss * (len(batch) / len(pairs))
+            self.accelerator.backward(scaled)
+            return scaled.item(), stats, (old_T - log_probs_T.detach()).mean()
+
+        parts = self.replicas.map(work, self._micro_batches(pairs, lambda pair: pair[0]))
+        metrics = self._step(sum(loss for loss, _, _ in parts))
+        ratio_S = torch.cat([stats.ratio_S for _, stats, _ in parts])
+        clipped_S = torch.cat([stats.is_clipped_S for _, stats, _ in parts])
+        metrics |= {
+            "ratio_mean": ratio_S.mean().item(),
+            "ratio_max": ratio_S.max().item(),
+            "clip_share": clipped_S.mean().item(),
+            "behaviour_gap": torch.stack([gap for _, _, gap in parts]).mean().item(),
+            "reward": sum(s.reward for s in samples) / len(samples),
+            "tokens": float(sum(len(s.token_ids) for s in samples)),
+        }
+        return metrics
+
+    def fit(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Take one supervised step: mean negative log-likelihood of the masked-in tokens.
+
+        Raises:
+            ValueError: Nothing to learn from.
+            FloatingPointError: The loss is not finite; the weights are as before.
+        """
+        num_tokens = sum(sum(s.loss_mask[1:]) for s in samples)
+        if num_tokens == 0:
+            raise ValueError("a batch must hold at least one token to learn, got none")
+
+        def work(model: nn.Module, batch: list[Sample]) -> float:
+            log_probs_T, _, _ = self._log_probs(model, batch)
+            loss = -log_probs_T.sum() / num_tokens
+            self.accelerator.backward(loss)
+            return loss.item()
+
+        batches = self._micro_batches(list(samples), lambda sample: sample)
+        loss = sum(self.replicas.map(work, batches))
+        return self._step(loss) | {"tokens": float(sum(len(s.token_ids) for s in samples))}
+
+    def _step(self, loss: float) -> dict[str, float]:
+        if not math.isfinite(loss):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        scale = min(1.0, (self.num_steps + 1) / (self.config.warmup_steps + 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * scale * self.decay
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.num_steps += 1
+        metrics = {"loss": loss, "grad_norm": float(norm)}
+        if self._after_step is not None:
+            metrics |= self._after_step(self.replicas.models)
+        return metrics
+
+    decay: float = 1.0
+    """Factor on the learning rate, for a schedule kept by the caller."""
+
+    def _micro_batches(self, items: list[Any], sample: Callable[[Any], Sample]) -> list[list[Any]]:
+        """Sort by length and cut where padding would pass the token limit."""
+        items = sorted(items, key=lambda item: len(sample(item).token_ids))
+        limit = self.config.micro_batch_tokens
+        batches: list[list[Any]] = []
+        for item in items:
+            width = len(sample(item).token_ids)
+            if batches and width * (len(batches[-1]) + 1) <= limit:
+                batches[-1].append(item)
+            else:
+                batches.append([item])
+        return batches
+
+    def _log_probs(self, model: nn.Module, rows: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probs (T,) now and then, and the sequence of each token."""
+        device = self.accelerator.device
+        width = max(len(row.token_ids) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        learned = torch.zeros(len(rows), width, dtype=torch.bool)
+        real, old = torch.zeros_like(ids), torch.zeros(len(rows), width)
+        for place, row in enumerate(rows):
+            length = len(row.token_ids)
+            ids[place, :length] = torch.tensor(row.token_ids)
+            learned[place, 1:length] = torch.tensor(row.loss_mask[1:], dtype=torch.bool)
+            real[place, :length] = 1
+            if row.log_probs:
+                old[place, :length] = torch.tensor(row.log_probs)
+        sequence_T = learned.nonzero()[:, 0]
+        ids, learned = ids.to(device), learned.to(device)
+        with self.accelerator.autocast():
+            logits = model(ids, attention_mask=real.to(device)).logits
+        picked_TW = logits[:, :-1][learned[:, 1:]].float()
+        log_probs_T = -nn.functional.cross_entropy(
+            picked_TW, ids[:, 1:][learned[:, 1:]], reduction="none"
+        )
+        return log_probs_T, old.to(device)[learned], sequence_T.to(device)
+
+    # -- state -------------------------------------------------------------------------------
+
+    def weights(self) -> bytes:
+        """Return the weights as safetensors bytes, for an engine."""
+        state = self.accelerator.unwrap_model(self.model).state_dict()
+        return save_safetensors({k: v.detach().cpu().contiguous() for k, v in state.items()})
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a later `restore` needs for the same next step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+        }
+        part = folder / ".trainer.part"
+        torch.save(state, part)
+        part.replace(folder / "trainer.pt")
+
+    def restore(self, folder: Path) -> None:
+        """Return to what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is nothing to return to.
+        """
+        path = folder / "trainer.pt"
+        if not path.is_file():
+            raise FileNotFoundError(f"a trainer's folder must hold trainer.pt, none at {path}")
+        state = torch.load(path, weights_only=True)
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.num_steps = state["num_steps"]
+
+
+def _check_samples(samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise ValueError("a batch must hold at least one sample, got none")
+    for number, sample in enumerate(samples):
+        lengths = len(sample.token_ids), len(sample.loss_mask), len(sample.log_probs)
+        if len(set(lengths)) != 1:
+            raise ValueError(
+                f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
+                f"{', '.join(map(str, lengths))}"
+            )
+        if not any(sample.loss_mask[1:]):
+            raise ValueError(f"sample {number} holds no token to learn")

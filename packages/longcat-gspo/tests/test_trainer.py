@@ -1,0 +1,116 @@
+"""The trainer: exact accumulation, exact resume, threads equal one thread, learning."""
+
+import pytest
+import torch
+from torch import nn
+
+from longcat_gspo import ClipRange, GspoTrainer, Sample, TrainerConfig
+
+
+class _Out:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class _Tiny(nn.Module):
+    """Looks at the present token only; enough to learn a bigram."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(12, 16), nn.Linear(16, 12)
+
+    def forward(self, input_ids, attention_mask=None):
+        return _Out(self.head(torch.tanh(self.embed(input_ids))))
+
+
+def _samples(n=9, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    out = []
+    for i in range(n):
+        length = 3 + i % 5
+        ids = torch.randint(1, 12, (length,), generator=g).tolist()
+        mask = [j > 0 and (i + j) % 3 > 0 for j in range(length)]
+        mask[1] = True
+        out.append(Sample(token_ids=ids, loss_mask=mask, log_probs=[-2.4] * length,
+                          reward=float(i % 2), group=str(i // 3)))  # fmt: skip
+    return out
+
+
+def _trained(steps=3, **config):
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(clip=ClipRange(low=0.5, high=0.5), **config))
+    for step in range(steps):
+        trainer.train(_samples(seed=step))
+    return trainer
+
+
+def _state(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("config", [{"micro_batch_tokens": 8}, {"num_replicas": 2,
+                                                                "micro_batch_tokens": 14}])
+def test_splitting_a_batch_changes_nothing(config):
+    torch.testing.assert_close(_state(_trained(**config)), _state(_trained()), atol=1e-6, rtol=1e-5)
+
+
+def test_resume_is_exact(tmp_path):
+    whole = _trained(steps=4)
+    part = _trained(steps=2)
+    part.save(tmp_path)
+    resumed = GspoTrainer(_Tiny(), part.config)
+    resumed.restore(tmp_path)
+    for step in (2, 3):
+        resumed.train(_samples(seed=step))
+    assert torch.equal(_state(resumed), _state(whole))
+    assert resumed.num_steps == 4
+
+
+def test_masked_tokens_get_no_gradient():
+    trainer = GspoTrainer(_Tiny(), TrainerConfig())
+    before = trainer.model.embed.weight.detach().clone()
+    trainer.fit([Sample(token_ids=[1, 2, 3, 4], loss_mask=[False, True, False, False])])
+    moved = (trainer.model.embed.weight.detach() != before).any(-1)
+    assert moved.nonzero().flatten().tolist() == [1]
+
+
+def test_fit_equals_cross_entropy():
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(micro_batch_tokens=6))
+    samples = _samples()
+    with torch.no_grad():
+        total = count = 0
+        for s in samples:
+            ids = torch.tensor([s.token_ids])
+            lp = trainer.model(ids).logits.log_softmax(-1)[0]
+            for j in range(1, len(s.token_ids)):
+                if s.loss_mask[j]:
+                    total, count = total - lp[j - 1, s.token_ids[j]].item(), count + 1
+    assert trainer.fit(samples)["loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_a_bandit_is_learned():
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(learning_rate=0.05, clip=ClipRange(low=0.2, high=0.2)))
+    g = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        with torch.no_grad():
+            lp = trainer.model(torch.tensor([[1]])).logits[0, 0].log_softmax(-1)
+        drawn = torch.multinomial(lp.exp(), 32, replacement=True, generator=g).tolist()
+        trainer.train([
+            Sample(token_ids=[1, t], loss_mask=[False, True], log_probs=[0.0, lp[t].item()],
+                   reward=float(t == 7)) for t in drawn
+        ])  # fmt: skip
+    assert lp[7].exp() > 0.9
+
+
+def test_bad_batches_are_named_and_change_nothing():
+    trainer = GspoTrainer(_Tiny(), TrainerConfig())
+    before = _state(trainer).clone()
+    with pytest.raises(ValueError, match="at least one sample"):
+        trainer.train([])
+    with pytest.raises(ValueError, match="must have one length"):
+        trainer.train([Sample(token_ids=[1, 2], loss_mask=[False, True])])
+    bad = Sample(token_ids=[1, 2], loss_mask=[False, True], log_probs=[0, float("nan")], reward=1)
+    good = Sample(token_ids=[1, 2], loss_mask=[False, True], log_probs=[0, -1.0])
+    with pytest.raises(FloatingPointError, match="no step was taken"):
+        trainer.train([bad, good])
+    assert torch.equal(_state(trainer), before)
