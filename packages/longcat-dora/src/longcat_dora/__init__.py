@@ -1,0 +1,27 @@
+"""Asynchronous RL that loses nothing, mixes nothing, and can prove it."""
+
+from ._check import Report, check
+from ._log import EventLog, read_events
+from ._runtime import LocalRuntime, Progress, RunConfig
+from ._scheduler import Scheduler, SchedulerConfig, Start
+from ._session import Session
+from ._types import (
+    EndReason,
+    Engine,
+    LongcatDoraError,
+    Policy,
+    Renderer,
+    Rollout,
+    Sampled,
+    Segment,
+    Task,
+    Trainer,
+    Trajectory,
+    Worker,
+)
+
+__all__ = [
+    "EndReason", "Engine", "EventLog", "LocalRuntime", "LongcatDoraError", "Policy", "Progress",
+    "Renderer", "Report", "Rollout", "RunConfig", "Sampled", "Scheduler", "SchedulerConfig",
+    "Segment", "Session", "Start", "Task", "Trainer", "Trajectory", "Worker", "check", "read_events",
+]  # fmt: skip

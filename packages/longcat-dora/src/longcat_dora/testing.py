@@ -1,0 +1,129 @@
+"""Fakes that ship with the interfaces: a tabular engine and trainer of the standard library.
+
+The policy is a table of logits per context; a context is the last token given, a conversation
+answers with one token. It learns, so that whole runs can be tested and shown without torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._types import Policy, Trajectory, Worker
+
+NUM_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TabularSample:
+    """One sampled token."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    finish_reason: str = "stop"
+
+
+def _probs(logits: Sequence[float]) -> list[float]:
+    top = max(logits)
+    weights = [math.exp(value - top) for value in logits]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+class TabularEngine:
+    """Implements `Engine`; refuses versions that are not live, so that C1 is tested for real."""
+
+    def __init__(self, *, seed: int = 0, latency_s: float = 0.0) -> None:
+        self.tables: dict[int, list[list[float]]] = {}
+        self.latency_s = latency_s
+        self._open: dict[int, int] = {}
+        self._retired: set[int] = set()
+        self._ids = itertools.count()
+        self._rng = random.Random(seed)
+
+    def load_weights(self, version: int, weights: bytes) -> None:
+        """Keep the table of a version."""
+        self.tables[version] = json.loads(weights)
+
+    def retire(self, version: int) -> None:
+        """Drop a version when no conversation holds it."""
+        self._retired.add(version)
+        if version not in self._open.values():
+            self.tables.pop(version, None)
+
+    async def open(self, version: int) -> int:
+        """Begin a conversation."""
+        if version not in self.tables:
+            raise KeyError(f"version {version} must be live, live are {sorted(self.tables)}")
+        identifier = next(self._ids)
+        self._open[identifier] = version
+        return identifier
+
+    async def generate(
+        self, identifier: int, token_ids: Sequence[int], *, max_tokens: int, temperature: float
+    ) -> TabularSample:
+        """Sample one token given the last one."""
+        await asyncio.sleep(self.latency_s * self._rng.expovariate(1.0))
+        probs = _probs(self.tables[self._open[identifier]][token_ids[-1]])
+        token = self._rng.choices(range(NUM_TOKENS), probs)[0]
+        return TabularSample([token], [math.log(probs[token])])
+
+    async def close(self, identifier: int) -> None:
+        """End a conversation."""
+        version = self._open.pop(identifier)
+        if version in self._retired:
+            self.retire(version)
+
+
+class TabularTrainer:
+    """Implements `Trainer`: REINFORCE with the group's mean as baseline."""
+
+    def __init__(self, *, num_contexts: int = NUM_TOKENS, learning_rate: float = 1.0) -> None:
+        self.table = [[0.0] * NUM_TOKENS for _ in range(num_contexts)]
+        self.learning_rate = learning_rate
+
+    def train(self, batch: Sequence[Trajectory]) -> dict[str, float]:
+        """Raise what did better than its group."""
+        rewards: dict[str, list[float]] = defaultdict(list)
+        for trajectory in batch:
+            rewards[trajectory.group].append(trajectory.reward)
+        for trajectory in batch:
+            own = rewards[trajectory.group]
+            advantage = trajectory.reward - sum(own) / len(own)
+            context, token = trajectory.segments[0].token_ids[-2:]
+            probs = _probs(self.table[context])
+            for place in range(NUM_TOKENS):
+                gradient = (place == token) - probs[place]
+                self.table[context][place] += self.learning_rate * advantage * gradient
+        return {"reward": sum(t.reward for t in batch) / len(batch)}
+
+    def weights(self) -> bytes:
+        """The table."""
+        return json.dumps(self.table).encode()
+
+    def save(self, folder: Path) -> None:
+        """Write the table."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.json").write_bytes(self.weights())
+
+    def restore(self, folder: Path) -> None:
+        """Read the table."""
+        self.table = json.loads((folder / "table.json").read_bytes())
+
+
+async def guess(secret: int, policy: Policy) -> float:
+    """A rollout: the answer to `n` is `(3 * n + 1) mod 8`."""
+    (answer,) = await policy.generate([secret])
+    return float(answer == (3 * secret + 1) % NUM_TOKENS)
+
+
+def tabular_worker(latency_s: float = 0.0) -> Worker:
+    """A worker that plays `guess`."""
+    return Worker(engine=TabularEngine(latency_s=latency_s), rollout=guess)

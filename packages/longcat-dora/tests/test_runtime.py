@@ -1,0 +1,183 @@
+"""Whole runs with real processes; some of them are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from longcat_dora import EventLog, LocalRuntime, LongcatDoraError, RunConfig, SchedulerConfig, Task
+from longcat_dora import Worker, check, read_events
+from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, guess, tabular_worker
+
+SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
+
+
+def _tasks(num=400):
+    return (Task(f"n{n}", n % NUM_TOKENS, f"d{n % 2}") for n in range(num))
+
+
+def _run(folder, *, steps=12, factory=tabular_worker, tasks=None, trainer=None, **more):
+    seen = []
+    groups = more.pop("groups", [])
+    runtime = LocalRuntime(
+        RunConfig(folder=folder, max_steps=steps, scheduler=SMALL, save_every=4, **more),
+        factory=factory, trainer=trainer or TabularTrainer(learning_rate=0.3),
+        tasks=tasks or _tasks(), on_step=seen.append, on_group=groups.append,
+    )  # fmt: skip
+    return runtime.run(), seen
+
+
+def test_a_run_learns_and_keeps_the_contract(tmp_path):
+    groups = []
+    version, seen = _run(
+        tmp_path, steps=25, num_controllers=2, trainer=TabularTrainer(), groups=groups
+    )
+    assert version == 25
+    rewards = [sum(t.reward for t in group) / len(group) for group in groups]
+    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.2
+    report = check(read_events(tmp_path / "log"))
+    assert report.breaches == []
+    assert report.num_open == 0
+    assert report.num_committed == sum(len(progress.batch) for progress in seen)
+    assert max(progress.metrics["live_versions"] for progress in seen) >= 2
+
+
+def test_a_run_ends_when_the_tasks_do(tmp_path):
+    version, _ = _run(tmp_path, steps=1000, tasks=_tasks(12))
+    assert 0 < version <= 12
+
+
+async def _dies(payload, policy):
+    if payload == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await guess(payload, policy)
+
+
+def _dying_worker():
+    return Worker(engine=TabularEngine(), rollout=_dies)
+
+
+def test_a_killed_controller_is_replaced_and_nothing_is_lost(tmp_path):
+    tasks = iter([Task(f"n{n}", 3 if n == 5 else n % 3) for n in range(60)])
+    with pytest.raises(LongcatDoraError, match="max_controller_restarts=2 are used up"):
+        _run(tmp_path, factory=_dying_worker, tasks=tasks, steps=100, max_controller_restarts=2)
+    report = check(read_events(tmp_path / "log"))
+    assert report.breaches == []
+    assert report.reasons["controller_lost"] >= 3
+
+
+async def _fails(payload, policy):
+    reward = await guess(payload, policy)
+    if payload == 2:
+        raise RuntimeError("the world broke")
+    if payload == 5:
+        import asyncio
+
+        await asyncio.sleep(60)
+    return reward
+
+
+def _failing_worker():
+    return Worker(engine=TabularEngine(), rollout=_fails)
+
+
+def test_failing_and_endless_rollouts_are_data(tmp_path):
+    version, _ = _run(tmp_path, factory=_failing_worker, steps=6, rollout_deadline_s=0.5)
+    assert version == 6
+    report = check(read_events(tmp_path / "log"))
+    assert report.breaches == []
+    assert report.reasons["failed"] > 0
+    assert report.reasons["deadline"] > 0
+    ended = [e for e in read_events(tmp_path / "log") if e.get("reason") == "failed" and "detail" in e]
+    assert "the world broke" in ended[0]["detail"]
+
+
+def _broken_worker():
+    raise RuntimeError("no such model")
+
+
+def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path):
+    with pytest.raises(LongcatDoraError, match="no such model"):
+        _run(tmp_path, factory=_broken_worker)
+
+
+SCRIPT = """
+    import functools, sys
+    from pathlib import Path
+    from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
+    from longcat_dora.testing import TabularTrainer, tabular_worker
+    if __name__ == "__main__":
+        print(LocalRuntime(
+            RunConfig(folder=Path(sys.argv[1]), max_steps=60, save_every=5, scheduler=
+                SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)),
+            factory=functools.partial(tabular_worker, 0.005),
+            trainer=TabularTrainer(learning_rate=0.05),
+            tasks=(Task(f"n{n}", n % 8) for n in range(2000)),
+        ).run())
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_continues_from_its_folder(tmp_path, signum):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    command = [sys.executable, str(script), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signum)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    before = check(read_events(tmp_path / "run" / "log"))
+    assert before.breaches == []
+    assert before.num_committed > 0
+    with (tmp_path / "run" / "log" / "events.jsonl").open("ab") as file:
+        file.write(b'{"crc":1,"event":{"kind":"torn')  # what a crash in mid-write leaves
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "60"
+    after = check(read_events(tmp_path / "run" / "log"))
+    assert after.breaches == []
+    assert after.num_open == 0
+    assert after.num_started > before.num_started
+
+
+def test_a_torn_tail_is_cut_and_an_altered_line_ends_the_log(tmp_path):
+    log = EventLog(tmp_path)
+    for n in range(5):
+        log.append({"kind": "published", "version": n}, payload=b"x" * n)
+    log.close()
+    path = tmp_path / "events.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    log = EventLog(tmp_path)
+    log.append({"kind": "published", "version": 9})
+    log.close()
+    assert [e["version"] for e in read_events(tmp_path)] == [0, 1, 2, 3, 9]
+    path.write_bytes(whole.replace(b'"version":2', b'"version":7'))
+    assert [e["version"] for e in read_events(tmp_path)] == [0, 1]
+
+
+def test_the_command_line(tmp_path):
+    _run(tmp_path, steps=3)
+    command = [sys.executable, "-m", "longcat_dora", "check"]
+    done = subprocess.run([*command, str(tmp_path / "log")], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "C1 C2 C3 hold" in done.stdout
+    done = subprocess.run([*command, str(tmp_path / "nothing")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_import_is_light():
+    code = (
+        "import sys, longcat_dora; "
+        "print([m for m in ('torch', 'ray', 'vllm', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
