@@ -2,6 +2,7 @@
 
 from ._advantage import Baseline, group_advantages
 from ._budget import Value, allocate_budget, coba_value
+from ._curriculum import PassRateCurriculum
 from ._objective import (
     ClipRange,
     LossStats,
@@ -14,7 +15,7 @@ from ._replicas import Replicas
 from ._trainer import GspoTrainer, Sample, TrainerConfig
 
 __all__ = [
-    "Baseline", "ClipRange", "GspoTrainer", "LossStats", "Replicas", "Sample", "TrainerConfig",
+    "Baseline", "ClipRange", "GspoTrainer", "LossStats", "PassRateCurriculum", "Replicas", "Sample", "TrainerConfig",
     "Value", "allocate_budget", "coba_value", "group_advantages", "grpo_loss", "gspo_loss",
     "gspo_token_loss", "sequence_mean",
 ]  # fmt: skip

@@ -1,0 +1,90 @@
+"""A run folder: the recipe, one artefact per stage, and which stages are done."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .recipe import Recipe, recipe_from_dict, recipe_to_dict
+
+FORMAT = 1
+"""Raised when an older folder could no longer be continued."""
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> RunFolder:
+        """Begin a run in a folder that must not hold one."""
+        if (path / "run.json").exists():
+            raise UsageError(f"{path} holds a run already; continue it with --resume {path}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out must be a folder that can be made: {error}") from error
+        record = {"format": FORMAT, "created": time.time(), "recipe": recipe_to_dict(recipe)}
+        write_json(path / "run.json", record)
+        return cls(path, recipe)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Read a run folder."""
+        file = path / "run.json"
+        if not file.is_file():
+            raise UsageError(f"a run folder must hold run.json, none in {path}")
+        try:
+            record = json.loads(file.read_text("utf-8"))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{file} must be JSON: {error}") from error
+        if record.get("format") != FORMAT:
+            raise UsageError(
+                f"{path} must be of run format {FORMAT}, is of {record.get('format')}: it was "
+                f"written by another version of longcat"
+            )
+        return cls(path, recipe_from_dict(record["recipe"]))
+
+    def tasks(self, domain: str, split: str) -> Path:
+        """Tasks of a domain: `train` or `eval`."""
+        return self.path / "environments" / f"{Path(domain).stem}.{split}.jsonl"
+
+    @property
+    def cold_start(self) -> Path:
+        """The model after cold start."""
+        return self.path / "cold_start"
+
+    def expert(self, group: str) -> Path:
+        """An expert's run; its model is in `model`."""
+        return self.path / "experts" / group
+
+    @property
+    def fused(self) -> Path:
+        """The fused model."""
+        return self.path / "fused"
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage has left its mark."""
+        return (self.path / "stages" / f"{stage}.json").is_file()
+
+    def mark_done(self, stage: str, facts: dict[str, Any]) -> None:
+        """Leave the mark of a stage."""
+        write_json(self.path / "stages" / f"{stage}.json", facts)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a stage noted when it was done."""
+        file = self.path / "stages" / f"{stage}.json"
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

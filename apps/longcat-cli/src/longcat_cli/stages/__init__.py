@@ -1,0 +1,1 @@
+"""One file, one stage: build configs, call packages, write the artefact."""

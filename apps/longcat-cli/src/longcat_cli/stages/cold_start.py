@@ -1,0 +1,177 @@
+"""cold start: a tokenizer, a model, and supervised steps on verified trajectories.
+
+The artefact is a checkpoint folder: model, config and tokenizer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from longcat_envs import Demonstration, TaskEnvironment, demonstrate
+from longcat_gspo import GspoTrainer, Sample, TrainerConfig
+from longcat_moe import (
+    BiasController,
+    ChatFormat,
+    LongcatConfig,
+    LongcatForCausalLM,
+    init_induction,
+    train_tokenizer,
+)
+from tokenizers import Tokenizer
+
+from ..agent import DECLARE, load_worlds, read_tasks, tune_process
+from ..display import Display
+from ..folder import RunFolder
+from ..recipe import Recipe
+
+SAVE_EVERY = 50
+TOKENIZER_TEXTS = 1500
+
+
+def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+    """Train from nothing, or from the last checkpoint of this stage; return the facts."""
+    recipe, settings = folder.recipe, folder.recipe.cold_start
+    tune_process(1)
+    torch.manual_seed(recipe.seed)
+    demos = asyncio.run(_demonstrations(folder))
+    tokenizer = _tokenizer(demos, recipe)
+    samples = [_sample(demo, ChatFormat(tokenizer, declare=DECLARE)) for demo in demos]
+    samples = [s for s in samples if len(s.token_ids) <= recipe.rl.max_length and any(s.loss_mask)]
+    batches = _batches(samples, recipe)
+
+    config = model_config(recipe)
+    model = LongcatForCausalLM(config)
+    if recipe.model.induction:
+        init_induction(model)
+    trainer, controller = _trainer(model, config, recipe)
+    state = folder.path / "cold_start.state"
+    if (state / "trainer.pt").is_file():
+        trainer.restore(state)
+    model.train()
+    log = folder.path / "cold_start.jsonl"
+    while trainer.num_steps < settings.steps:
+        step = trainer.num_steps
+        trainer.decay = 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)
+        metrics = trainer.fit([samples[place] for place in batches[step]])
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step + 1, **metrics}) + "\n")
+        if (step + 1) % SAVE_EVERY == 0:
+            trainer.save(state)
+        display.update(
+            done=(step + 1) / settings.steps,
+            loss=metrics["loss"],
+            active_experts=metrics["active_experts"],
+        )
+    del controller
+    model.save_pretrained(folder.cold_start)
+    tokenizer.save(str(folder.cold_start / "tokenizer.json"))
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trajectories": len(samples),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "mean_tokens": sum(len(s.token_ids) for s in samples) / max(len(samples), 1),
+    }
+
+
+def model_config(recipe: Recipe) -> LongcatConfig:
+    """The architecture of a recipe."""
+    sizes = {k: v for k, v in vars(recipe.model).items() if k != "induction"}
+    return LongcatConfig(**sizes)
+
+
+async def _demonstrations(folder: RunFolder) -> list[Demonstration]:
+    recipe = folder.recipe
+    rng = Random(recipe.seed)
+    worlds = load_worlds(recipe.domains)
+    demos: list[Demonstration] = []
+    for domain in recipe.domains:
+        for task in read_tasks(folder.tasks(domain, "train")):
+            environment = TaskEnvironment(worlds[task.domain], task)
+            demo = await demonstrate(
+                environment, rng=rng, share_alternative=recipe.cold_start.share_alternative
+            )
+            if demo is not None:
+                demos.append(demo)
+    rng.shuffle(demos)
+    return demos
+
+
+def _tokenizer(demos: list[Demonstration], recipe: Recipe) -> Tokenizer:
+    """Learn the vocabulary on the text as it will be rendered."""
+    markup = ChatFormat(train_tokenizer([], vocab_size=300), declare=DECLARE)
+    texts = [
+        "".join(piece.text for piece in markup.pieces(demo.messages, demo.tools))
+        for demo in demos[:TOKENIZER_TEXTS]
+    ]
+    return train_tokenizer(texts, vocab_size=recipe.model.vocab_size)
+
+
+def _sample(demo: Demonstration, chat: ChatFormat) -> Sample:
+    ids: list[int] = []
+    mask: list[bool] = []
+    for piece in chat.pieces(demo.messages, demo.tools):
+        tokens = chat.encode(piece.text)
+        ids += tokens
+        mask += [piece.is_sampled and demo.imitate[piece.message]] * len(tokens)
+    return Sample(token_ids=ids, loss_mask=mask)
+
+
+def _batches(samples: list[Sample], recipe: Recipe) -> list[list[int]]:
+    """Cut shuffled passes over the samples into batches of `batch_tokens`, of similar lengths."""
+    rng = Random(recipe.seed + 1)
+    batches: list[list[int]] = []
+    while len(batches) < recipe.cold_start.steps:
+        order = list(range(len(samples)))
+        rng.shuffle(order)
+        pass_batches: list[list[int]] = []
+        for start in range(0, len(order), 256):
+            pool = sorted(order[start : start + 256], key=lambda i: len(samples[i].token_ids))
+            batch: list[int] = []
+            size = 0
+            for place in pool:
+                batch.append(place)
+                size += len(samples[place].token_ids)
+                if size >= recipe.cold_start.batch_tokens:
+                    pass_batches.append(batch)
+                    batch, size = [], 0
+        if not pass_batches:
+            pass_batches.append(order)
+        rng.shuffle(pass_batches)
+        batches += pass_batches
+    return batches
+
+
+def _trainer(
+    model: LongcatForCausalLM, config: LongcatConfig, recipe: Recipe
+) -> tuple[GspoTrainer, list[BiasController]]:
+    settings = recipe.cold_start
+    controllers: list[BiasController] = []
+
+    def balance(models: list[torch.nn.Module]) -> dict[str, float]:
+        if not controllers:
+            controllers.append(BiasController(models, config, rate=settings.balance_rate))
+        return {"active_experts": controllers[0].step()}
+
+    trainer = GspoTrainer(
+        model,
+        TrainerConfig(
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=0.01,
+            micro_batch_tokens=-(-settings.batch_tokens // settings.threads),
+            num_replicas=settings.threads,
+        ),
+        after_step=balance,
+    )
+    return trainer, controllers
+
+
+def checkpoint_exists(path: Path) -> bool:
+    """Whether a folder holds a model."""
+    return (path / "config.json").is_file()

@@ -1,0 +1,123 @@
+"""evaluate: held-out tasks, clean and noisy, for every model; the artefact is `evaluation.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from longcat_dora import Session
+
+from ..agent import act, load_agent, load_worlds, read_tasks, transcript, tune_process
+from ..display import Display
+from ..folder import RunFolder, write_json
+
+NUM_SLOTS = 32
+NUM_EXAMPLES = 2
+
+
+def models(folder: RunFolder) -> dict[str, tuple[Path, list[str]]]:
+    """Name of each model to its folder and the domains it is asked about."""
+    recipe = folder.recipe
+    named = {"cold_start": (folder.cold_start, recipe.domains)}
+    for group, domains in recipe.groups.items():
+        named[f"expert:{group}"] = (folder.expert(group) / "model", domains)
+    named["fused"] = (folder.fused, recipe.domains)
+    return named
+
+
+def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+    """Fill the table, one row per cell; return the averages."""
+    recipe = folder.recipe
+    cells = [
+        (str(folder.path), name, str(path), domain, noise)
+        for name, (path, domains) in models(folder).items()
+        for domain in domains
+        for noise in recipe.evaluate.noise
+    ]
+    done_before = _read(folder.path / "evaluation.part.json")
+    results = {tuple(key): row for key, row in done_before}
+    missing = [cell for cell in cells if (cell[1], cell[3], cell[4]) not in results]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(recipe.evaluate.processes, mp_context=context) as pool:
+        futures = {pool.submit(evaluate_cell, *cell): cell for cell in missing}
+        for number, future in enumerate(as_completed(futures), start=1):
+            cell = futures[future]
+            results[cell[1], cell[3], cell[4]] = future.result()
+            write_json(folder.path / "evaluation.part.json", [[list(k), v] for k, v in results.items()])
+            rate = results[cell[1], cell[3], cell[4]]["row"]
+            display.update(
+                done=number / len(missing),
+                model=rate["model"],
+                domain=rate["domain"],
+                passed=f"{rate['passed']}/{rate['total']}",
+            )
+    ordered = [results[cell[1], cell[3], cell[4]] for cell in cells]
+    write_json(folder.path / "evaluation.json", [result["row"] for result in ordered])
+    write_json(folder.path / "examples.json", [result["examples"] for result in ordered])
+    return averages([result["row"] for result in ordered])
+
+
+def _read(path: Path) -> list[Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else []
+
+
+def evaluate_cell(run: str, name: str, model: str, domain: str, noise: float) -> dict[str, Any]:
+    """One model on one domain's held-out tasks at one noise level; runs in its own process."""
+    tune_process(1)
+    folder = RunFolder.open(Path(run))
+    recipe = folder.recipe
+    tasks = read_tasks(folder.tasks(domain, "eval"))[: recipe.evaluate.tasks]
+    worlds = load_worlds([domain])
+    return asyncio.run(_evaluate(recipe, Path(model), name, tasks, worlds, noise))
+
+
+async def _evaluate(
+    recipe: Any, model: Path, name: str, tasks: list[Any], worlds: Any, noise: float
+) -> dict[str, Any]:
+    rl = recipe.rl
+    worker = load_agent(
+        model, num_slots=NUM_SLOTS, max_length=rl.max_length, max_tokens=rl.max_tokens,
+        temperature=rl.temperature, seed=recipe.seed,
+    )  # fmt: skip
+
+    async def one(task: Any) -> tuple[bool, dict[str, Any]]:
+        session = Session(worker, 0)
+        try:
+            episode = await act(
+                worlds, task, session, level=noise, episode=f"eval:{task.id}", max_turns=rl.max_turns
+            )
+        finally:
+            await session.close()
+        return episode.reward.total == 1, {
+            "task": task.id,
+            "reward": episode.reward.total,
+            "rubrics": dict(episode.reward.parts),
+            "transcript": transcript(episode.messages),
+        }
+
+    outcomes = await asyncio.gather(*(one(task) for task in tasks))
+    domain = next(iter(worlds))
+    row = {
+        "model": name,
+        "domain": domain,
+        "noise": noise,
+        "passed": sum(passed for passed, _ in outcomes),
+        "total": len(outcomes),
+    }
+    examples = [example for _, example in outcomes[:NUM_EXAMPLES]]
+    return {"row": row, "examples": {**row, "examples": examples}}
+
+
+def averages(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean pass rate over domains, by kind of model and noise: `{"cold_start@0.0": 0.41, ...}`."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        kind = row["model"].partition(":")[0]
+        kind = "experts" if kind == "expert" else kind
+        rate = row["passed"] / max(row["total"], 1)
+        sums.setdefault(f"{kind}@{row['noise']}", []).append(rate)
+    return {key: sum(rates) / len(rates) for key, rates in sums.items()}

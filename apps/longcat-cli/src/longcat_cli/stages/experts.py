@@ -1,0 +1,227 @@
+"""experts: one RL run per group of domains, through DORA, GSPO and the noise curriculum.
+
+The artefact of each is a checkpoint folder and the run's event log, which the checker must pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from longcat_dora import (
+    LocalRuntime,
+    Policy,
+    Progress,
+    RunConfig,
+    SchedulerConfig,
+    Trajectory,
+    Worker,
+    check,
+    read_events,
+)
+from longcat_dora import Task as Job
+from longcat_envs import Task
+from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, Sample, TrainerConfig
+from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, load_tokenizer
+from longcat_noise import CurriculumConfig, NoiseCurriculum
+
+from ..agent import DECLARE, act, load_worlds, read_tasks, transcript, tune_process
+from ..display import Display
+from ..errors import UsageError
+from ..folder import RunFolder, write_json
+from ..recipe import Recipe
+
+
+def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
+    """Train one expert, or continue it; return the facts."""
+    recipe = folder.recipe
+    tune_process(1)
+    place = folder.expert(group)
+    model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
+    source = TaskSource(folder, group)
+    runtime = LocalRuntime(
+        _run_config(recipe, place / "dora"),
+        factory=functools.partial(make_worker, str(folder.path), group),
+        trainer=DoraTrainer(model, recipe),
+        tasks=iter(source),
+        on_step=lambda progress: _show(display, progress, source, recipe),
+        on_group=source.record,
+    )
+    runtime.run()
+    report = check(read_events(place / "dora" / "log"))
+    if not report.is_clean:
+        raise UsageError(f"the event log of expert {group} breaks its contract: {report.summary()}")
+    model.save_pretrained(place / "model")
+    shutil.copyfile(folder.cold_start / "tokenizer.json", place / "model" / "tokenizer.json")
+    write_json(place / "samples.json", source.samples)
+    return {
+        "contract": report.summary(),
+        "staleness": {str(k): v for k, v in sorted(report.staleness.items())},
+        "ended": dict(report.reasons),
+        "noise_level": source.noise.level,
+        "trajectories": report.num_committed,
+    }
+
+
+def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
+    rl = recipe.rl
+    return RunConfig(
+        folder=folder,
+        max_steps=rl.steps,
+        num_controllers=rl.num_controllers,
+        save_every=rl.save_every,
+        scheduler=SchedulerConfig(
+            groups_per_batch=rl.groups_per_batch,
+            group_size=rl.group_size,
+            soft_staleness=rl.soft_staleness,
+            hard_staleness=rl.hard_staleness,
+            max_running=rl.max_running,
+        ),
+    )
+
+
+def make_worker(run: str, group: str) -> Worker:
+    """Build what a rollout controller runs; called inside its process."""
+    tune_process(1)
+    folder = RunFolder.open(Path(run))
+    rl = folder.recipe.rl
+    worlds = load_worlds(folder.recipe.groups[group])
+
+    async def rollout(payload: dict[str, Any], policy: Policy) -> tuple[float, dict[str, Any]]:
+        task = Task.from_json(payload["task"])
+        episode = await act(
+            worlds, task, policy, level=payload["level"], episode=payload["episode"],
+            max_turns=rl.max_turns,
+        )  # fmt: skip
+        return episode.reward.total, {
+            "level": payload["level"],
+            "key": payload["key"],
+            "status": episode.status,
+            "calls": episode.num_calls,
+            "errors": episode.num_errors,
+            "transcript": transcript(episode.messages),
+        }
+
+    config = LongcatConfig.from_pretrained(folder.cold_start)
+    return Worker(
+        engine=Engine(
+            config, num_slots=rl.max_running, max_length=rl.max_length, seed=folder.recipe.seed
+        ),
+        renderer=ChatFormat(load_tokenizer(folder.cold_start), declare=DECLARE),
+        rollout=rollout,
+        max_tokens=rl.max_tokens,
+        temperature=rl.temperature,
+    )
+
+
+class DoraTrainer:
+    """GSPO behind DORA's trainer protocol."""
+
+    def __init__(self, model: LongcatForCausalLM, recipe: Recipe) -> None:
+        rl = recipe.rl
+        self.inner = GspoTrainer(
+            model,
+            TrainerConfig(
+                learning_rate=rl.learning_rate,
+                warmup_steps=2,
+                clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
+            ),
+        )
+        self.weights, self.save, self.restore = (
+            self.inner.weights,
+            self.inner.save,
+            self.inner.restore,
+        )
+
+    def train(self, batch: Sequence[Trajectory]) -> dict[str, float]:
+        """Take one step on the sampled tokens of a batch."""
+        return self.inner.train(
+            [
+                Sample(
+                    token_ids=segment.token_ids,
+                    loss_mask=segment.loss_mask,
+                    log_probs=segment.log_probs,
+                    reward=trajectory.reward,
+                    group=trajectory.group,
+                )
+                for trajectory in batch
+                for segment in trajectory.segments
+            ]
+        )
+
+
+class TaskSource:
+    """Draws tasks by capability and noise by the curriculum, from what groups report."""
+
+    def __init__(self, folder: RunFolder, group: str) -> None:
+        recipe = folder.recipe
+        self.noise = NoiseCurriculum(
+            CurriculumConfig(
+                levels=tuple(recipe.noise.levels),
+                max_gap=recipe.noise.max_gap,
+                min_pass_rate=recipe.noise.min_pass_rate,
+            )
+        )
+        self.samples: dict[str, Any] = {"first": [], "last": []}
+        self.pass_rate = 0.0
+        self._share_clean = recipe.noise.share_clean
+        self._max_groups = recipe.rl.steps * recipe.rl.max_groups_per_step
+        self._tasks: dict[str, list[Task]] = {}
+        for domain in recipe.groups[group]:
+            for task in read_tasks(folder.tasks(domain, "train")):
+                self._tasks.setdefault(f"{task.domain}/{'+'.join(task.tags)}", []).append(task)
+        self._state = folder.expert(group) / "curriculum.json"
+        if self._state.is_file():
+            self.noise.restore(json.loads(self._state.read_text("utf-8")))
+        self._rng = Random(f"{recipe.seed}:{group}:{_lines(folder.expert(group))}")
+        self._keys = PassRateCurriculum(list(self._tasks), seed=self._rng.randrange(2**31))
+        self._num = 0
+
+    def __iter__(self) -> Iterator[Job]:
+        while self._num < self._max_groups:
+            key = self._keys.draw()
+            task = self._rng.choice(self._tasks[key])
+            clean = self._rng.random() < self._share_clean
+            level = 0.0 if clean else self.noise.level
+            episode = f"{task.id}:{self._num}"
+            self._num += 1
+            payload = {"task": task.to_json(), "level": level, "episode": episode, "key": key}
+            yield Job(task.id, payload, task.domain)
+
+    def record(self, group: list[Trajectory]) -> None:
+        """Take note of a complete group."""
+        rate = sum(t.reward for t in group) / len(group)
+        self._keys.record(group[0].info["key"], rate)
+        self.pass_rate = 0.9 * self.pass_rate + 0.1 * rate if self.pass_rate else rate
+        for trajectory in group:
+            self.noise.record(trajectory.info["level"], passed=trajectory.reward == 1)
+        write_json(self._state, self.noise.state())
+        example = {"reward": group[0].reward, "transcript": group[0].info["transcript"]}
+        if len(self.samples["first"]) < 3:
+            self.samples["first"].append(example)
+        self.samples["last"] = [*self.samples["last"][-2:], example]
+
+
+def _lines(place: Path) -> int:
+    metrics = place / "dora" / "metrics.jsonl"
+    return len(metrics.read_text("utf-8").splitlines()) if metrics.is_file() else 0
+
+
+def _show(display: Display, progress: Progress, source: TaskSource, recipe: Recipe) -> None:
+    metrics = progress.metrics
+    with_staleness = sum(int(k) * v for k, v in metrics["staleness"].items())
+    display.update(
+        done=progress.step / recipe.rl.steps,
+        step=progress.step,
+        pass_rate=source.pass_rate,
+        noise=source.noise.level,
+        trajectories_per_s=metrics["trajectories_per_s"],
+        staleness=with_staleness / len(progress.batch),
+        versions=metrics["live_versions"],
+        trainer_idle=metrics["trainer_idle_share"],
+    )

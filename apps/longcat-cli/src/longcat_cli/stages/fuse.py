@@ -1,0 +1,26 @@
+"""fuse: the experts into one model, over the cold start they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longcat_fusion import MergeConfig, merge_folders
+
+from ..display import Display
+from ..folder import RunFolder
+
+
+def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+    """Merge; return the facts."""
+    fuse = folder.recipe.fuse
+    config = MergeConfig(
+        normalise=fuse.normalise,
+        drop=fuse.drop,
+        erase=fuse.erase,
+        scale=fuse.scale,
+        seed=folder.recipe.seed,
+    )
+    experts = [folder.expert(group) / "model" for group in folder.recipe.groups]
+    merge_folders(folder.cold_start, experts, folder.fused, config=config)
+    display.update(done=1.0, experts=len(experts))
+    return {"experts": list(folder.recipe.groups), "drop": fuse.drop, "scale": fuse.scale}

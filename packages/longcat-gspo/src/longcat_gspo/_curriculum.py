@@ -1,0 +1,56 @@
+"""Which task next: draw more of what is neither mastered nor out of reach.
+
+Tasks are grouped by a capability key. Each key's pass rate is an exponential average over what was
+seen under recent policies; a key's weight is `p (1 - p) + floor`, largest at the frontier. As easy
+keys are mastered their weight falls, so that the mix moves from easy to hard by itself.
+
+Source: LongCat-Flash-Thinking-2601 report 3.3.1 (difficulty by pass rate, capability tags); the
+weight and its constants are ours.
+"""
+
+from collections.abc import Hashable, Sequence
+from random import Random
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class PassRateCurriculum(Generic[Key]):
+    """Draws keys by what can be learned from them.
+
+    Example:
+        >>> curriculum = PassRateCurriculum(["easy", "hard"], seed=0)
+        >>> curriculum.record("easy", 1.0)
+        >>> curriculum.explain("easy").startswith("pass rate")
+        True
+    """
+
+    def __init__(
+        self, keys: Sequence[Key], *, seed: int, floor: float = 0.05, memory: float = 0.9
+    ) -> None:
+        if not keys:
+            raise ValueError("need at least one key, got none")
+        if not 0 <= memory < 1 or floor <= 0:
+            raise ValueError(f"need 0 <= memory < 1 and floor > 0, got {memory} and {floor}")
+        self._rates: dict[Key, float] = dict.fromkeys(keys, 0.5)
+        self._rng, self._floor, self._memory = Random(seed), floor, memory
+
+    def weight(self, key: Key) -> float:
+        """Return the unnormalised chance of a key."""
+        rate = self._rates[key]
+        return rate * (1 - rate) + self._floor
+
+    def draw(self) -> Key:
+        """Return a key."""
+        keys = list(self._rates)
+        return self._rng.choices(keys, [self.weight(key) for key in keys])[0]
+
+    def record(self, key: Key, pass_rate: float) -> None:
+        """Take note of a group's pass rate."""
+        old = self._rates[key]
+        self._rates[key] = self._memory * old + (1 - self._memory) * pass_rate
+
+    def explain(self, key: Key) -> str:
+        """Say why a key is drawn as often as it is."""
+        total = sum(map(self.weight, self._rates))
+        return f"pass rate {self._rates[key]:.2f}, share {self.weight(key) / total:.2f}"
