@@ -8,9 +8,17 @@ import textwrap
 import time
 
 import pytest
-
-from longcat_dora import EventLog, LocalRuntime, LongcatDoraError, RunConfig, SchedulerConfig, Task
-from longcat_dora import Worker, check, read_events
+from longcat_dora import (
+    EventLog,
+    LocalRuntime,
+    LongcatDoraError,
+    RunConfig,
+    SchedulerConfig,
+    Task,
+    Worker,
+    check,
+    read_events,
+)
 from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, guess, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
@@ -92,7 +100,9 @@ def test_failing_and_endless_rollouts_are_data(tmp_path):
     assert report.breaches == []
     assert report.reasons["failed"] > 0
     assert report.reasons["deadline"] > 0
-    ended = [e for e in read_events(tmp_path / "log") if e.get("reason") == "failed" and "detail" in e]
+    ended = [
+        e for e in read_events(tmp_path / "log") if e.get("reason") == "failed" and "detail" in e
+    ]
     assert "the world broke" in ended[0]["detail"]
 
 

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from longcat_dora import EndReason, LongcatDoraError, Scheduler, SchedulerConfig, check
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from longcat_fusion import MergeConfig, merge, merge_folders, merge_tensor
+from safetensors.torch import load_file, save_file
 
 PLAIN = MergeConfig(normalise=False, drop=0.0, erase=False)
 

@@ -5,9 +5,14 @@ import math
 
 import pytest
 import torch
-
 from longcat_gspo import (
-    ClipRange, allocate_budget, coba_value, group_advantages, grpo_loss, gspo_loss, gspo_token_loss,
+    ClipRange,
+    allocate_budget,
+    coba_value,
+    group_advantages,
+    grpo_loss,
+    gspo_loss,
+    gspo_token_loss,
 )  # fmt: skip
 
 WIDE = ClipRange(low=0.2, high=0.3)
@@ -26,9 +31,7 @@ def batch():
 def _loop(new, old, advantage, sequence, clip):
     total = 0.0
     for s, a in enumerate(advantage.tolist()):
-        gaps = [
-            (n - o) for n, o, i in zip(new.tolist(), old.tolist(), sequence.tolist()) if i == s
-        ]
+        gaps = [(n - o) for n, o, i in zip(new.tolist(), old.tolist(), sequence.tolist()) if i == s]
         ratio = math.prod(math.exp(gap) for gap in gaps) ** (1 / len(gaps))
         total += min(ratio * a, min(max(ratio, 1 - clip.low), 1 + clip.high) * a)
     return -total / len(advantage)
@@ -64,9 +67,7 @@ def test_on_policy_the_gradient_is_the_length_normalised_policy_gradient(batch):
 def test_gspo_token_has_the_gradient_of_gspo(batch):
     new, old, advantage, sequence = batch
     expected = torch.autograd.grad(gspo_loss(*batch, clip=WIDE)[0], new)[0]
-    loss, _ = gspo_token_loss(
-        new, old, advantage[sequence], sequence, num_sequences=4, clip=WIDE
-    )
+    loss, _ = gspo_token_loss(new, old, advantage[sequence], sequence, num_sequences=4, clip=WIDE)
     torch.testing.assert_close(torch.autograd.grad(loss, new)[0], expected)
 
 
@@ -100,7 +101,9 @@ def test_advantages_of_uneven_groups_against_hand_figures():
     got = group_advantages(rewards, groups)
     root2 = math.sqrt(2)
     assert got == pytest.approx([root2, -root2 / 2, -root2 / 2, 0, 0, 0, 0])
-    assert group_advantages(rewards, groups, baseline="mean")[:3] == pytest.approx([2/3, -1/3, -1/3])
+    assert group_advantages(rewards, groups, baseline="mean")[:3] == pytest.approx(
+        [2 / 3, -1 / 3, -1 / 3]
+    )
     loo = group_advantages(rewards, groups, baseline="leave_one_out")
     assert loo[:3] == pytest.approx([1, -0.5, -0.5])
 

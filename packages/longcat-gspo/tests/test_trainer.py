@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
-
 from longcat_gspo import ClipRange, GspoTrainer, Sample, TrainerConfig
+from torch import nn
 
 
 class _Out:
@@ -48,8 +47,9 @@ def _state(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-@pytest.mark.parametrize("config", [{"micro_batch_tokens": 8}, {"num_replicas": 2,
-                                                                "micro_batch_tokens": 14}])
+@pytest.mark.parametrize(
+    "config", [{"micro_batch_tokens": 8}, {"num_replicas": 2, "micro_batch_tokens": 14}]
+)
 def test_splitting_a_batch_changes_nothing(config):
     torch.testing.assert_close(_state(_trained(**config)), _state(_trained()), atol=1e-6, rtol=1e-5)
 
@@ -89,7 +89,9 @@ def test_fit_equals_cross_entropy():
 
 
 def test_a_bandit_is_learned():
-    trainer = GspoTrainer(_Tiny(), TrainerConfig(learning_rate=0.05, clip=ClipRange(low=0.2, high=0.2)))
+    trainer = GspoTrainer(
+        _Tiny(), TrainerConfig(learning_rate=0.05, clip=ClipRange(low=0.2, high=0.2))
+    )
     g = torch.Generator().manual_seed(0)
     for _ in range(40):
         with torch.no_grad():

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from longcat_moe import LongcatConfig, LongcatForCausalLM
 
 

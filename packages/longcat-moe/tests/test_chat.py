@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from longcat_moe import ChatFormat, parse_turn, render_turn, train_tokenizer
 
 TOOLS = [
@@ -29,7 +28,14 @@ def tokenizer():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"name": "12"}, {"name": "a b\nc"}, {"count": 3}, {"tags": [1, "x"]}, {"more": {"k": None}}, {}],
+    [
+        {"name": "12"},
+        {"name": "a b\nc"},
+        {"count": 3},
+        {"tags": [1, "x"]},
+        {"more": {"k": None}},
+        {},
+    ],
 )
 def test_parse_inverts_render(arguments):
     message = _assistant(arguments)
@@ -44,7 +50,9 @@ def test_the_released_layout():
     )
 
 
-@pytest.mark.parametrize("text", ["", "no tags", "<longcat_tool_call>find", "a\n</longcat_think>\n"])
+@pytest.mark.parametrize(
+    "text", ["", "no tags", "<longcat_tool_call>find", "a\n</longcat_think>\n"]
+)
 def test_broken_turns_stay_content(text):
     message = parse_turn(text, TOOLS)
     assert "tool_calls" not in message

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 import torch
-from safetensors.torch import save
-
 from longcat_moe import Engine, LongcatForCausalLM
+from safetensors.torch import save
 
 
 async def _one(engine, prompt, *, version=0, **options):

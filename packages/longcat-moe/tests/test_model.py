@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from longcat_moe import BiasController, LongcatConfig, LongcatForCausalLM, count_parameters
 
 

@@ -3,9 +3,13 @@
 import json
 
 import pytest
-
 from longcat_noise import (
-    CurriculumConfig, Draw, NoiseConfig, NoiseCurriculum, NoisyEnvironment, disturb_request,
+    CurriculumConfig,
+    Draw,
+    NoiseConfig,
+    NoiseCurriculum,
+    NoisyEnvironment,
+    disturb_request,
     disturb_result,
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ class Display:
 
     def __init__(self, stages: list[str], *, console: Console | None = None) -> None:
         self.console = console or Console()
-        self.stages = {stage: "" for stage in stages}
+        self.stages = dict.fromkeys(stages, "")
         self.is_live = self.console.is_terminal
         self._live = Live(console=self.console, refresh_per_second=4) if self.is_live else None
         self._present, self._began, self._printed = "", 0.0, 0.0
@@ -31,7 +31,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         if self._live is not None:
             self._live.stop()
@@ -41,7 +44,7 @@ class Display:
         self._present, self._began, self._printed = stage, time.monotonic(), 0.0
         self._values = {}
         if not self.is_live:
-            self.console.print(f"{stage} ...", highlight=False)
+            self.console.print(f"{stage} ...", highlight=False, soft_wrap=True)
         self._refresh()
 
     def update(self, *, done: float, **values: Any) -> None:
@@ -53,14 +56,16 @@ class Display:
             self._refresh()
         elif time.monotonic() - self._printed >= PLAIN_EVERY_S or done >= 1:
             self._printed = time.monotonic()
-            self.console.print(f"  {self._present}: {_line(self._values)}", highlight=False)
+            self.console.print(
+                f"  {self._present}: {_line(self._values)}", highlight=False, soft_wrap=True
+            )
 
     def end(self, stage: str, note: str) -> None:
         """A stage is done."""
         self.stages[stage] = note
         self._present = ""
         if not self.is_live:
-            self.console.print(f"{stage}: {note}", highlight=False)
+            self.console.print(f"{stage}: {note}", highlight=False, soft_wrap=True)
         self._refresh()
 
     def _refresh(self) -> None:

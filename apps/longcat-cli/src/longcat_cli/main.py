@@ -27,7 +27,9 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as rl.steps=20. Repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; runs/DATE-TIME when absent.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/DATE-TIME when absent.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
 ) -> None:
@@ -41,7 +43,9 @@ def train(
         return
     if resume is not None:
         if changes or out is not None or recipe != "mini":
-            raise UsageError("--resume continues a run as it is: no --recipe, --set or --out with it")
+            raise UsageError(
+                "--resume continues a run as it is: no --recipe, --set or --out with it"
+            )
         folder = RunFolder.open(resume)
     else:
         wanted = load_recipe(recipe, changes or [])
@@ -67,15 +71,23 @@ def chat(
         typer.Option(help="A checkpoint folder, a fetched model's name, or a server's URL."),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="The world to act in.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task id of the run, such as shop-eval-00003.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A task id of the run, such as shop-eval-00003.")
+    ] = None,
     noise: Annotated[float, typer.Option(help="Level of noise, 0 to 1.")] = 0.0,
-    run: Annotated[Path | None, typer.Option(help="The run folder; the newest when absent.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run folder; the newest when absent.")
+    ] = None,
     system: Annotated[str, typer.Option(help="A system prompt, with --model.")] = "",
     tools: Annotated[str, typer.Option(help="A JSON file of tools, or none.")] = "none",
-    heavy: Annotated[int, typer.Option(help="Think this many times, then once about the answers.")] = 0,
+    heavy: Annotated[
+        int, typer.Option(help="Think this many times, then once about the answers.")
+    ] = 0,
     max_tokens: Annotated[int, typer.Option(help="Per answer.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    api_key_env: Annotated[str, typer.Option(help="Variable that holds the server's key.")] = "OPENAI_API_KEY",
+    api_key_env: Annotated[
+        str, typer.Option(help="Variable that holds the server's key.")
+    ] = "OPENAI_API_KEY",
     server_model: Annotated[str, typer.Option(help="The model's name on the server.")] = "default",
 ) -> None:
     """Talk to a model: without --model, to the newest trained one, in one of its worlds.

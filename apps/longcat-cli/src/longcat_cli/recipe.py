@@ -171,7 +171,9 @@ def load_recipe(name_or_path: str, changes: list[str]) -> Recipe:
         UsageError: No such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
     if name_or_path in shipped_recipes():
-        text = (resources.files(__package__) / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
+        text = (resources.files(__package__) / "recipes" / f"{name_or_path}.toml").read_text(
+            "utf-8"
+        )
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text("utf-8")
     else:

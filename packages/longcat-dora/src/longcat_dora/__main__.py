@@ -50,7 +50,9 @@ def _demo() -> int:
 
     def show(progress: Progress) -> None:
         reward = progress.metrics["reward"]
-        print(f"step {progress.step:3d}  reward {reward:.2f}  {'#' * round(40 * reward)}", flush=True)  # noqa: T201
+        print(
+            f"step {progress.step:3d}  reward {reward:.2f}  {'#' * round(40 * reward)}", flush=True
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         LocalRuntime(

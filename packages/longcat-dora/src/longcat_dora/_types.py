@@ -152,9 +152,7 @@ class Renderer(Protocol):
         """Ids to append after a sampled turn, up to where the assistant is to speak again."""
         ...
 
-    def parse(
-        self, token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def parse(self, token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The message that the sampled ids stand for."""
         ...
 

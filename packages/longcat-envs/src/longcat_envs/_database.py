@@ -69,7 +69,9 @@ class Database:
 
     def tables(self) -> Tables:
         """Return every row of every table."""
-        return {name: {row["id"]: row for row in self._select(name)} for name in self.domain.entities}
+        return {
+            name: {row["id"]: row for row in self._select(name)} for name in self.domain.entities
+        }
 
     def call(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """Run one tool.

@@ -43,9 +43,7 @@ class _Script:
         self._turns = list(turns)
         self._place = 0
 
-    async def chat(
-        self, messages: list[Message], *, tools: list[dict[str, Any]]
-    ) -> Message | None:
+    async def chat(self, messages: list[Message], *, tools: list[dict[str, Any]]) -> Message | None:
         """Return the next scripted message."""
         if self._place >= len(self._turns):
             return None
@@ -64,7 +62,9 @@ async def demonstrate(
     if episode.reward.total != 1 or episode.status != "done":
         return None
     mistakes = iter(turn.is_mistake for turn in turns)
-    imitate = [message["role"] == "assistant" and not next(mistakes) for message in episode.messages]
+    imitate = [
+        message["role"] == "assistant" and not next(mistakes) for message in episode.messages
+    ]
     return Demonstration(episode.messages, episode.tools, imitate, is_golden)
 
 
@@ -96,7 +96,9 @@ def _detour(environment: TaskEnvironment, step: Step, rng: Random) -> list[_Turn
     identifier = f"{tool.entity}_id"
     if draw < 0.5 and tool.kind in WRITES and identifier in step.arguments and look in task.tools:
         arguments = {identifier: step.arguments[identifier]}
-        return [_Turn(_call(Step(tool=look, arguments=arguments, thought=f"see the {tool.entity}")))]
+        return [
+            _Turn(_call(Step(tool=look, arguments=arguments, thought=f"see the {tool.entity}")))
+        ]
     return []
 
 

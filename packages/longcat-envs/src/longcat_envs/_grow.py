@@ -72,9 +72,7 @@ class _Candidate:
     chain: tuple[str, ...]
 
 
-def growth_value(
-    *, num_used: int, num_unused: int, density: float, num_attempts: int
-) -> float:
+def growth_value(*, num_used: int, num_unused: int, density: float, num_attempts: int) -> float:
     """Return p in [0, 1]: high while much is unused and easily reached, and little is built.
 
     Args:

@@ -12,9 +12,7 @@ from ._task import Reward
 class Policy(Protocol):
     """Whatever answers a conversation."""
 
-    async def chat(
-        self, messages: list[Message], *, tools: list[dict[str, Any]]
-    ) -> Message | None:
+    async def chat(self, messages: list[Message], *, tools: list[dict[str, Any]]) -> Message | None:
         """Return the next assistant message; `None` if it cannot go on (out of room)."""
         ...
 

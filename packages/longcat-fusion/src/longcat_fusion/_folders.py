@@ -22,7 +22,9 @@ class _Folder:
         self.folder = folder
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"a checkpoint folder must hold *.safetensors, none in {folder}")
+            raise FileNotFoundError(
+                f"a checkpoint folder must hold *.safetensors, none in {folder}"
+            )
         self._files: dict[str, Any] = {}
         self.shard_of: dict[str, str] = {}
         for file in files:

@@ -112,7 +112,9 @@ class GspoTrainer:
         )
         pairs = list(zip(samples, advantages, strict=True))
 
-        def work(model: nn.Module, batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
+        def work(
+            model: nn.Module, batch: list[tuple[Sample, float]]
+        ) -> tuple[float, LossStats, Tensor]:
             rows = [sample for sample, _ in batch]
             log_probs_T, old_T, sequence_T = self._log_probs(model, rows)
             advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)

@@ -32,7 +32,9 @@ def openai_complete(
             async with httpx.AsyncClient(timeout=timeout_s, headers=headers) as client:
                 response = await client.post(f"{url.rstrip('/')}/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise RuntimeError(f"{url} must answer, but: {error or type(error).__name__}") from error
+            raise RuntimeError(
+                f"{url} must answer, but: {error or type(error).__name__}"
+            ) from error
         if response.status_code != 200:
             raise RuntimeError(f"{url} answered {response.status_code}: {response.text[:300]}")
         return strip_thoughts(response.json()["choices"][0]["message"]["content"] or "")

@@ -63,9 +63,7 @@ class LatentAttention(nn.Module):
         if cache is None:
             out = self._expanded(q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR)
         else:
-            latents_BSL, mask_BTS = cache.extend(
-                self.index, torch.cat([c_BTC, k_rope_BTR], dim=-1)
-            )
+            latents_BSL, mask_BTS = cache.extend(self.index, torch.cat([c_BTC, k_rope_BTR], dim=-1))
             out = self._absorbed(q_nope_BTHN, q_rope_BTHR, latents_BSL, mask_BTS)
         return self.o_proj(out)
 

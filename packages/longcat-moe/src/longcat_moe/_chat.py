@@ -59,9 +59,7 @@ class ChatFormat:
             for models that were trained on the tools themselves.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, declare: Literal["full", "brief"] = "full"
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, declare: Literal["full", "brief"] = "full") -> None:
         if declare not in ("full", "brief"):
             raise ValueError(f"declare must be 'full' or 'brief', got {declare!r}")
         self.tokenizer, self.declare = tokenizer, declare
@@ -82,7 +80,9 @@ class ChatFormat:
         """Token ids of a stretch of text."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def parse(self, token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def parse(
+        self, token_ids: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Turn the sampled ids of one assistant turn into a message."""
         return parse_turn(self.tokenizer.decode(list(token_ids), skip_special_tokens=False), tools)
 

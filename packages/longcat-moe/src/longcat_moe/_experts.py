@@ -68,7 +68,9 @@ class Experts(nn.Module):
             return out_TD
         top_k = index_TK.shape[1]
         order = index_TK.flatten().argsort(stable=True)
-        ends_N = torch.bincount(index_TK.flatten(), minlength=self.num_ffn)[: self.num_ffn].cumsum(0)
+        ends_N = torch.bincount(index_TK.flatten(), minlength=self.num_ffn)[: self.num_ffn].cumsum(
+            0
+        )
         order_P = order[: int(ends_N[-1])]  # identity experts sort last and fall off
         if order_P.numel() == 0:
             return out_TD

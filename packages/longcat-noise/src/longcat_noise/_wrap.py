@@ -31,8 +31,6 @@ class Observation(Protocol):
         ...
 
 
-
-
 class Environment(Protocol):
     """What can be wrapped: `longcat_envs.Environment` by shape."""
 

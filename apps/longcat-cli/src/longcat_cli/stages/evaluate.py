@@ -47,7 +47,9 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         for number, future in enumerate(as_completed(futures), start=1):
             cell = futures[future]
             results[cell[1], cell[3], cell[4]] = future.result()
-            write_json(folder.path / "evaluation.part.json", [[list(k), v] for k, v in results.items()])
+            write_json(
+                folder.path / "evaluation.part.json", [[list(k), v] for k, v in results.items()]
+            )
             rate = results[cell[1], cell[3], cell[4]]["row"]
             display.update(
                 done=number / len(missing),
@@ -88,7 +90,12 @@ async def _evaluate(
         session = Session(worker, 0)
         try:
             episode = await act(
-                worlds, task, session, level=noise, episode=f"eval:{task.id}", max_turns=rl.max_turns
+                worlds,
+                task,
+                session,
+                level=noise,
+                episode=f"eval:{task.id}",
+                max_turns=rl.max_turns,
             )
         finally:
             await session.close()

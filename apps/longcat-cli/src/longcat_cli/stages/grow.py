@@ -48,7 +48,9 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
 def _grow(
     domain: str, split: str, path: Path, count: int, seed: int, config: GrowthConfig
 ) -> tuple[str, dict[str, Any]]:
-    grower = Grower(load_domain(domain), seed=seed, config=config, prefix=f"{Path(domain).stem}-{split}")
+    grower = Grower(
+        load_domain(domain), seed=seed, config=config, prefix=f"{Path(domain).stem}-{split}"
+    )
     tasks: dict[tuple[str, ...], Task] = {}
     while len(tasks) < count:
         task = next(grower)

@@ -1,0 +1,133 @@
+"""`longcat chat`: the newest trained model at work in one of its worlds, before one's eyes.
+
+In a terminal, the person plays the user: a task is suggested, and whatever is typed instead is sent
+as it is. In a pipe, standard input is the request. At the end the rubrics of the task are scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from longcat_dora import Session, Worker
+from longcat_envs import Environment, Message, Task
+from rich.console import Console
+
+from .agent import load_agent, load_worlds, make_environment, read_tasks, transcript
+from .chat import command
+from .errors import UsageError
+from .folder import RunFolder
+from .train import newest_run
+
+COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": "bold"}
+
+
+def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise: float) -> None:
+    """Talk to the fused model of a run."""
+    folder = RunFolder.open(run) if run is not None else newest_run()
+    if not (folder.fused / "config.json").is_file():
+        raise UsageError(f"{folder.path} must have come as far as a fused model, and has not")
+    chosen = choose_task(folder, domain, task)
+    worlds = load_worlds(folder.recipe.domains)
+    rl = folder.recipe.rl
+    worker = load_agent(
+        folder.fused, num_slots=1, max_length=rl.max_length, max_tokens=rl.max_tokens,
+        temperature=0.0, seed=0,
+    )  # fmt: skip
+    environment = make_environment(worlds[chosen.domain], chosen, level=noise, episode="chat")
+    asyncio.run(_Talk(folder, environment, worker, chosen).run())
+
+
+def choose_task(folder: RunFolder, domain: str | None, task: str | None) -> Task:
+    """The task named, or the first held-out one of the domain."""
+    domains = {Path(name).stem: name for name in folder.recipe.domains}
+    if domain is not None and domain not in domains:
+        raise UsageError(f"--domain must be one of {', '.join(domains)}, got {domain!r}")
+    names = [domain] if domain is not None else list(domains)
+    tasks = [found for name in names for found in read_tasks(folder.tasks(domains[name], "eval"))]
+    if task is None:
+        return tasks[0]
+    for found in tasks:
+        if found.id == task:
+            return found
+    raise UsageError(f"--task must be a held-out task such as {tasks[0].id}, got {task!r}")
+
+
+class _Talk:
+    def __init__(
+        self, folder: RunFolder, environment: Environment, worker: Worker, task: Task
+    ) -> None:
+        self.folder, self.environment, self.worker, self.task = folder, environment, worker, task
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.messages: list[Message] = []
+        self.tools: list[dict[str, Any]] = []
+
+    async def run(self) -> None:
+        """Play one episode."""
+        observation = await self.environment.reset()
+        self.messages, self.tools = list(observation.messages), observation.tools
+        opening = str(self.messages[-1]["content"])
+        if sys.stdin.isatty():
+            self.console.print(f"[bold]{self.task.id}[/]: {self.worker_line()}")
+            self.console.print(f"[dim]Enter sends the task's own request:[/] {opening}")
+            self.console.print("[dim]/help shows what else can be typed[/]")
+        text = self._ask()
+        if text is None:
+            return
+        self.messages[-1] = {"role": "user", "content": text or opening}
+        session = Session(self.worker, 0)
+        try:
+            await self._episode(session)
+        finally:
+            await session.close()
+            await self.environment.close()
+
+    def worker_line(self) -> str:
+        """Where one is."""
+        return f"{self.messages[0]['content']} ({self.folder.path.name})"
+
+    async def _episode(self, session: Session) -> None:
+        for _ in range(self.folder.recipe.rl.max_turns):
+            message = await session.chat(self.messages, tools=self.tools)
+            if message is None:
+                self.console.print("[red]no room is left in this conversation[/]")
+                break
+            self._add(message)
+            for call in message.get("tool_calls") or ():
+                result = await self.environment.call(call)
+                name = call["function"]["name"]
+                self._add({"role": "tool", "name": name, "content": result.content})
+            if message.get("tool_calls"):
+                continue
+            scripted = await self.environment.reply(message)
+            text = self._ask(str(scripted["content"]) if scripted else "")
+            if not text:
+                break
+            self.messages.append({"role": "user", "content": text})
+        reward = await self.environment.score()
+        for description, met in reward.parts.items():
+            self.console.print(f"{'[green]met   [/]' if met else '[red]unmet [/]'} {description}")
+        self.console.print(f"reward {reward.total:g}")
+
+    def _add(self, message: Message) -> None:
+        self.messages.append(message)
+        for line in transcript([message]):
+            style = COLOURS.get(line["who"], "")
+            self.console.print(f"{line['who']:>9}  {line['text']}", style=style, markup=False)
+
+    def _ask(self, suggestion: str = "") -> str | None:
+        """Read a line; in a pipe, the request once and the scripted answers after that."""
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().strip() or suggestion
+        while True:
+            hint = f" [dim]({suggestion})[/]" if suggestion else ""
+            try:
+                text = self.console.input(f"[cyan]      you[/]{hint} ").strip()
+            except (EOFError, KeyboardInterrupt):
+                return None
+            if not text.startswith("/"):
+                return text or suggestion
+            if not command(text, self.messages, lambda: None, self.console):
+                return None

@@ -1,0 +1,212 @@
+"""The command as a stranger types it: every stage, kills, resumes, talks, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
+
+
+def _longcat(*arguments, text="", timeout=300, cwd=None):
+    return subprocess.run(
+        [*LONGCAT, *map(str, arguments)], input=text, capture_output=True, text=True,
+        timeout=timeout, cwd=cwd,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A smoke run that was killed in the middle, interrupted after that, then continued."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    first = subprocess.Popen([*LONGCAT, "train", "--recipe", "smoke", "--out", str(folder)],
+                             stdout=subprocess.DEVNULL)  # fmt: skip
+    _until(lambda: (folder / "cold_start.jsonl").exists())
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = subprocess.Popen([*LONGCAT, "train", "--resume", str(folder)], stderr=subprocess.PIPE,
+                              stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+    _until(lambda: list(folder.glob("experts/*/dora/log/events.jsonl")))
+    time.sleep(2)
+    second.send_signal(signal.SIGINT)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 130, errors
+    assert f"continue with: longcat train --resume {folder}" in errors
+    assert "Traceback" not in errors
+    done = _longcat("train", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stdout
+    return folder
+
+
+def _until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come this far"
+        time.sleep(0.05)
+
+
+def test_every_stage_leaves_its_artefact(trained):
+    rows = json.loads((trained / "evaluation.json").read_text())
+    names = {row["model"] for row in rows}
+    assert names == {"cold_start", "expert:library", "expert:shop", "fused"}
+    assert all(set(row) == {"model", "domain", "noise", "passed", "total"} for row in rows)
+    assert len(rows) == 2 * (2 + 1 + 1 + 2)
+    page = (trained / "report.html").read_text()
+    assert 'src="http' not in page
+    assert page.count("data:image/png;base64,") == 3
+    for picture in ("reward.png", "staleness.png", "cold_start.png"):
+        assert (trained / picture).stat().st_size > 1000
+
+
+def test_the_event_logs_pass_the_checker(trained):
+    for log in trained.glob("experts/*/dora/log"):
+        done = subprocess.run([sys.executable, "-m", "longcat_dora", "check", str(log)],
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert "C1 C2 C3 hold" in done.stdout
+        assert "+ 0 open" in done.stdout
+
+
+def test_held_out_tasks_are_not_among_the_trained(trained):
+    for path in trained.glob("environments/*.eval.jsonl"):
+        held_out = {json.loads(line)["opening"] + str(json.loads(line)["golden"])
+                    for line in path.read_text().splitlines()}  # fmt: skip
+        other = path.with_name(path.name.replace(".eval.", ".train."))
+        seen = {json.loads(line)["opening"] + str(json.loads(line)["golden"])
+                for line in other.read_text().splitlines()}  # fmt: skip
+        assert held_out
+        assert not held_out & seen
+
+
+def test_chat_in_a_world_through_a_pipe(trained):
+    done = _longcat("chat", "--run", trained, "--domain", "shop", "--noise", "0.3",
+                    text="Block Ada Berg.\n")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "reward " in done.stdout
+    assert "nothing else changed" in done.stdout
+
+
+def test_chat_with_a_folder_gives_an_answer_on_stdout(trained):
+    done = _longcat("chat", "--model", trained / "fused", "--max-tokens", "8", text="hello\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    done = _longcat("chat", "--model", trained / "fused", "--heavy", "2", "--max-tokens", "8",
+                    text="hello\n")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "thinker 2" in done.stderr
+
+
+class _Server(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        good = self.headers.get("Authorization") == "Bearer secret"
+        self.send_response(200 if good else 401)
+        self.end_headers()
+        for word in ("It ", "is ", body["messages"][-1]["content"]):
+            delta = json.dumps({"choices": [{"delta": {"content": word}}]})
+            self.wfile.write(f"data: {delta}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_chat_with_a_server(monkeypatch):
+    server = HTTPServer(("127.0.0.1", 0), _Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("MY_KEY", "secret")
+    try:
+        done = _longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
+        assert (done.returncode, done.stdout) == (0, "It is noon\n")
+        done = _longcat("chat", "--model", url, "--api-key-env", "NO_KEY", text="noon")
+        assert done.returncode == 2
+        assert "answered 401" in done.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+    done = _longcat("chat", "--model", url, text="noon")
+    assert done.returncode == 2
+    assert "must answer, but" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--recipe", "smoke", "--set", "rl.stepz=1"], "near it: steps"),
+        (["train", "--recipe", "nowhere.toml"], "--recipe must be one of mini, smoke"),
+        (["train", "--resume", "nowhere"], "a run folder must hold run.json"),
+        (["train", "--set", "groups={'x': ['bank']}", "--out", "OUT"], "a domain must be one of"),
+        (["train", "--out", "/dev/null/x"], "--out must be a folder that can be made"),
+        (["chat", "--model", "nowhere"], "--model must be a checkpoint folder, a URL, or one of"),
+        (["chat", "--noise", "2"], "--noise must be in [0, 1], got 2"),
+        (["chat", "--model", "http://127.0.0.1:9"], "must answer, but"),
+        (
+            ["chat", "--model", "nowhere", "--tools", "nowhere.json"],
+            "--tools must be none or a JSON",
+        ),
+        (["models", "get", "gpt-9"], "the model must be one of smollm2-135m"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(arguments, words, tmp_path):
+    arguments = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    done = _longcat(*arguments, text="hi", cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_recipe_without_a_gpu_says_so(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = _longcat("train", "--set", "device=cuda", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "no GPU was found" in done.stderr
+
+
+def test_a_run_of_another_format_and_a_second_run_in_one_folder(trained, tmp_path):
+    done = _longcat("train", "--recipe", "smoke", "--out", trained)
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+    (tmp_path / "run.json").write_text('{"format": 0}')
+    done = _longcat("train", "--resume", tmp_path)
+    assert done.returncode == 2
+    assert "written by another version" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)],
+                             capture_output=True)  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        done = _longcat("train", "--recipe", "smoke", "--out", disk / "run")
+        assert done.returncode == 2, done.stderr
+        assert "the disk is full" in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
+        done = _longcat("train", "--resume", disk / "run")
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["chat"], ["models", "get"], ["models", "list"]]
+)
+def test_help_shows_an_example(command):
+    done = _longcat(*command, "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout or not command

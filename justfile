@@ -1,0 +1,38 @@
+# Once after cloning: install everything, the commit hooks, and the filter that keeps uv.lock free of hosts.
+setup:
+    git config filter.uvlock.clean "python3 .ci/lock.py"
+    git config filter.uvlock.smudge cat
+    uv sync --all-packages
+    uv run prek install
+
+# What the hooks and CI check: format, lint, types.
+check:
+    uv run ruff format --check .
+    uv run ruff check .
+    uv run pyright
+
+# Everything that needs no GPU and no network.
+test:
+    uv run pytest
+
+# One package from its own wheel, outside the workspace, with only what it declares.
+alone PKG:
+    python3 .ci/alone.py {{PKG}}
+
+# Build one wheel.
+wheel PKG:
+    uv build --package {{PKG}} --wheel --no-sources
+
+# Run every example.
+examples:
+    uv run pytest tests/test_documents.py -k example
+
+# Lock again, without hosts and without local folders.
+lock:
+    env -u UV_FIND_LINKS uv lock
+    python3 .ci/lock.py < uv.lock > .uv.lock.part && mv .uv.lock.part uv.lock
+
+# Bump a version, date its changelog heading, commit and tag PKG@VERSION.
+release PKG BUMP:
+    uv version --package {{PKG}} --bump {{BUMP}} --frozen
+    python3 .ci/release.py {{PKG}}

@@ -1,0 +1,224 @@
+"""Domains, tools, databases, graphs, growth and the audit that tries to fool the verifier."""
+
+import json
+import random
+import sqlite3
+
+import pytest
+from longcat_envs import (
+    Database,
+    DomainError,
+    Grower,
+    GrowthConfig,
+    Step,
+    Task,
+    TaskEnvironment,
+    ToolError,
+    ToolGraph,
+    World,
+    audit,
+    builtin_domains,
+    demonstrate,
+    derive_tools,
+    load_domain,
+    run_episode,
+    wrong_chains,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=builtin_domains())
+def world(request):
+    return World.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def tasks(world):
+    grower = Grower(world.domain, seed=5)
+    return [next(grower) for _ in range(40)]
+
+
+def _call(name, /, **arguments):
+    return {"id": "c", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+def test_three_domains_with_twenty_tools_each_and_a_dense_graph():
+    assert len(builtin_domains()) >= 3
+    for name in builtin_domains():
+        graph = ToolGraph(derive_tools(load_domain(name)))
+        assert len(graph.tools) >= 20
+        assert graph.num_edges > len(graph.tools)
+
+
+def test_every_environment_has_twenty_tools_and_an_executable_golden_chain(world, tasks):
+    for task in tasks:
+        assert len(task.tools) >= 20
+        graph = ToolGraph({name: world.tools[name] for name in task.tools})
+        assert graph.is_executable(step.tool for step in task.golden)
+
+
+def test_every_goal_is_used_and_all_kinds_occur(tasks):
+    tags = {tag for task in tasks for tag in task.tags}
+    assert {"action", "create", "update", "question", "compound", "clarify"} <= tags
+    assert len({step.tool for task in tasks for step in task.golden}) >= 14
+
+
+def test_wrong_chains_fail_and_the_golden_one_passes(world, tasks):
+    num = 0
+    for task in tasks:
+        assert audit(world.domain, world.tools, task) == []
+        num += sum(1 for _ in wrong_chains(world.tools, task))
+    assert num > 5 * len(tasks)
+
+
+def test_the_audit_catches_a_verifier_that_can_be_fooled(world, tasks):
+    import dataclasses
+
+    task = next(t for t in tasks if "action" in t.tags and "compound" not in t.tags)
+    lax = dataclasses.replace(task, rubrics=task.rubrics[-1:])  # only "nothing else changed"
+    assert any(
+        "a wrong chain passes: nothing" in fault for fault in audit(world.domain, world.tools, lax)
+    )
+    careless = dataclasses.replace(task, rubrics=task.rubrics[:-1])
+    assert any("one more" in fault for fault in audit(world.domain, world.tools, careless))
+    hopeless = dataclasses.replace(task, golden=task.golden[:-1])
+    assert any("the golden chain fails" in f for f in audit(world.domain, world.tools, hopeless))
+
+
+def test_the_same_seed_grows_the_same_tasks_and_json_keeps_them(world, tasks):
+    again = Grower(world.domain, seed=5)
+    assert [next(again) for _ in range(5)] == tasks[:5]
+    assert [Task.from_json(task.to_json()) for task in tasks] == tasks
+    other = Grower(world.domain, seed=6)
+    assert not {next(other).opening for _ in range(5)} & {task.opening for task in tasks[:5]}
+
+
+def test_expansion_adds_a_tool_only_when_its_needs_are_met(world):
+    graph = ToolGraph(world.tools)
+    for start in graph.tools:
+        chain = graph.chain_for(start, random.Random(0))
+        closed = graph.expand(chain)
+        for place, name in enumerate(closed):
+            assert graph.is_satisfied(name, closed[:place]) or name in chain
+        # brute force: closing again from any order of the same tools adds nothing
+        assert set(graph.expand(reversed(closed))) == set(closed)
+
+
+def test_database_constraints_are_real(world, tasks):
+    database = Database(world.domain, tasks[0].tables)
+    name, entity = next(iter(world.domain.entities.items()))
+    with pytest.raises(sqlite3.IntegrityError):
+        database._write(name, next(iter(tasks[0].tables[name])), "state", "no such state")
+    child = next(e for e in world.domain.entities.values() if e.parents)
+    row = next(iter(tasks[0].tables[child.name].values()))
+    with pytest.raises(sqlite3.IntegrityError):
+        database._write(child.name, row["id"], f"{child.parents[0]}_id", "X0")
+    assert entity.states
+
+
+def test_a_refused_call_changes_nothing_and_reset_restores(world, tasks):
+    for task in tasks[:10]:
+        database = Database(world.domain, task.tables)
+        for tool in world.tools.values():
+            if tool.kind == "act":
+                for row in task.tables[tool.entity].values():
+                    before = database.tables()
+                    try:
+                        database.call(tool, {f"{tool.entity}_id": row["id"]})
+                    except ToolError:
+                        assert database.tables() == before
+        database.reset()
+        assert database.tables() == task.tables
+
+
+async def test_demonstrations_pass_and_mistakes_are_marked(world, tasks):
+    rng, marked = random.Random(0), 0
+    for task in tasks:
+        demo = await demonstrate(TaskEnvironment(world, task), rng=rng, share_alternative=0.9)
+        assert demo is not None
+        for message, learned in zip(demo.messages, demo.imitate, strict=True):
+            assert not learned or message["role"] == "assistant"
+            marked += message["role"] == "assistant" and not learned
+        assert demo.imitate[-1]
+    assert marked > 5
+
+
+class _Scripted:
+    def __init__(self, *messages):
+        self.messages = list(messages)
+
+    async def chat(self, messages, *, tools):
+        return self.messages.pop(0) if self.messages else None
+
+
+async def test_whatever_an_agent_says_is_answered_and_never_raises(world, tasks):
+    task = tasks[0]
+    environment = TaskEnvironment(world, task)
+    await environment.reset()
+    first = task.golden[0]
+    for call, words in [
+        (_call("no_such_tool"), "there is no tool"),
+        (_call(first.tool), "is missing"),
+        (_call(first.tool, nonsense="1", **first.arguments), "takes"),
+        ({"function": {"name": first.tool, "arguments": "{"}}, "must be JSON"),
+        ({"function": {"name": first.tool, "arguments": "[1]"}}, "must be an object"),
+        (_call(first.tool, **dict.fromkeys(first.arguments, 7)), "must be a string"),
+        (_call(first.tool, **dict.fromkeys(first.arguments, "?")), "no "),
+    ]:
+        result = await environment.call(call)
+        assert result.is_error
+        assert words in result.content
+
+
+async def test_the_person_adds_what_was_withheld_once_and_only_when_asked(world, tasks):
+    task = next(t for t in tasks if t.withheld)
+    environment = TaskEnvironment(world, task)
+    await environment.reset()
+    assert await environment.reply({"role": "assistant", "content": "Done."}) is None
+    asked = {"role": "assistant", "content": "Which one?"}
+    assert (await environment.reply(asked))["content"] == task.withheld
+    assert await environment.reply(asked) is None
+
+
+async def test_a_cut_episode_is_judged_as_it_stands(world, tasks):
+    episode = await run_episode(TaskEnvironment(world, tasks[0]), _Scripted())
+    assert (episode.status, episode.reward.total) == ("cut", 0)
+    talk = {"role": "assistant", "content": "hm?"}
+    episode = await run_episode(TaskEnvironment(world, tasks[0]), _Scripted(talk), max_turns=1)
+    assert episode.status in ("turns", "done")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('to = "renewed"', 'to = "gone"', "action 'renew_loan': from/to must be among open"),
+        ('on = "loan"\n', 'on = "lone"\n', "on must be among"),
+        ('city = "city"', 'city = "ciudad"', "columns must be among"),
+        ("say.member = [", "say.fine = [", "say must be among"),
+        ('name = "library"', "", "the file must have 'name'"),
+        ("[entities.book]\n", '[entities.book]\ncolour = "red"\n', "unknown key 'colour'"),
+        ('name = "library"', "name = ", "must be TOML"),
+    ],
+)
+def test_a_domain_file_with_an_error_is_one_clear_message(tmp_path, old, new, words):
+    from importlib import resources
+
+    text = (resources.files("longcat_envs") / "domains" / "library.toml").read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DomainError, match=r"mine\.toml: .*") as caught:
+        load_domain(path)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_domain_names_the_known_ones():
+    with pytest.raises(DomainError, match="clinic, library, shop or a TOML file, got 'bank'"):
+        load_domain("bank")
+
+
+def test_bad_growth_settings_are_refused(world):
+    with pytest.raises(ValueError, match="decay must be in"):
+        GrowthConfig(decay=2)
+    with pytest.raises(ValueError, match="must give at least min_tools=99"):
+        Grower(world.domain, seed=0, config=GrowthConfig(min_tools=99))
+    assert Step(tool="a", arguments={}).thought == ""
