@@ -6,7 +6,7 @@ from longcat_gspo import ClipRange, group_advantages, gspo_loss
 torch.manual_seed(0)
 logits = torch.zeros(8, requires_grad=True)
 optimizer = torch.optim.Adam([logits], lr=0.2)
-for step in range(40):
+for _ in range(40):
     old = logits.detach().log_softmax(-1)
     arms = torch.multinomial(old.exp(), 16, replacement=True)
     advantages = torch.tensor(group_advantages((arms == 5).float().tolist(), ["g"] * 16))

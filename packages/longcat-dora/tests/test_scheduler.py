@@ -6,7 +6,7 @@ import pytest
 from longcat_dora import EndReason, LongcatDoraError, Scheduler, SchedulerConfig, check
 
 
-def _random_run(seed: int, config: SchedulerConfig, steps: int = 400) -> list[dict]:
+def _random_run(seed: int, config: SchedulerConfig, steps: int = 400) -> list[dict]:  # noqa: C901
     """Drive a scheduler with random events until `steps` of them happened, then end it."""
     rng, scheduler = random.Random(seed), Scheduler(config)
     events = [{"kind": "opened", "hard_staleness": config.hard_staleness},

@@ -31,7 +31,11 @@ def batch():
 def _loop(new, old, advantage, sequence, clip):
     total = 0.0
     for s, a in enumerate(advantage.tolist()):
-        gaps = [(n - o) for n, o, i in zip(new.tolist(), old.tolist(), sequence.tolist()) if i == s]
+        gaps = [
+            (n - o)
+            for n, o, i in zip(new.tolist(), old.tolist(), sequence.tolist(), strict=False)
+            if i == s
+        ]
         ratio = math.prod(math.exp(gap) for gap in gaps) ** (1 / len(gaps))
         total += min(ratio * a, min(max(ratio, 1 - clip.low), 1 + clip.high) * a)
     return -total / len(advantage)
@@ -114,9 +118,9 @@ def test_greedy_budget_equals_brute_force():
     got = allocate_budget(rates, total=14, low=1, high=6, value=value)
     best = max(
         (b for b in itertools.product(range(1, 7), repeat=4) if sum(b) == 14),
-        key=lambda b: sum(value(n, p) for n, p in zip(b, rates)),
+        key=lambda b: sum(value(n, p) for n, p in zip(b, rates, strict=False)),
     )
-    score = [sum(value(n, p) for n, p in zip(b, rates)) for b in (got, best)]
+    score = [sum(value(n, p) for n, p in zip(b, rates, strict=False)) for b in (got, best)]
     assert score[0] == pytest.approx(score[1])
     assert sum(got) == 14
     with pytest.raises(ValueError, match="must be within"):

@@ -31,6 +31,7 @@ def tune_process(threads: int) -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+            libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
         except OSError:
             pass  # another libc: slower, not wrong
 

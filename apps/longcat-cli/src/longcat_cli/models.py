@@ -120,12 +120,6 @@ def _pips() -> list[list[str]]:
 
 def _convert(gguf: Path, out: Path) -> None:
     """Save a GGUF model as an ordinary checkpoint folder."""
-    try:
-        import gguf as _  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "reading a GGUF model needs gguf. Install it with: pip install 'longcat-cli[gguf]'"
-        ) from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

@@ -26,9 +26,9 @@ class Grow:
     """Per domain, for cold start and RL."""
     eval_tasks: int = 60
     """Per domain, held out."""
-    id_digits: int = 4
-    share_compound: float = 0.25
-    share_clarify: float = 0.1
+    id_digits: int = 2
+    share_compound: float = 0.1
+    share_clarify: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class Model:
 class ColdStart:
     """Supervised steps on verified trajectories."""
 
-    steps: int = 330
+    steps: int = 1450
     batch_tokens: int = 2048
     learning_rate: float = 3e-3
     warmup_steps: int = 20
-    share_alternative: float = 0.3
+    share_alternative: float = 0.1
     """Trajectories with a detour or a mistake that is recovered from (and masked)."""
     balance_rate: float = 0.01
     """Step of the routers' selection bias."""

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _check(options.log) if options.command == "check" else _demo()
     except LongcatDoraError as error:
-        print(f"longcat-dora: {error}", file=sys.stderr)  # noqa: T201
+        print(f"longcat-dora: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(log: Path) -> int:
     report = check(read_events(log))
     for breach in report.breaches:
-        print(breach)  # noqa: T201
-    print(report.summary())  # noqa: T201
+        print(breach)
+    print(report.summary())
     return 0 if report.is_clean else 1
 
 

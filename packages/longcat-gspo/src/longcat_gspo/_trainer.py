@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ class TrainerConfig:
     epsilon: float = 1e-16
     """The report's AdamW epsilon."""
     max_grad_norm: float = 1.0
-    clip: ClipRange = ClipRange()
+    clip: ClipRange = field(default_factory=ClipRange)
     baseline: Baseline = "mean_std"
     micro_batch_tokens: int = 4096
     num_replicas: int = 1

@@ -1,4 +1,4 @@
-"""The chat format of LongCat-Flash-Thinking-2601: messages and tools to text and back.
+r"""The chat format of LongCat-Flash-Thinking-2601: messages and tools to text and back.
 
     <longcat_tool_declare>..tools..</longcat_tool_declare><longcat_system>..<longcat_user>..
      /think_on <longcat_assistant><longcat_think>\n..thought..\n</longcat_think>\n..answer..</longcat_s>

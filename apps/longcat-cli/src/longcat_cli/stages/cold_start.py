@@ -25,10 +25,10 @@ from longcat_moe import (
 )
 from tokenizers import Tokenizer
 
-from ..agent import DECLARE, load_worlds, read_tasks, tune_process
-from ..display import Display
-from ..folder import RunFolder
-from ..recipe import Recipe
+from longcat_cli.agent import DECLARE, load_worlds, read_tasks, tune_process
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder
+from longcat_cli.recipe import Recipe
 
 SAVE_EVERY = 50
 TOKENIZER_TEXTS = 1500

@@ -11,9 +11,9 @@ from typing import Any
 
 from longcat_dora import Session
 
-from ..agent import act, load_agent, load_worlds, read_tasks, transcript, tune_process
-from ..display import Display
-from ..folder import RunFolder, write_json
+from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript, tune_process
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder, write_json
 
 NUM_SLOTS = 32
 NUM_EXAMPLES = 2

@@ -6,8 +6,8 @@ from typing import Any
 
 from longcat_fusion import MergeConfig, merge_folders
 
-from ..display import Display
-from ..folder import RunFolder
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder
 
 
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from longcat_envs import Grower, GrowthConfig, Task, load_domain
 
-from ..display import Display
-from ..folder import RunFolder
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder
 
 TRAIN_SEED, EVAL_SEED = 1, 1_000_003
 

@@ -9,8 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..display import Display
-from ..folder import RunFolder
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder
+
 from .evaluate import averages
 
 STYLE = """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._config import LongcatConfig
+from longcat_moe._config import LongcatConfig
 
 
 class LatentCache:

@@ -24,8 +24,9 @@ from random import Random
 import torch
 from safetensors.torch import load as load_safetensors
 
-from .._config import LongcatConfig
-from .._model import LongcatForCausalLM
+from longcat_moe._config import LongcatConfig
+from longcat_moe._model import LongcatForCausalLM
+
 from ._cache import LatentCache
 from ._sampling import SamplingParams, sample
 
@@ -227,7 +228,7 @@ class Engine:
     async def _run(self) -> None:
         """Takes: requests. Gives: generations. Stops: never, sleeps while there is no work."""
         while True:
-            while self.step():
+            while self.step():  # noqa: ASYNC110 - yields between batches, never polls
                 await asyncio.sleep(0)
             self._work.clear()
             await self._work.wait()
