@@ -112,3 +112,22 @@ async def test_a_full_conversation_ends_with_length(model, config):
     got = await engine.generate(c, [3] * 10, max_tokens=50, stop_ids=())
     assert (got.finish_reason, len(got.token_ids)) == ("length", 5)
     assert (await engine.generate(c, [3], max_tokens=5)).token_ids == []
+
+
+async def test_more_conversations_than_slots_wait_their_turn(model, config):
+    engine = Engine(config, num_slots=2, max_length=32)
+    engine.add_model(0, model)
+    answers = await asyncio.gather(
+        *(_one(engine, [3, 4, n], max_tokens=4, stop_ids=()) for n in range(9))
+    )
+    assert [len(answer.token_ids) for answer in answers] == [4] * 9
+
+
+def test_an_engine_outlives_an_event_loop(model, config):
+    engine = Engine(config, num_slots=1, max_length=32)
+    engine.add_model(0, model)
+    first, second = (
+        asyncio.run(_one(engine, [3, 4], max_tokens=4, temperature=0, stop_ids=()))
+        for _ in range(2)
+    )
+    assert first.token_ids == second.token_ids

@@ -99,7 +99,7 @@ class Engine:
         self._retired: set[int] = set()
         self._conversations: dict[int, _Conversation] = {}
         self._free = deque(range(num_slots))
-        self._slot_freed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[int]] = deque()
         self._ids = itertools.count()
         self._turn = itertools.count()
         self._work = asyncio.Event()
@@ -150,9 +150,7 @@ class Engine:
         conversation = _Conversation(version, -1, Random(f"{self._seed}:{seed or identifier}"))
         self._conversations[identifier] = conversation  # from here on the version is held
         try:
-            async with self._slot_freed:
-                await self._slot_freed.wait_for(lambda: self._free)
-                conversation.slot = self._free.popleft()
+            conversation.slot = await self._take_slot()
         except BaseException:
             del self._conversations[identifier]
             self._collect(version)
@@ -164,10 +162,29 @@ class Engine:
         conversation = self._conversations.pop(identifier)
         if conversation.request is not None:
             conversation.request.future.cancel()
-        async with self._slot_freed:
-            self._free.append(conversation.slot)
-            self._slot_freed.notify()
+        self._give_slot(conversation.slot)
         self._collect(conversation.version)
+
+    async def _take_slot(self) -> int:
+        if self._free:
+            return self._free.popleft()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # given at the same moment
+                self._give_slot(future.result())
+            raise
+
+    def _give_slot(self, slot: int) -> None:
+        """Hand a slot to whoever has waited longest, else keep it."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(slot)
+                return
+        self._free.append(slot)
 
     async def generate(
         self,
@@ -221,9 +238,10 @@ class Engine:
     # -- the step loop -----------------------------------------------------------------------
 
     def _wake(self) -> None:
-        self._work.set()
         if self._loop is None or self._loop.done():
+            self._work = asyncio.Event()  # of the loop that runs now; an engine may outlive one
             self._loop = asyncio.get_running_loop().create_task(self._run())
+        self._work.set()
 
     async def _run(self) -> None:
         """Takes: requests. Gives: generations. Stops: never, sleeps while there is no work."""
