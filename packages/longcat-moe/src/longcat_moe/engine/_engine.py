@@ -33,6 +33,8 @@ from ._sampling import SamplingParams, sample
 PREFILL_TOKENS = 2048
 """A prefill batch is at most this many tokens, padding included (or one conversation)."""
 MIN_SHARED_PREFIX = 16
+PREFILL_SHARE = 3
+"""Prefill when those who wait for it are at least one for this many who decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,11 @@ class Engine:
         version = versions[next(self._turn) % len(versions)]
         mine = [c for c in active if c.version == version]
         prefill = [c for c in mine if len(c.tokens) - c.num_cached > 1]
-        self._forward(self._models[version], _prefill_batch(prefill) if prefill else mine)
+        decode = [c for c in mine if len(c.tokens) - c.num_cached == 1]
+        # Small prefills wait until some have gathered: a step costs little more for many than for
+        # one. They cannot starve, as whoever decodes comes to an end.
+        is_prefill = len(prefill) * PREFILL_SHARE >= len(decode)
+        self._forward(self._models[version], _prefill_batch(prefill) if is_prefill else decode)
         self.stats.num_steps += 1
         return True
 
