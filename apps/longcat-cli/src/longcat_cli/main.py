@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -132,19 +132,28 @@ def run() -> None:
     """Entry point: a user's mistake is one message and exit code 2."""
     try:
         app()
-    except (UsageError, FileNotFoundError, ValueError) as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
-        raise
     except Exception as error:
-        if type(error).__name__ == "LongcatDoraError":
+        if _is_disk_full(error):
+            _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
+        if isinstance(error, UsageError | FileNotFoundError | ValueError):
+            _fail(str(error))
+        if type(error).__name__ == "LongcatDoraError":  # known without importing the package
             _fail(str(error))
         raise
 
 
-def _fail(message: str) -> None:
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is at the root; libraries wrap the system's error in their own."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        if "PytorchStreamWriter failed" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _fail(message: str) -> NoReturn:
     print(f"longcat: {message}", file=sys.stderr)
     raise SystemExit(2) from None
 
