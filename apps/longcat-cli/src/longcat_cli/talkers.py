@@ -114,7 +114,7 @@ class TransformersTalker:
         logging.set_verbosity_error()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            self.model = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
         except Exception as error:
             first = (
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ._database import Database, ToolError
 from ._spec import Domain, load_domain
@@ -151,7 +151,7 @@ class TaskEnvironment:
 
 def _parse(tool_call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     function = tool_call["function"]
-    arguments = function.get("arguments") or {}
+    arguments: Any = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
@@ -159,7 +159,7 @@ def _parse(tool_call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             raise ToolError("arguments must be JSON") from None
     if not isinstance(arguments, dict):
         raise ToolError("arguments must be an object")
-    return str(function["name"]), arguments  # pyright: ignore[reportUnknownVariableType]
+    return str(function["name"]), cast("dict[str, Any]", arguments)
 
 
 def _compact(value: Any) -> str:

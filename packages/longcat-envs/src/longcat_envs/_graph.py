@@ -31,7 +31,7 @@ class ToolGraph:
 
     def yields(self, names: Iterable[str]) -> frozenset[str]:
         """Entities whose ids these tools reveal."""
-        return frozenset().union(*(self.tools[name].yields for name in names))
+        return frozenset[str]().union(*(self.tools[name].yields for name in names))
 
     def is_satisfied(self, name: str, by: Iterable[str]) -> bool:
         """Whether the tools `by` yield every id that `name` needs."""

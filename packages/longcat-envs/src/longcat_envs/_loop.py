@@ -44,7 +44,7 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
             status = "cut"
             break
         messages.append(message)
-        calls = message.get("tool_calls") or []
+        calls: list[dict[str, Any]] = message.get("tool_calls") or []
         for call in calls:
             result = await environment.call(call)
             num_calls, num_errors = num_calls + 1, num_errors + result.is_error

@@ -123,7 +123,7 @@ class Pools:
 
 def builtin_domains() -> tuple[str, ...]:
     """Names of the domains that ship with this package."""
-    folder = resources.files(__package__) / "domains"
+    folder = resources.files("longcat_envs") / "domains"
     names = (entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
     return tuple(sorted(name[:-5] for name in names if name != "pools.toml"))
 
@@ -134,7 +134,7 @@ def load_domain(name_or_path: str | Path) -> Domain:
     Raises:
         DomainError: The file is missing, is not TOML, or breaks a rule.
     """
-    folder = resources.files(__package__) / "domains"
+    folder = resources.files("longcat_envs") / "domains"
     path = Path(name_or_path)
     if str(name_or_path) in builtin_domains():
         text, where = (folder / f"{name_or_path}.toml").read_text("utf-8"), f"{name_or_path}.toml"

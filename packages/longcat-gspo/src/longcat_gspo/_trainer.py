@@ -171,7 +171,7 @@ class GspoTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_steps += 1
-        metrics = {"loss": loss, "grad_norm": float(norm)}
+        metrics = {"loss": loss, "grad_norm": float(norm or 0.0)}
         if self._after_step is not None:
             metrics |= self._after_step(self.replicas.models)
         return metrics

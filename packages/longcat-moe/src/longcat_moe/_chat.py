@@ -63,7 +63,6 @@ class ChatFormat:
         if declare not in ("full", "brief"):
             raise ValueError(f"declare must be 'full' or 'brief', got {declare!r}")
         self.tokenizer, self.declare = tokenizer, declare
-        self.eos_id: int = tokenizer.token_to_id(EOS)
 
     def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a conversation up to where the assistant is to speak."""

@@ -14,11 +14,13 @@ Heads, layers and experts not named above keep their random draw. The subspaces 
 Source: ours; the circuit is that of Olsson et al., "In-context learning and induction heads".
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from ._attention import LatentAttention
-from ._model import LongcatForCausalLM
+from ._model import DecoderLayer, LongcatForCausalLM
 
 _EMBEDDING_STD = 0.4  # well above what random sub-layers add, so that tokens stay readable
 _SHIFT_GAIN, _KEY_GAIN, _COPY_GAIN = 8.0, 4.0, 3.0
@@ -43,9 +45,9 @@ def init_induction(model: LongcatForCausalLM, *, generator: torch.Generator | No
     constant = basis[0]
     look, note, copy = basis[1 : 1 + 3 * half].split(half)
     _embed(model, constant, note)
-    first, second = model.model.layers[0].self_attn
-    _look_back(first, config.rope_theta, constant, look, note)
-    _match_and_copy(second, look, note, copy, generator)
+    first, second = cast("DecoderLayer", model.model.layers[0]).self_attn
+    _look_back(cast("LatentAttention", first), config.rope_theta, constant, look, note)
+    _match_and_copy(cast("LatentAttention", second), look, note, copy, generator)
 
 
 def _embed(model: LongcatForCausalLM, constant_D: Tensor, note_WD: Tensor) -> None:

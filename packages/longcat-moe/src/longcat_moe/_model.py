@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ._attention import CacheView, LatentAttention
 from ._checkpoint import load_state, save_checkpoint
 from ._config import LongcatConfig
-from ._experts import Experts, MoE
+from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm, rotary_tables
 
 
@@ -167,10 +167,9 @@ class LongcatForCausalLM(nn.Module):
             model = cls(config)
         model.to_empty(device=device).to(dtype)
         for module in model.modules():  # buffers that no checkpoint holds start at zero
-            if hasattr(module, "counts"):
+            if isinstance(module, Router):
+                module.float()
                 module.counts.zero_()
-        for router in (m for m in model.modules() if hasattr(m, "e_score_correction_bias")):
-            router.float()
         load_state(model, Path(folder), num_ffn=config.n_routed_experts)
         return model
 

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ._draw import Draw
 
@@ -85,15 +85,15 @@ def disturb_result(kind: str, content: str, draw: Draw, tool: str, nth: int) -> 
 def _hide(content: str, draw: Draw, tool: str, nth: int) -> str:
     """Hide half of the values of a JSON object, or of each object of a list."""
     try:
-        value = json.loads(content)
+        value: Any = json.loads(content)
     except json.JSONDecodeError:
         return HIDDEN
-    rows: list[Any] = value if isinstance(value, list) else [value]
+    rows = cast("list[Any]", value) if isinstance(value, list) else [value]
     for place, row in enumerate(rows):
         if not isinstance(row, dict):
             rows[place] = HIDDEN
             continue
-        fields: dict[str, Any] = row
+        fields = cast("dict[str, Any]", row)
         ranked = sorted(fields, key=lambda key: draw("hide", tool, nth, place, key))
         for key in ranked[: (len(ranked) + 1) // 2]:
             fields[key] = HIDDEN
