@@ -76,18 +76,18 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 60
+    steps: int = 40
     groups_per_batch: int = 4
     max_groups_per_step: int = 10
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
     soft_staleness: int = 1
     hard_staleness: int = 4
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-5
     clip_low: float = 0.02
     clip_high: float = 0.03
     num_controllers: int = 1
-    max_running: int = 48
+    max_running: int = 64
     max_tokens: int = 96
     """Per assistant turn."""
     max_length: int = 704
@@ -103,7 +103,7 @@ class Noise:
 
     levels: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.35])
     max_gap: float = 0.15
-    min_pass_rate: float = 0.3
+    min_pass_rate: float = 0.5
     share_clean: float = 0.4
     """Episodes without noise, by which the gap is measured."""
 
