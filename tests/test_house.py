@@ -29,7 +29,7 @@ def test_there_are_seven_packages_and_each_has_its_files():
     assert len(PACKAGES) == 7
     for name in PACKAGES:
         folder = ROOT / "packages" / name
-        for file in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "tests", "benchmarks",
+        for file in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "tests",
                      f"src/{name.replace('-', '_')}/py.typed"):  # fmt: skip
             assert (folder / file).exists(), f"{name} must have {file}"
 
