@@ -1,4 +1,4 @@
-"""Imperfect users and tools, reproducible and certified solvable."""
+"""Imperfect users and tools, reproducible and bounded."""
 
 from ._curriculum import CurriculumConfig, NoiseCurriculum
 from ._draw import Draw
