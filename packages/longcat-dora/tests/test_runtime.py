@@ -1,6 +1,6 @@
 """Whole runs with real processes; some of them are killed."""
 
-import os
+import functools
 import signal
 import subprocess
 import sys
@@ -15,11 +15,10 @@ from longcat_dora import (
     RunConfig,
     SchedulerConfig,
     Task,
-    Worker,
     check,
     read_events,
 )
-from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, guess, tabular_worker
+from longcat_dora.testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
 
@@ -59,42 +58,19 @@ def test_a_run_ends_when_the_tasks_do(tmp_path):
     assert 0 < version <= 12
 
 
-async def _dies(payload, policy):
-    if payload == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return await guess(payload, policy)
-
-
-def _dying_worker():
-    return Worker(engine=TabularEngine(), rollout=_dies)
-
-
 def test_a_killed_controller_is_replaced_and_nothing_is_lost(tmp_path):
     tasks = iter([Task(f"n{n}", 3 if n == 5 else n % 3) for n in range(60)])
+    dies = functools.partial(tabular_worker, faults={3: "die"})
     with pytest.raises(LongcatDoraError, match="max_controller_restarts=2 are used up"):
-        _run(tmp_path, factory=_dying_worker, tasks=tasks, steps=100, max_controller_restarts=2)
+        _run(tmp_path, factory=dies, tasks=tasks, steps=100, max_controller_restarts=2)
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
     assert report.reasons["controller_lost"] >= 3
 
 
-async def _fails(payload, policy):
-    reward = await guess(payload, policy)
-    if payload == 2:
-        raise RuntimeError("the world broke")
-    if payload == 5:
-        import asyncio
-
-        await asyncio.sleep(60)
-    return reward
-
-
-def _failing_worker():
-    return Worker(engine=TabularEngine(), rollout=_fails)
-
-
 def test_failing_and_endless_rollouts_are_data(tmp_path):
-    version, _ = _run(tmp_path, factory=_failing_worker, steps=6, rollout_deadline_s=0.5)
+    factory = functools.partial(tabular_worker, faults={2: "raise", 5: "hang"})
+    version, _ = _run(tmp_path, factory=factory, steps=6, rollout_deadline_s=0.5)
     assert version == 6
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
@@ -106,13 +82,9 @@ def test_failing_and_endless_rollouts_are_data(tmp_path):
     assert "the world broke" in ended[0]["detail"]
 
 
-def _broken_worker():
-    raise RuntimeError("no such model")
-
-
 def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path):
-    with pytest.raises(LongcatDoraError, match="no such model"):
-        _run(tmp_path, factory=_broken_worker)
+    with pytest.raises(LongcatDoraError, match="unexpected keyword argument 'model'"):
+        _run(tmp_path, factory=functools.partial(tabular_worker, model="absent"))
 
 
 SCRIPT = """

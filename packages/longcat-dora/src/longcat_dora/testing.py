@@ -10,11 +10,14 @@ import asyncio
 import itertools
 import json
 import math
+import os
 import random
+import signal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ._types import Policy, Trajectory, Worker
 
@@ -124,6 +127,24 @@ async def guess(secret: int, policy: Policy) -> float:
     return float(answer == (3 * secret + 1) % NUM_TOKENS)
 
 
-def tabular_worker(latency_s: float = 0.0) -> Worker:
-    """A worker that plays `guess`."""
-    return Worker(engine=TabularEngine(latency_s=latency_s), rollout=guess)
+def tabular_worker(
+    latency_s: float = 0.0, faults: Mapping[int, Literal["raise", "hang", "die"]] | None = None
+) -> Worker:
+    """A worker that plays `guess`, and breaks on purpose at the secrets named in `faults`.
+
+    `"raise"` ends the rollout with an error, `"hang"` never ends it, `"die"` kills the process
+    that samples it, as the kernel does when memory is short.
+    """
+
+    async def rollout(secret: int, policy: Policy) -> float:
+        reward = await guess(secret, policy)
+        fault = (faults or {}).get(secret)
+        if fault == "raise":
+            raise RuntimeError(f"the world broke at {secret}")
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reward
+
+    return Worker(engine=TabularEngine(latency_s=latency_s), rollout=rollout)
