@@ -30,6 +30,8 @@ def trained(tmp_path_factory):
     _until(lambda: (folder / "cold_start.jsonl").exists())
     first.send_signal(signal.SIGKILL)
     first.wait()
+    # Started in the background, this process may ignore Ctrl-C, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     second = subprocess.Popen([*LONGCAT, "train", "--resume", str(folder)], stderr=subprocess.PIPE,
                               stdout=subprocess.DEVNULL, text=True)  # fmt: skip
     _until(lambda: list(folder.glob("experts/*/dora/log/events.jsonl")))
