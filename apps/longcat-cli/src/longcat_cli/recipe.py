@@ -35,7 +35,7 @@ class Grow:
 class Model:
     """A LongCat-Flash architecture; names as in `config.json`."""
 
-    vocab_size: int = 1024
+    vocab_size: int = 1152
     hidden_size: int = 128
     num_layers: int = 2
     num_attention_heads: int = 4

@@ -5,7 +5,7 @@ from ._config import LongcatConfig
 from ._experts import BiasController
 from ._induction import init_induction
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel, count_parameters
-from ._tokenizer import load_tokenizer, train_tokenizer
+from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from .engine import Engine, EngineStats, Generation
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "load_tokenizer",
     "parse_turn",
     "render_turn",
+    "space_twins",
     "train_tokenizer",
 ]

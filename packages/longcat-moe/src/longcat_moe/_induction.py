@@ -14,6 +14,7 @@ Heads, layers and experts not named above keep their random draw. The subspaces 
 Source: ours; the circuit is that of Olsson et al., "In-context learning and induction heads".
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -23,12 +24,24 @@ from ._attention import LatentAttention
 from ._model import DecoderLayer, LongcatForCausalLM
 
 _EMBEDDING_STD = 0.4  # well above what random sub-layers add, so that tokens stay readable
+_ALIKE = 0.9  # correlation of twins
 _SHIFT_GAIN, _KEY_GAIN, _COPY_GAIN = 8.0, 4.0, 3.0
 
 
 @torch.no_grad()
-def init_induction(model: LongcatForCausalLM, *, generator: torch.Generator | None = None) -> None:
+def init_induction(
+    model: LongcatForCausalLM,
+    *,
+    twins: Sequence[tuple[int, int]] = (),
+    generator: torch.Generator | None = None,
+) -> None:
     """Redraw the embeddings, the output head and parts of layer 0 as described above.
+
+    Args:
+        model: Changed in place.
+        twins: Pairs of tokens that start out almost alike, so that one can be found and copied by
+            the other: see `space_twins`.
+        generator: For the random parts.
 
     Raises:
         ValueError: The model is too narrow for three subspaces of `kv_lora_rank / 2`.
@@ -44,16 +57,24 @@ def init_induction(model: LongcatForCausalLM, *, generator: torch.Generator | No
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0].T
     constant = basis[0]
     look, note, copy = basis[1 : 1 + 3 * half].split(half)
-    _embed(model, constant, note)
+    _embed(model, constant, note, twins)
     first, second = cast("DecoderLayer", model.model.layers[0]).self_attn
     _look_back(cast("LatentAttention", first), config.rope_theta, constant, look, note)
     _match_and_copy(cast("LatentAttention", second), look, note, copy, generator)
 
 
-def _embed(model: LongcatForCausalLM, constant_D: Tensor, note_WD: Tensor) -> None:
+def _embed(
+    model: LongcatForCausalLM,
+    constant_D: Tensor,
+    note_WD: Tensor,
+    twins: Sequence[tuple[int, int]],
+) -> None:
     """Give every token a common component, keep `note` free, start the head as the embedding."""
     embedding = model.model.embed_tokens.weight
     std = model.config.initializer_range
+    if twins:
+        spaced, plain = torch.tensor(twins, device=embedding.device).T
+        embedding[spaced] = _ALIKE * embedding[plain] + (1 - _ALIKE**2) ** 0.5 * embedding[spaced]
     embedding.mul_(_EMBEDDING_STD / std)
     embedding.sub_(embedding @ note_WD.T @ note_WD)
     embedding.sub_((embedding @ constant_D)[:, None] * constant_D)

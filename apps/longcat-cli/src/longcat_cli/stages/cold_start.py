@@ -21,6 +21,7 @@ from longcat_moe import (
     LongcatConfig,
     LongcatForCausalLM,
     init_induction,
+    space_twins,
     train_tokenizer,
 )
 from tokenizers import Tokenizer
@@ -48,7 +49,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     config = model_config(recipe)
     model = LongcatForCausalLM(config)
     if recipe.model.induction:
-        init_induction(model)
+        init_induction(model, twins=space_twins(tokenizer))
     trainer, controller = _trainer(model, config, recipe)
     state = folder.path / "cold_start.state"
     if (state / "trainer.pt").is_file():
