@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class GspoTrainer:
     """Trains any causal language model whose call returns `.logits`.
 
     Args:
-        model: Called as `model(input_ids, attention_mask=...)`.
+        model: Called as `model(input_ids, attention_mask=...)`. If it also takes `logits_mask`
+            (true where a prediction is wanted), the others are never computed.
         config: How steps are taken.
         accelerator: Places the model; a plain CPU one when absent.
         after_step: Called with the model and its replicas after each optimiser step, for what moves
@@ -89,11 +91,13 @@ class GspoTrainer:
             betas=config.betas,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.model, self.optimizer = cast(
             "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
         )
         self.replicas = Replicas(self.model, config.num_replicas)
+        self._takes_mask = "logits_mask" in inspect.signature(model.forward).parameters
         self.num_steps = 0
         self._after_step = after_step
 
@@ -208,13 +212,19 @@ class GspoTrainer:
                 old[place, :length] = torch.tensor(row.log_probs)
         sequence_T = learned.nonzero()[:, 0]
         ids, learned = ids.to(device), learned.to(device)
+        wanted = learned.roll(-1, dims=1)  # the first column is never learned
         with self.accelerator.autocast():
-            logits = model(ids, attention_mask=real.to(device)).logits
-        picked_TW = logits[:, :-1][learned[:, 1:]].float()
+            picked_TW = self._logits(model, ids, real.to(device), wanted)
         log_probs_T = -nn.functional.cross_entropy(
-            picked_TW, ids[:, 1:][learned[:, 1:]], reduction="none"
+            picked_TW.float(), ids[learned], reduction="none"
         )
         return log_probs_T, old.to(device)[learned], sequence_T.to(device)
+
+    def _logits(self, model: nn.Module, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
+        """Logits (T, W) of the wanted tokens alone, if the model can do that."""
+        if self._takes_mask:
+            return model(ids, attention_mask=real, logits_mask=wanted).logits
+        return model(ids, attention_mask=real).logits[wanted]
 
     # -- state -------------------------------------------------------------------------------
 

@@ -4,12 +4,15 @@ What is cached per token is one latent of `kv_lora_rank` numbers and one rotary 
 heads, never keys and values. Training expands the latent; decoding absorbs the up-projection into
 the query instead, so that a step reads the latents alone.
 
-Dimension key: B sequences, T new tokens, S cached tokens, H heads, D model width, N content width
-of a head, R rotary width, V value width, C latent width (`kv_lora_rank`).
+Dimension key: B sequences, T new tokens of each, P new tokens of all, S tokens so far, H heads,
+D model width, N content width of a head, R rotary width, V value width, C latent width
+(`kv_lora_rank`), L = C + R.
 
 Source: LongCat-Flash report 2.3.1, equations 6 and 7.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,15 +25,22 @@ from ._layers import RMSNorm, rotate
 LORA_NORM_EPS = 1e-6
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Sequences with the same number of new tokens; a shorter one repeats its last."""
+
+    rows_BT: Tensor
+    """Where the new tokens stand among the packed ones."""
+    latents_BSL: Tensor
+    bias_BTS: Tensor
+    """0 where a new token may look, -inf elsewhere."""
+
+
 class CacheView(Protocol):
-    """What an attention needs of a cache, for the sequences of one batch."""
+    """What an attention needs of a cache, for new tokens packed into one line without padding."""
 
-    def extend(self, index: int, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new latents of attention `index`.
-
-        Returns:
-            All latents so far (B, S, C + R), and the boolean mask (B, T, S) of what may be seen.
-        """
+    def extend(self, index: int, latent_PL: Tensor) -> Iterable[Stretch]:
+        """Store new latents of attention `index`; return what the new tokens may see."""
         ...
 
 
@@ -58,13 +68,14 @@ class LatentAttention(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], cache: CacheView | None = None
     ) -> Tensor:
-        """Attend causally; with a cache, also to everything it holds."""
+        """Attend causally; with a cache, B is 1, and T packed tokens attend to what it returns."""
         q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR = self._project(x_BTD, rotary)
         if cache is None:
             out = self._expanded(q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR)
         else:
-            latents_BSL, mask_BTS = cache.extend(self.index, torch.cat([c_BTC, k_rope_BTR], dim=-1))
-            out = self._absorbed(q_nope_BTHN, q_rope_BTHR, latents_BSL, mask_BTS)
+            latent_BTL = torch.cat([c_BTC, k_rope_BTR], dim=-1)
+            stretches = cache.extend(self.index, latent_BTL[0])
+            out = self._absorbed(q_nope_BTHN[0], q_rope_BTHR[0], stretches)[None]
         return self.o_proj(out)
 
     def _project(
@@ -92,18 +103,29 @@ class LatentAttention(nn.Module):
         return out[..., : self.value].transpose(1, 2).flatten(2)
 
     def _absorbed(
-        self, q_nope: Tensor, q_rope: Tensor, latents_BSL: Tensor, mask_BTS: Tensor
+        self, q_nope_PHN: Tensor, q_rope_PHR: Tensor, stretches: Iterable[Stretch]
     ) -> Tensor:
         up = self.kv_b_proj.weight.unflatten(0, (self.heads, -1))  # (H, N + V, C)
         up_k_HNC, up_v_HVC = up.split([self.nope, self.value], dim=1)
-        q_BTHC = torch.einsum("bthn,hnc->bthc", q_nope, up_k_HNC)
-        q_BTHL = torch.cat([q_BTHC, q_rope.to(q_BTHC.dtype)], dim=-1)
-        batch, steps = q_BTHL.shape[:2]
-        # One product for all heads: they share the keys.
-        scores = q_BTHL.flatten(1, 2) @ latents_BSL.transpose(1, 2) * self.softmax_scale
-        scores = scores.view(batch, steps, self.heads, -1)
-        scores = scores.masked_fill(~mask_BTS[:, :, None], float("-inf"))
-        weights = scores.float().softmax(-1).to(scores.dtype)
-        seen = weights.flatten(1, 2) @ latents_BSL[..., : self.latent]
-        seen_BTHC = seen.view(batch, steps, self.heads, -1)
-        return torch.einsum("bthc,hvc->bthv", seen_BTHC, up_v_HVC).flatten(2)
+        q_PHC = torch.einsum("phn,hnc->phc", q_nope_PHN, up_k_HNC)
+        q_PHL = torch.cat([q_PHC, q_rope_PHR.to(q_PHC.dtype)], dim=-1) * self.softmax_scale
+        seen_PHC = torch.empty_like(q_PHC)
+        for stretch in stretches:
+            q_BTHL = q_PHL[stretch.rows_BT]
+            seen = _attend(q_BTHL, stretch.latents_BSL, stretch.bias_BTS, self.latent)
+            seen_PHC[stretch.rows_BT] = seen
+        return torch.einsum("phc,hvc->phv", seen_PHC, up_v_HVC).flatten(1)
+
+
+def _attend(q_BTHL: Tensor, latents_BSL: Tensor, bias_BTS: Tensor, width: int) -> Tensor:
+    """Softmax attention of all heads to the same latents; return (B, T, H, `width`).
+
+    Keys times queries, not queries times keys: with one new token a sequence there are as few
+    queries as heads, and the product with the long side in front is twice as fast on CPU.
+    """
+    batch, steps, heads = q_BTHL.shape[:3]
+    scores = latents_BSL @ q_BTHL.flatten(1, 2).transpose(1, 2)
+    scores_BTHS = scores.transpose(1, 2).reshape(batch, steps, heads, -1) + bias_BTS[:, :, None]
+    weights = scores_BTHS.float().softmax(-1).to(q_BTHL.dtype)
+    seen = weights.flatten(1, 2) @ latents_BSL[..., :width]
+    return seen.view(batch, steps, heads, width)

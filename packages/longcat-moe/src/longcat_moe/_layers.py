@@ -17,6 +17,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
+        if x.dtype == self.weight.dtype == torch.float32:
+            return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return nn.functional.rms_norm(x.float(), self.weight.shape, None, self.eps).to(
             x.dtype
         ) * self.weight.to(x.dtype)

@@ -29,7 +29,7 @@ class CausalLMOutput:
     """What a forward pass returns, named as in transformers."""
 
     logits: Tensor
-    """(B, T, W)"""
+    """(B, T, W), or (N, W) where only some were asked for"""
 
 
 class DecoderLayer(nn.Module):
@@ -133,24 +133,25 @@ class LongcatForCausalLM(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: CacheView | None = None,
+        logits_mask: Tensor | None = None,
     ) -> CausalLMOutput:
-        """Return logits (B, T, W).
+        """Return logits (B, T, W), or (N, W) of the N tokens where `logits_mask` is true.
 
         Args:
             input_ids: (B, T).
             attention_mask: (B, T), 1 for real tokens. Padding must be on the right; the causal
                 mask keeps it from being seen, and the experts never compute it.
             position_ids: (B, T); counted from 0 when absent.
-            cache: Latents of earlier tokens, see `CacheView`.
+            cache: Latents of earlier tokens, see `CacheView`; new tokens are packed, B = 1.
+            logits_mask: (B, T), true where a prediction is wanted.
 
         Raises:
             ValueError: The padding is not on the right.
         """
         if attention_mask is not None and cache is None:
             _check_right_padded(attention_mask)
-        return CausalLMOutput(
-            self.lm_head(self.model(input_ids, attention_mask, position_ids, cache))
-        )
+        hidden = self.model(input_ids, attention_mask, position_ids, cache)
+        return CausalLMOutput(self.lm_head(hidden if logits_mask is None else hidden[logits_mask]))
 
     @classmethod
     def from_pretrained(

@@ -31,10 +31,8 @@ from ._cache import LatentCache
 from ._sampling import SamplingParams, sample
 
 PREFILL_TOKENS = 2048
-"""A prefill batch is at most this many tokens, padding included (or one conversation)."""
+"""A step takes at most this many prompt tokens, padding included (or one conversation)."""
 MIN_SHARED_PREFIX = 16
-PREFILL_SHARE = 3
-"""Prefill when those who wait for it are at least one for this many who decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +227,8 @@ class Engine:
             if other is conversation or other.version != conversation.version:
                 continue
             limit = min(other.num_cached, len(conversation.tokens) - 1)
+            if limit <= length or other.tokens[:length] != conversation.tokens[:length]:
+                continue  # cannot be longer than the best so far
             shared = _common(other.tokens, conversation.tokens, limit)
             if shared > length:
                 best, length = other, shared
@@ -263,32 +263,22 @@ class Engine:
         mine = [c for c in active if c.version == version]
         prefill = [c for c in mine if len(c.tokens) - c.num_cached > 1]
         decode = [c for c in mine if len(c.tokens) - c.num_cached == 1]
-        # Small prefills wait until some have gathered: a step costs little more for many than for
-        # one. They cannot starve, as whoever decodes comes to an end.
-        is_prefill = len(prefill) * PREFILL_SHARE >= len(decode)
-        self._forward(self._models[version], _prefill_batch(prefill) if is_prefill else decode)
+        self._forward(self._models[version], decode + _prefill_batch(prefill))
         self.stats.num_steps += 1
         return True
 
     @torch.inference_mode()
     def _forward(self, model: LongcatForCausalLM, batch: list[_Conversation]) -> None:
         news = [c.tokens[c.num_cached :] for c in batch]
-        # A row near the end of its slot must not write padding past it.
-        width = min(max(map(len, news)), *(self._cache.max_length - c.num_cached for c in batch))
-        news = [new[:width] for new in news]
-        view = self._cache.view([c.slot for c in batch], [c.num_cached for c in batch], width)
-        ids = torch.tensor([new + [0] * (width - len(new)) for new in news])
-        real = torch.arange(width) < torch.tensor([[len(new)] for new in news])
-        hidden = model.model(ids, real if width > 1 else None, view.positions_BT, view)
-        rows, last = [], []
-        for row, (conversation, new) in enumerate(zip(batch, news, strict=True)):
+        view = self._cache.view(
+            [c.slot for c in batch], [c.num_cached for c in batch], [len(new) for new in news]
+        )
+        ids = torch.tensor([[token for new in news for token in new]])
+        hidden = model.model(ids, None, view.positions_P[None], view)
+        for conversation, new in zip(batch, news, strict=True):
             conversation.num_cached += len(new)
             self.stats.num_prefilled += len(new) if len(new) > 1 else 0
-            if conversation.num_cached == len(conversation.tokens):
-                rows.append(row)
-                last.append(len(new) - 1)
-        if rows:
-            self._sample([batch[row] for row in rows], model.lm_head(hidden[rows, last]))
+        self._sample(batch, model.lm_head(hidden[0, view.last_B]))
 
     def _sample(self, batch: list[_Conversation], logits: torch.Tensor) -> None:
         requests = [c.request for c in batch if c.request is not None]
@@ -309,7 +299,10 @@ class Engine:
 
 
 def _prefill_batch(waiting: list[_Conversation]) -> list[_Conversation]:
-    """Take conversations with the fewest new tokens first, up to the token budget."""
+    """Take conversations with the fewest new tokens first, up to the token budget.
+
+    They cannot starve: whoever decodes comes to an end.
+    """
     waiting = sorted(waiting, key=lambda c: len(c.tokens) - c.num_cached)
     batch = waiting[:1]
     for conversation in waiting[1:]:
