@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import bisect
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -184,17 +186,16 @@ class GspoTrainer:
     """Factor on the learning rate, for a schedule kept by the caller."""
 
     def _micro_batches(self, items: list[Any], sample: Callable[[Any], Sample]) -> list[list[Any]]:
-        """Sort by length and cut where padding would pass the token limit."""
+        """Sort by length; cut into as few equal parts as the token limit and the replicas allow."""
         items = sorted(items, key=lambda item: len(sample(item).token_ids))
-        limit = self.config.micro_batch_tokens
-        batches: list[list[Any]] = []
-        for item in items:
-            width = len(sample(item).token_ids)
-            if batches and width * (len(batches[-1]) + 1) <= limit:
-                batches[-1].append(item)
-            else:
-                batches.append([item])
-        return batches
+        lengths = [len(sample(item).token_ids) for item in items]
+        num = min(len(items), self.config.num_replicas)
+        while True:
+            ends = _equal_parts(lengths, num)
+            widest = max((e - s) * lengths[e - 1] for s, e in itertools.pairwise(ends))
+            if widest <= self.config.micro_batch_tokens or num == len(items):
+                return [items[s:e] for s, e in itertools.pairwise(ends)]
+            num += 1
 
     def _log_probs(self, model: nn.Module, rows: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probs (T,) now and then, and the sequence of each token."""
@@ -258,6 +259,16 @@ class GspoTrainer:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
+
+
+def _equal_parts(lengths: list[int], num: int) -> list[int]:
+    """Boundaries of `num` runs, none empty, whose sums are about equal."""
+    sums = list(itertools.accumulate(lengths))
+    ends = [0]
+    for part in range(1, num):
+        cut = bisect.bisect_left(sums, sums[-1] * part / num) + 1
+        ends.append(min(max(cut, ends[-1] + 1), len(lengths) - num + part))
+    return [*ends, len(lengths)]
 
 
 def _check_samples(samples: Sequence[Sample]) -> None:

@@ -165,7 +165,6 @@ def _trainer(
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             weight_decay=0.01,
-            micro_batch_tokens=-(-settings.batch_tokens // settings.threads),
             num_replicas=settings.threads,
         ),
         after_step=balance,
