@@ -102,7 +102,7 @@ def test_bias_controller_reaches_the_target_and_spares_identity_experts(config):
     model = LongcatForCausalLM(config).train()
     for layer in model.model.layers:  # start far away: every token prefers identity experts
         layer.mlp.router.classifier.weight.data[config.n_routed_experts :] *= 3
-    controller = BiasController([model], config, rate=0.5)
+    controller = BiasController(model, config, rate=0.5)
     ids = torch.randint(0, 96, (8, 64))
     with torch.no_grad():
         active = []

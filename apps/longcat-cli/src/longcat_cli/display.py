@@ -22,7 +22,8 @@ class Display:
         self.stages = dict.fromkeys(stages, "")
         self.is_live = self.console.is_terminal
         self._live = Live(console=self.console, refresh_per_second=4) if self.is_live else None
-        self._present, self._began, self._printed = "", 0.0, 0.0
+        self._present, self._printed = "", 0.0
+        self._first: tuple[float, float] | None = None
         self._values: dict[str, Any] = {}
 
     def __enter__(self) -> Display:
@@ -41,7 +42,7 @@ class Display:
 
     def begin(self, stage: str) -> None:
         """A stage begins."""
-        self._present, self._began, self._printed = stage, time.monotonic(), 0.0
+        self._present, self._printed, self._first = stage, 0.0, None
         self._values = {}
         if not self.is_live:
             self.console.print(f"{stage} ...", highlight=False, soft_wrap=True)
@@ -49,9 +50,7 @@ class Display:
 
     def update(self, *, done: float, **values: Any) -> None:
         """Show figures of the present stage; `done` is its finished share."""
-        elapsed = time.monotonic() - self._began
-        left = elapsed * (1 - done) / done if done > 0 else 0.0
-        self._values = {"done": f"{100 * done:.0f}%", **values, "left": f"{left:.0f} s"}
+        self._values = {"done": f"{100 * done:.0f}%", **values, **self._left(done)}
         if self.is_live:
             self._refresh()
         elif time.monotonic() - self._printed >= PLAIN_EVERY_S or done >= 1:
@@ -59,6 +58,14 @@ class Display:
             self.console.print(
                 f"  {self._present}: {_line(self._values)}", highlight=False, soft_wrap=True
             )
+
+    def _left(self, done: float) -> dict[str, str]:
+        """Time left at the pace since the first figures: what came before them was preparation."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        since, at = self._first
+        return {"left": f"{(now - since) * (1 - done) / (done - at):.0f} s"} if done > at else {}
 
     def end(self, stage: str, note: str) -> None:
         """A stage is done."""

@@ -24,7 +24,7 @@ class Grow:
 
     train_tasks: int = 900
     """Per domain, for cold start and RL."""
-    eval_tasks: int = 60
+    eval_tasks: int = 240
     """Per domain, held out."""
     id_digits: int = 2
     share_compound: float = 0.1
@@ -44,7 +44,7 @@ class Model:
     qk_nope_head_dim: int = 32
     qk_rope_head_dim: int = 16
     v_head_dim: int = 32
-    ffn_hidden_size: int = 256
+    ffn_hidden_size: int = 128
     expert_ffn_hidden_size: int = 64
     n_routed_experts: int = 48
     zero_expert_num: int = 24
@@ -61,33 +61,32 @@ class Model:
 class ColdStart:
     """Supervised steps on verified trajectories."""
 
-    steps: int = 1450
-    batch_tokens: int = 2048
+    steps: int = 2000
+    batch_tokens: int = 640
     learning_rate: float = 3e-3
     warmup_steps: int = 20
     share_alternative: float = 0.1
     """Trajectories with a detour or a mistake that is recovered from (and masked)."""
     balance_rate: float = 0.01
     """Step of the routers' selection bias."""
-    threads: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 40
-    groups_per_batch: int = 4
-    max_groups_per_step: int = 10
+    steps: int = 26
+    groups_per_batch: int = 16
+    max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
     soft_staleness: int = 1
     hard_staleness: int = 4
-    learning_rate: float = 6e-5
-    clip_low: float = 0.02
-    clip_high: float = 0.03
+    learning_rate: float = 1e-3
+    clip_low: float = 0.1
+    clip_high: float = 0.15
     num_controllers: int = 1
-    max_running: int = 64
+    max_running: int = 128
     max_tokens: int = 96
     """Per assistant turn."""
     max_length: int = 704
@@ -103,7 +102,7 @@ class Noise:
 
     levels: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.35])
     max_gap: float = 0.15
-    min_pass_rate: float = 0.5
+    min_pass_rate: float = 0.35
     share_clean: float = 0.4
     """Episodes without noise, by which the gap is measured."""
 
@@ -122,7 +121,7 @@ class Fuse:
 class Evaluate:
     """Held-out tasks."""
 
-    tasks: int = 60
+    tasks: int = 120
     """Per domain."""
     noise: list[float] = field(default_factory=lambda: [0.0, 0.3])
     processes: int = 2

@@ -11,11 +11,10 @@ from ._objective import (
     gspo_token_loss,
     sequence_mean,
 )
-from ._replicas import Replicas
 from ._trainer import GspoTrainer, Sample, TrainerConfig
 
 __all__ = [
-    "Baseline", "ClipRange", "GspoTrainer", "LossStats", "PassRateCurriculum", "Replicas", "Sample", "TrainerConfig",
+    "Baseline", "ClipRange", "GspoTrainer", "LossStats", "PassRateCurriculum", "Sample", "TrainerConfig",
     "Value", "allocate_budget", "coba_value", "group_advantages", "grpo_loss", "gspo_loss",
     "gspo_token_loss", "sequence_mean",
 ]  # fmt: skip

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from ._advantage import Baseline, group_advantages
 from ._objective import ClipRange, LossStats, gspo_loss
-from ._replicas import Replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +53,6 @@ class TrainerConfig:
     clip: ClipRange = field(default_factory=ClipRange)
     baseline: Baseline = "mean_std"
     micro_batch_tokens: int = 4096
-    num_replicas: int = 1
-    """Threads that compute micro-batches side by side (CPU)."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "max_grad_norm"):
@@ -73,8 +70,8 @@ class GspoTrainer:
             (true where a prediction is wanted), the others are never computed.
         config: How steps are taken.
         accelerator: Places the model; a plain CPU one when absent.
-        after_step: Called with the model and its replicas after each optimiser step, for what moves
-            without gradients (a router's bias); what it returns joins the metrics.
+        after_step: Called after each optimiser step, for what moves without gradients (a router's
+            bias); what it returns joins the metrics.
     """
 
     def __init__(
@@ -83,7 +80,7 @@ class GspoTrainer:
         config: TrainerConfig,
         *,
         accelerator: Accelerator | None = None,
-        after_step: Callable[[list[nn.Module]], dict[str, float]] | None = None,
+        after_step: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator or Accelerator(cpu=True)
@@ -98,7 +95,6 @@ class GspoTrainer:
         self.model, self.optimizer = cast(
             "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
         )
-        self.replicas = Replicas(self.model, config.num_replicas)
         self._takes_mask = "logits_mask" in inspect.signature(model.forward).parameters
         self.num_steps = 0
         self._after_step = after_step
@@ -118,11 +114,8 @@ class GspoTrainer:
         )
         pairs = list(zip(samples, advantages, strict=True))
 
-        def work(
-            model: nn.Module, batch: list[tuple[Sample, float]]
-        ) -> tuple[float, LossStats, Tensor]:
-            rows = [sample for sample, _ in batch]
-            log_probs_T, old_T, sequence_T = self._log_probs(model, rows)
+        def work(batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
+            log_probs_T, old_T, sequence_T = self._log_probs([sample for sample, _ in batch])
             advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)
             loss, stats = gspo_loss(
                 log_probs_T, old_T, advantage_S, sequence_T, clip=self.config.clip
@@ -131,7 +124,7 @@ class GspoTrainer:
             self.accelerator.backward(scaled)
             return scaled.item(), stats, (old_T - log_probs_T.detach()).mean()
 
-        parts = self.replicas.map(work, self._micro_batches(pairs, lambda pair: pair[0]))
+        parts = [work(batch) for batch in self._micro_batches(pairs, lambda pair: pair[0])]
         metrics = self._step(sum(loss for loss, _, _ in parts))
         ratio_S = torch.cat([stats.ratio_S for _, stats, _ in parts])
         clipped_S = torch.cat([stats.is_clipped_S for _, stats, _ in parts])
@@ -156,14 +149,14 @@ class GspoTrainer:
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
 
-        def work(model: nn.Module, batch: list[Sample]) -> float:
-            log_probs_T, _, _ = self._log_probs(model, batch)
+        def work(batch: list[Sample]) -> float:
+            log_probs_T, _, _ = self._log_probs(batch)
             loss = -log_probs_T.sum() / num_tokens
             self.accelerator.backward(loss)
             return loss.item()
 
         batches = self._micro_batches(list(samples), lambda sample: sample)
-        loss = sum(self.replicas.map(work, batches))
+        loss = sum(map(work, batches))
         return self._step(loss) | {"tokens": float(sum(len(s.token_ids) for s in samples))}
 
     def _step(self, loss: float) -> dict[str, float]:
@@ -179,17 +172,17 @@ class GspoTrainer:
         self.num_steps += 1
         metrics = {"loss": loss, "grad_norm": float(norm or 0.0)}
         if self._after_step is not None:
-            metrics |= self._after_step(self.replicas.models)
+            metrics |= self._after_step()
         return metrics
 
     decay: float = 1.0
     """Factor on the learning rate, for a schedule kept by the caller."""
 
     def _micro_batches(self, items: list[Any], sample: Callable[[Any], Sample]) -> list[list[Any]]:
-        """Sort by length; cut into as few equal parts as the token limit and the replicas allow."""
+        """Sort by length; cut into as few equal parts as the token limit allows."""
         items = sorted(items, key=lambda item: len(sample(item).token_ids))
         lengths = [len(sample(item).token_ids) for item in items]
-        num = min(len(items), self.config.num_replicas)
+        num = 1
         while True:
             ends = _equal_parts(lengths, num)
             widest = max((e - s) * lengths[e - 1] for s, e in itertools.pairwise(ends))
@@ -197,7 +190,7 @@ class GspoTrainer:
                 return [items[s:e] for s, e in itertools.pairwise(ends)]
             num += 1
 
-    def _log_probs(self, model: nn.Module, rows: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_probs(self, rows: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probs (T,) now and then, and the sequence of each token."""
         device = self.accelerator.device
         width = max(len(row.token_ids) for row in rows)
@@ -215,17 +208,17 @@ class GspoTrainer:
         ids, learned = ids.to(device), learned.to(device)
         wanted = learned.roll(-1, dims=1)  # the first column is never learned
         with self.accelerator.autocast():
-            picked_TW = self._logits(model, ids, real.to(device), wanted)
+            picked_TW = self._logits(ids, real.to(device), wanted)
         log_probs_T = -nn.functional.cross_entropy(
             picked_TW.float(), ids[learned], reduction="none"
         )
         return log_probs_T, old.to(device)[learned], sequence_T.to(device)
 
-    def _logits(self, model: nn.Module, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
+    def _logits(self, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
         """Logits (T, W) of the wanted tokens alone, if the model can do that."""
         if self._takes_mask:
-            return model(ids, attention_mask=real, logits_mask=wanted).logits
-        return model(ids, attention_mask=real).logits[wanted]
+            return self.model(ids, attention_mask=real, logits_mask=wanted).logits
+        return self.model(ids, attention_mask=real).logits[wanted]
 
     # -- state -------------------------------------------------------------------------------
 

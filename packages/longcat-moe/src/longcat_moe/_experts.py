@@ -10,8 +10,6 @@ token, I expert width, P chosen pairs that need an FFN expert.
 Source: LongCat-Flash report 2.1, equations 1 to 5.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -111,11 +109,10 @@ class BiasController:
     The counts are those of every training forward pass since the last step.
     """
 
-    def __init__(self, models: Sequence[nn.Module], config: LongcatConfig, *, rate: float) -> None:
-        """Watch one model, or several replicas that share their biases and count apart."""
+    def __init__(self, model: nn.Module, config: LongcatConfig, *, rate: float) -> None:
         if rate < 0:
             raise ValueError(f"rate must not be negative, got {rate}")
-        self.routers = list(zip(*(_routers(model) for model in models), strict=True))
+        self.routers = [module for module in model.modules() if isinstance(module, Router)]
         self.rate, self.num_ffn, self.top_k = rate, config.n_routed_experts, config.moe_topk
         self.target = config.num_active_ffn_experts / config.moe_topk / config.n_routed_experts
 
@@ -123,18 +120,11 @@ class BiasController:
     def step(self) -> float:
         """Move the biases; return the mean number of FFN experts per token just seen."""
         active: list[float] = []
-        for replicas in self.routers:
-            counts = torch.stack([router.counts for router in replicas]).sum(0)
-            if not counts.any():
+        for router in self.routers:
+            if not router.counts.any():
                 continue
-            share_N = counts[: self.num_ffn] / counts.sum()  # T_i / (K * T_all)
-            move_N = self.rate * (self.target - share_N)
-            replicas[0].e_score_correction_bias[: self.num_ffn] += move_N
+            share_N = router.counts[: self.num_ffn] / router.counts.sum()  # T_i / (K * T_all)
+            router.e_score_correction_bias[: self.num_ffn] += self.rate * (self.target - share_N)
             active.append(float(share_N.sum()) * self.top_k)
-            for router in replicas:
-                router.counts.zero_()
+            router.counts.zero_()
         return sum(active) / len(active) if active else 0.0
-
-
-def _routers(model: nn.Module) -> list[Router]:
-    return [module for module in model.modules() if isinstance(module, Router)]

@@ -50,7 +50,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     model = LongcatForCausalLM(config)
     if recipe.model.induction:
         init_induction(model, twins=space_twins(tokenizer))
-    trainer, controller = _trainer(model, config, recipe)
+    trainer = _trainer(model, recipe)
     state = folder.path / "cold_start.state"
     if (state / "trainer.pt").is_file():
         trainer.restore(state)
@@ -69,7 +69,6 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
             loss=metrics["loss"],
             active_experts=metrics["active_experts"],
         )
-    del controller
     model.save_pretrained(folder.cold_start)
     tokenizer.save(str(folder.cold_start / "tokenizer.json"))
     return {
@@ -148,28 +147,18 @@ def _batches(samples: list[Sample], recipe: Recipe) -> list[list[int]]:
     return batches
 
 
-def _trainer(
-    model: LongcatForCausalLM, config: LongcatConfig, recipe: Recipe
-) -> tuple[GspoTrainer, list[BiasController]]:
+def _trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:
     settings = recipe.cold_start
-    controllers: list[BiasController] = []
-
-    def balance(models: list[torch.nn.Module]) -> dict[str, float]:
-        if not controllers:
-            controllers.append(BiasController(models, config, rate=settings.balance_rate))
-        return {"active_experts": controllers[0].step()}
-
-    trainer = GspoTrainer(
+    controller = BiasController(model, model.config, rate=settings.balance_rate)
+    return GspoTrainer(
         model,
         TrainerConfig(
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             weight_decay=0.01,
-            num_replicas=settings.threads,
         ),
-        after_step=balance,
+        after_step=lambda: {"active_experts": controller.step()},
     )
-    return trainer, controllers
 
 
 def checkpoint_exists(path: Path) -> bool:

@@ -15,7 +15,7 @@ from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcri
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder, write_json
 
-NUM_SLOTS = 32
+NUM_SLOTS = 64
 NUM_EXAMPLES = 2
 
 
