@@ -24,6 +24,7 @@ from longcat_envs import (
     run_episode,
     wrong_chains,
 )  # fmt: skip
+from longcat_envs._task import CLOSED
 
 
 @pytest.fixture(scope="module", params=builtin_domains())
@@ -177,6 +178,19 @@ async def test_the_person_adds_what_was_withheld_once_and_only_when_asked(world,
     asked = {"role": "assistant", "content": "Which one?"}
     assert (await environment.reply(asked))["content"] == task.withheld
     assert await environment.reply(asked) is None
+
+
+async def test_who_never_says_that_it_is_done_has_not_finished(world, tasks):
+    task = next(t for t in tasks if not t.withheld and t.tags != ("question",))
+    environment = TaskEnvironment(world, task)
+    await environment.reset()
+    for step in task.golden:
+        await environment.call(_call(step.tool, **step.arguments))
+    reward = await environment.score()
+    assert [part for part, met in reward.parts.items() if not met] == [CLOSED]
+    assert reward.total == 0
+    await environment.reply({"role": "assistant", "content": "Done."})
+    assert (await environment.score()).total == 1
 
 
 async def test_a_cut_episode_is_judged_as_it_stands(world, tasks):

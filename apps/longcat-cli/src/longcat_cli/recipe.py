@@ -101,9 +101,9 @@ class Noise:
     """Imperfect users and tools during RL."""
 
     levels: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.35])
-    max_gap: float = 0.15
-    min_pass_rate: float = 0.35
-    share_clean: float = 0.4
+    max_gap: float = 0.1
+    min_pass_rate: float = 0.4
+    share_clean: float = 0.5
     """Episodes without noise, by which the gap is measured."""
 
 

@@ -97,7 +97,7 @@ class TaskEnvironment:
         self.world, self.task = world, task
         self._database: Database | None = None
         self._asked = False
-        self._last = ""
+        self._closing: str | None = None
 
     async def reset(self) -> Observation:
         """Build or restore the database; return the system prompt, the opening and the tools."""
@@ -105,7 +105,7 @@ class TaskEnvironment:
             self._database = Database(self.world.domain, self.task.tables)
         else:
             self._database.reset()
-        self._asked, self._last = False, ""
+        self._asked, self._closing = False, None
         return Observation(
             messages=[
                 {"role": "system", "content": self.world.system_prompt()},
@@ -127,15 +127,16 @@ class TaskEnvironment:
 
     async def reply(self, message: Message) -> Message | None:
         """Add what was withheld when asked for it (once); otherwise the person is done."""
-        self._last = str(message.get("content") or "")
-        if self.task.withheld and not self._asked and "?" in self._last:
+        text = str(message.get("content") or "")
+        if self.task.withheld and not self._asked and "?" in text:
             self._asked = True
             return {"role": "user", "content": self.task.withheld}
+        self._closing = text
         return None
 
     async def score(self) -> Reward:
-        """Judge the database and the last message by the rubrics."""
-        return judge(self.task, self._open().tables(), self._last)
+        """Judge the database and the closing message by the rubrics."""
+        return judge(self.task, self._open().tables(), self._closing)
 
     async def close(self) -> None:
         """Free the database; `reset` builds it anew."""

@@ -92,8 +92,15 @@ class Reward:
         return sum(self.parts.values()) / len(self.parts) if self.parts else 0.0
 
 
-def judge(task: Task, after: Tables, last_message: str) -> Reward:
-    """Compare the end of an episode with the rubrics of its task."""
+CLOSED = "the agent says when it is done"
+"""Part of every task: who goes on calling tools after the goal has not finished the job."""
+
+
+def judge(task: Task, after: Tables, last_message: str | None) -> Reward:
+    """Compare the end of an episode with the rubrics of its task.
+
+    `last_message` is what the agent closed the conversation with, `None` if it never did.
+    """
     changed = difference(task.tables, after)
     wanted = {(r.table, r.id) for r in task.rubrics if r.kind == "state"}
     created = _match_created(task, changed)
@@ -105,10 +112,11 @@ def judge(task: Task, after: Tables, last_message: str) -> Reward:
         elif rubric.kind == "created":
             met = number in created
         elif rubric.kind == "answer":
-            met = _mentions(last_message, rubric.text)
+            met = _mentions(last_message or "", rubric.text)
         else:
             met = set(changed) <= allowed and _only_wanted_columns(task, after)
         parts[rubric.description] = float(met)
+    parts[CLOSED] = float(last_message is not None)
     return Reward(float(all(parts.values())), parts)
 
 

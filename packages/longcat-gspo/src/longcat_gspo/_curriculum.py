@@ -1,14 +1,15 @@
 """Which task next: draw more of what is neither mastered nor out of reach.
 
-Tasks are grouped by a capability key. Each key's pass rate is an exponential average over what was
-seen under recent policies; a key's weight is `p (1 - p) + floor`, largest at the frontier. As easy
-keys are mastered their weight falls, so that the mix moves from easy to hard by itself.
+Tasks are grouped by a capability key. Each key's pass rate is an average over what was seen under
+recent policies; its weight is `share (p (1 - p) + floor)`, largest at the frontier. As easy keys are
+mastered their weight falls, so that the mix moves from easy to hard by itself. `share` is the key's
+part of all tasks: without it a dozen rare and hopeless combinations would take most draws.
 
 Source: LongCat-Flash-Thinking-2601 report 3.3.1 (difficulty by pass rate, capability tags); the
 weight and its constants are ours.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import Generic, TypeVar
 
@@ -26,19 +27,28 @@ class PassRateCurriculum(Generic[Key]):
     """
 
     def __init__(
-        self, keys: Sequence[Key], *, seed: int, floor: float = 0.05, memory: float = 0.9
+        self,
+        keys: Sequence[Key] | Mapping[Key, float],
+        *,
+        seed: int,
+        floor: float = 0.02,
+        memory: float = 0.9,
     ) -> None:
-        if not keys:
-            raise ValueError("need at least one key, got none")
+        """Draw among `keys`, alike or by the number of tasks each stands for."""
+        shares = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, 1.0)
+        if not shares or min(shares.values()) <= 0:
+            raise ValueError(f"need at least one key, all with a positive share, got {shares}")
         if not 0 <= memory < 1 or floor <= 0:
             raise ValueError(f"need 0 <= memory < 1 and floor > 0, got {memory} and {floor}")
-        self._rates: dict[Key, float] = dict.fromkeys(keys, 0.5)
+        self._shares = shares
+        self._rates: dict[Key, float] = dict.fromkeys(shares, 0.5)
+        self._seen: dict[Key, int] = dict.fromkeys(shares, 0)
         self._rng, self._floor, self._memory = Random(seed), floor, memory
 
     def weight(self, key: Key) -> float:
         """Return the unnormalised chance of a key."""
         rate = self._rates[key]
-        return rate * (1 - rate) + self._floor
+        return self._shares[key] * (rate * (1 - rate) + self._floor)
 
     def draw(self) -> Key:
         """Return a key."""
@@ -46,9 +56,10 @@ class PassRateCurriculum(Generic[Key]):
         return self._rng.choices(keys, [self.weight(key) for key in keys])[0]
 
     def record(self, key: Key, pass_rate: float) -> None:
-        """Take note of a group's pass rate."""
-        old = self._rates[key]
-        self._rates[key] = self._memory * old + (1 - self._memory) * pass_rate
+        """Take note of a group's pass rate: a plain mean at first, an exponential one later."""
+        self._seen[key] += 1
+        step = max(1 - self._memory, 1 / (self._seen[key] + 1))
+        self._rates[key] += step * (pass_rate - self._rates[key])
 
     def explain(self, key: Key) -> str:
         """Say why a key is drawn as often as it is."""

@@ -179,7 +179,10 @@ class TaskSource:
         if self._state.is_file():
             self.noise.restore(json.loads(self._state.read_text("utf-8")))
         self._rng = Random(f"{recipe.seed}:{group}:{_lines(folder.expert(group))}")
-        self._keys = PassRateCurriculum(list(self._tasks), seed=self._rng.randrange(2**31))
+        self._keys = PassRateCurriculum(
+            {key: float(len(tasks)) for key, tasks in self._tasks.items()},
+            seed=self._rng.randrange(2**31),
+        )
         self._num = 0
 
     def __iter__(self) -> Iterator[Job]:
