@@ -66,6 +66,15 @@ def test_resume_is_exact(tmp_path):
     assert resumed.num_steps == 4
 
 
+def test_the_learning_rate_warms_up_and_falls():
+    linear = TrainerConfig(learning_rate=1.0, warmup_steps=1, decay="linear", total_steps=4)
+    assert [linear.learning_rate_at(n) for n in range(5)] == [0.5, 0.75, 0.5, 0.25, 0.25]
+    cosine = TrainerConfig(learning_rate=1.0, decay="cosine", total_steps=4)
+    assert [round(cosine.learning_rate_at(n), 3) for n in (0, 2, 3)] == [1.0, 0.5, 0.146]
+    with pytest.raises(ValueError, match="needs total_steps"):
+        TrainerConfig(decay="linear")
+
+
 def test_masked_tokens_get_no_gradient():
     trainer = GspoTrainer(_Tiny(), TrainerConfig())
     before = trainer.model.embed.weight.detach().clone()

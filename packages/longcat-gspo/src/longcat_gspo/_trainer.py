@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +45,9 @@ class TrainerConfig:
 
     learning_rate: float = 1e-4
     warmup_steps: int = 0
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the learning rate falls to zero over `total_steps`."""
+    total_steps: int = 0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-16
@@ -58,8 +61,21 @@ class TrainerConfig:
         for name in ("learning_rate", "epsilon", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.decay not in ("none", "linear", "cosine"):
+            raise ValueError(f"decay must be 'none', 'linear' or 'cosine', got {self.decay!r}")
+        if self.decay != "none" and self.total_steps < 1:
+            raise ValueError(f"decay {self.decay!r} needs total_steps >= 1, got {self.total_steps}")
         if self.micro_batch_tokens < 1:
             raise ValueError(f"micro_batch_tokens must be positive, got {self.micro_batch_tokens}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ...; past `total_steps` that of the last one."""
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.decay == "none":
+            return self.learning_rate * warm
+        done = min(step, self.total_steps - 1) / self.total_steps
+        left = 1 - done if self.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
+        return self.learning_rate * warm * left
 
 
 class GspoTrainer:
@@ -164,9 +180,8 @@ class GspoTrainer:
             self.optimizer.zero_grad()
             raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        scale = min(1.0, (self.num_steps + 1) / (self.config.warmup_steps + 1))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * scale * self.decay
+            group["lr"] = self.config.learning_rate_at(self.num_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_steps += 1
@@ -174,9 +189,6 @@ class GspoTrainer:
         if self._after_step is not None:
             metrics |= self._after_step()
         return metrics
-
-    decay: float = 1.0
-    """Factor on the learning rate, for a schedule kept by the caller."""
 
     def _micro_batches(self, items: list[Any], sample: Callable[[Any], Sample]) -> list[list[Any]]:
         """Sort by length; cut into as few equal parts as the token limit allows."""

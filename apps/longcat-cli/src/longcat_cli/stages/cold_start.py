@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,7 +57,6 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     log = folder.path / "cold_start.jsonl"
     while trainer.num_steps < settings.steps:
         step = trainer.num_steps
-        trainer.decay = 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)
         metrics = trainer.fit([samples[place] for place in batches[step]])
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step + 1, **metrics}) + "\n")
@@ -155,6 +153,8 @@ def _trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:
         TrainerConfig(
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
+            decay="cosine",
+            total_steps=settings.steps,
             weight_decay=0.01,
         ),
         after_step=lambda: {"active_experts": controller.step()},

@@ -129,6 +129,8 @@ class DoraTrainer:
             TrainerConfig(
                 learning_rate=rl.learning_rate,
                 warmup_steps=2,
+                decay="linear",
+                total_steps=rl.steps,
                 clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
             ),
         )
