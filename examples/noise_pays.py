@@ -1,4 +1,4 @@
-"""Does training in noise help in noise? slow: two RL runs from one cold start, about five minutes.
+"""Does training in noise help in noise? slow: two RL runs from one cold start, about eight minutes.
 
 usage: python noise_pays.py RUN [DOMAIN]    RUN is a finished run of `longcat train`
 
@@ -24,13 +24,13 @@ def branch(run: Path, domain: str, levels: list[float]) -> Path:
         shutil.copy(run / "stages" / f"{stage}.json", out / "stages")
     record = json.loads((run / "run.json").read_text())
     record["recipe"]["groups"] = {domain: [domain]}
-    record["recipe"]["noise"]["levels"] = levels
+    record["recipe"]["noise"] |= {"levels": levels, "share_clean": 0.3, "min_pass_rate": 0.2}
     (out / "run.json").write_text(json.dumps(record))
     return out
 
 
 def main(run: Path, domain: str = "library") -> None:
-    for name, levels in (("without noise", [0.0]), ("with noise", [0.0, 0.1, 0.2, 0.35])):
+    for name, levels in (("without noise", [0.0]), ("with noise", [0.0, 0.1, 0.2, 0.3])):
         out = branch(run, domain, levels)
         command = [sys.executable, "-m", "longcat_cli.main", "train", "--resume", str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,9 @@
 """The command as a stranger types it: every stage, kills, resumes, talks, mistakes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -93,6 +95,24 @@ def test_chat_in_a_world_through_a_pipe(trained):
     assert done.returncode == 0, done.stderr
     assert "reward " in done.stdout
     assert "nothing else changed" in done.stdout
+
+
+def test_chat_in_a_terminal_starts_again_after_reset(trained):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([*LONGCAT, "chat", "--run", str(trained), "--domain", "library"],
+                               stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+    os.close(theirs)
+    os.write(ours, b"/help\n/reset\n/save /nowhere/x\n\n\n/quit\n")
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal ends on Linux
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    assert process.wait(timeout=60) == 0
+    text = seen.decode()
+    assert text.count("Enter sends the task's own request") == 2
+    assert "forgotten" in text
+    assert "/nowhere/x cannot be written" in text
+    assert "Traceback" not in text
 
 
 def test_chat_with_a_folder_gives_an_answer_on_stdout(trained):

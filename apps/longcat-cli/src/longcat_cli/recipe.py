@@ -75,7 +75,7 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 26
+    steps: int = 28
     groups_per_batch: int = 16
     max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
@@ -87,11 +87,11 @@ class Rl:
     clip_high: float = 0.15
     num_controllers: int = 1
     max_running: int = 128
-    max_tokens: int = 96
+    max_tokens: int = 48
     """Per assistant turn."""
     max_length: int = 704
     """Of a trajectory."""
-    max_turns: int = 14
+    max_turns: int = 8
     temperature: float = 1.0
     save_every: int = 10
 
@@ -100,10 +100,10 @@ class Rl:
 class Noise:
     """Imperfect users and tools during RL."""
 
-    levels: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.35])
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3])
     max_gap: float = 0.1
-    min_pass_rate: float = 0.4
-    share_clean: float = 0.5
+    min_pass_rate: float = 0.5
+    share_clean: float = 0.8
     """Episodes without noise, by which the gap is measured."""
 
 

@@ -63,9 +63,20 @@ class _Talk:
         self.console = Console(highlight=False, soft_wrap=True)
         self.messages: list[Message] = []
         self.tools: list[dict[str, Any]] = []
+        self.wants_reset = False
 
     async def run(self) -> None:
-        """Play one episode."""
+        """Play the task, again after each /reset."""
+        try:
+            while True:
+                self.wants_reset = False
+                await self._play()
+                if not self.wants_reset:
+                    return
+        finally:
+            await self.environment.close()
+
+    async def _play(self) -> None:
         observation = await self.environment.reset()
         self.messages, self.tools = list(observation.messages), observation.tools
         opening = str(self.messages[-1]["content"])
@@ -73,36 +84,28 @@ class _Talk:
             self.console.print(f"[bold]{self.task.id}[/]: {self.worker_line()}")
             self.console.print(f"[dim]Enter sends the task's own request:[/] {opening}")
             self.console.print("[dim]/help shows what else can be typed[/]")
-        text = self._ask()
+        text = self._ask("")
         if text is None:
             return
         self.messages[-1] = {"role": "user", "content": text or opening}
         session = Session(self.worker, 0)
         try:
-            await self._episode(session)
+            await self._converse(session)
         finally:
             await session.close()
-            await self.environment.close()
 
     def worker_line(self) -> str:
         """Where one is."""
         return f"{self.messages[0]['content']} ({self.folder.path.name})"
 
-    async def _episode(self, session: Session) -> None:
-        for _ in range(self.folder.recipe.rl.max_turns):
-            message = await session.chat(self.messages, tools=self.tools)
-            if message is None:
-                self.console.print("[red]no room is left in this conversation[/]")
-                break
-            self._add(message)
-            for call in message.get("tool_calls") or ():
-                result = await self.environment.call(call)
-                name = call["function"]["name"]
-                self._add({"role": "tool", "name": name, "content": result.content})
-            if message.get("tool_calls"):
-                continue
-            scripted = await self.environment.reply(message)
-            text = self._ask(str(scripted["content"]) if scripted else "")
+    async def _converse(self, session: Session) -> None:
+        """Let the model act until it speaks, the person answer, and so on; then score."""
+        while await self._act(session):
+            scripted = await self.environment.reply(self.messages[-1])
+            suggestion = str(scripted["content"]) if scripted else ""
+            text = self._ask(suggestion, hint=suggestion or "Enter ends and scores")
+            if self.wants_reset:
+                return
             if not text:
                 break
             self.messages.append({"role": "user", "content": text})
@@ -111,23 +114,44 @@ class _Talk:
             self.console.print(f"{'[green]met   [/]' if met else '[red]unmet [/]'} {description}")
         self.console.print(f"reward {reward.total:g}")
 
+    async def _act(self, session: Session) -> bool:
+        """Let the model call tools until it speaks; return whether it did."""
+        limit = self.folder.recipe.rl.max_turns
+        for _ in range(limit):
+            message = await session.chat(self.messages, tools=self.tools)
+            if message is None:
+                self.console.print("[red]no room is left in this conversation[/]")
+                return False
+            self._add(message)
+            for call in message.get("tool_calls") or ():
+                result = await self.environment.call(call)
+                name = call["function"]["name"]
+                self._add({"role": "tool", "name": name, "content": result.content})
+            if not message.get("tool_calls"):
+                return True
+        self.console.print(f"[red]stopped after {limit} turns without an answer[/]")
+        return False
+
     def _add(self, message: Message) -> None:
         self.messages.append(message)
         for line in transcript([message]):
             style = COLOURS.get(line["who"], "")
             self.console.print(f"{line['who']:>9}  {line['text']}", style=style, markup=False)
 
-    def _ask(self, suggestion: str = "") -> str | None:
+    def _ask(self, suggestion: str, *, hint: str = "") -> str | None:
         """Read a line; in a pipe, the request once and the scripted answers after that."""
         if not sys.stdin.isatty():
             return sys.stdin.readline().strip() or suggestion
+        shown = f" [dim]({hint})[/]" if hint else ""
         while True:
-            hint = f" [dim]({suggestion})[/]" if suggestion else ""
             try:
-                text = self.console.input(f"[cyan]      you[/]{hint} ").strip()
+                text = self.console.input(f"[cyan]      you[/]{shown} ").strip()
             except (EOFError, KeyboardInterrupt):
                 return None
             if not text.startswith("/"):
                 return text or suggestion
-            if not command(text, self.messages, lambda: None, self.console):
+            if not command(text, self.messages, self._reset, self.console) or self.wants_reset:
                 return None
+
+    def _reset(self) -> None:
+        self.wants_reset = True
