@@ -61,9 +61,9 @@ class Model:
 class ColdStart:
     """Supervised steps on verified trajectories."""
 
-    steps: int = 2000
+    steps: int = 1500
     batch_tokens: int = 640
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.8e-3
     warmup_steps: int = 20
     share_alternative: float = 0.1
     """Trajectories with a detour or a mistake that is recovered from (and masked)."""
@@ -75,14 +75,14 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 28
+    steps: int = 32
     groups_per_batch: int = 16
     max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
     soft_staleness: int = 1
     hard_staleness: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     clip_low: float = 0.1
     clip_high: float = 0.15
     num_controllers: int = 1
@@ -115,6 +115,7 @@ class Fuse:
     drop: float = 0.05
     erase: bool = True
     scale: float = 1.0
+    """Times the average of the experts' task vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
