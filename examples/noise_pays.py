@@ -2,7 +2,8 @@
 
 usage: python noise_pays.py RUN [DOMAIN]    RUN is a finished run of `longcat train`
 
-Both runs share RUN's environments and cold start and differ in the noise levels alone. Prints each
+Both runs share RUN's environments and cold start and differ in the noise levels alone; most of their
+episodes are noisy once the level has risen. Prints each
 one's held-out pass rate, clean and noisy, and what it loses under noise.
 """
 
@@ -25,6 +26,7 @@ def branch(run: Path, domain: str, levels: list[float]) -> Path:
     record = json.loads((run / "run.json").read_text())
     record["recipe"]["groups"] = {domain: [domain]}
     record["recipe"]["noise"] |= {"levels": levels, "share_clean": 0.3, "min_pass_rate": 0.2}
+    record["recipe"]["evaluate"]["tasks"] = record["recipe"]["grow"]["eval_tasks"]
     (out / "run.json").write_text(json.dumps(record))
     return out
 
