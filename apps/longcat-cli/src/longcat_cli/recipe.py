@@ -75,16 +75,16 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 32
+    steps: int = 22
     groups_per_batch: int = 16
     max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
     soft_staleness: int = 1
     hard_staleness: int = 4
-    learning_rate: float = 7e-4
-    clip_low: float = 0.1
-    clip_high: float = 0.15
+    learning_rate: float = 2e-4
+    clip_low: float = 0.05
+    clip_high: float = 0.08
     num_controllers: int = 1
     max_running: int = 128
     max_tokens: int = 48
