@@ -166,3 +166,10 @@ def _truncate(path):
 def _edit(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_logits_where_they_are_wanted_are_those_of_the_whole(model, ids):
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[0, 3], mask[1, 7:9] = True, True
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, logits_mask=mask).logits, model(ids).logits[mask])

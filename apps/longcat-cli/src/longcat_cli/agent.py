@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from longcat_dora import Session, Worker
+from longcat_dora import Worker
 from longcat_envs import Environment, Episode, Task, TaskEnvironment, World, run_episode
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
 from longcat_noise import NoiseConfig, NoisyEnvironment
@@ -19,13 +19,14 @@ DECLARE = "brief"
 """Small models are trained on the tools themselves; their names are reminder enough."""
 
 
-def tune_process(threads: int) -> None:
-    """Set the threads of torch, and keep freed memory for the next tensors.
+def tune_process() -> None:
+    """Give torch one thread, and keep freed memory for the next tensors.
 
+    Several processes share the cores here, and small operations gain nothing by being split.
     glibc returns large blocks to the system at once; asking for them again page by page costs a
     third of a small model's step.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     if sys.platform == "linux":
         try:
             libc = ctypes.CDLL("libc.so.6")
@@ -108,9 +109,3 @@ def transcript(messages: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         if message.get("content"):
             lines.append({"who": role, "text": message["content"]})
     return lines
-
-
-__all__ = [
-    "DECLARE", "Session", "act", "load_agent", "load_worlds", "make_environment",
-    "protected_literals", "read_tasks", "transcript", "tune_process",
-]  # fmt: skip

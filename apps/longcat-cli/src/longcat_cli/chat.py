@@ -13,6 +13,7 @@ from longcat_heavythink import HeavyConfig, strip_thoughts, think
 from rich.console import Console
 
 from .errors import UsageError
+from .folder import read_json
 from .talkers import Message, Talker, complete, make_talker
 
 HELP = """/help        this list
@@ -92,10 +93,7 @@ def read_tools(name: str) -> list[dict[str, Any]]:
     path = Path(name)
     if not path.is_file():
         raise UsageError(f"--tools must be none or a JSON file, got {name!r}")
-    try:
-        tools = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} must be JSON: {error}") from error
+    tools = read_json(path)
     if not isinstance(tools, list) or not all(
         isinstance(t, dict) and "function" in t for t in tools
     ):

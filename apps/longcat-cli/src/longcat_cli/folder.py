@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UsageError
 from .recipe import Recipe, recipe_from_dict, recipe_to_dict
 
-FORMAT = 1
+FORMAT = 2
 """Raised when an older folder could no longer be continued."""
 
 
@@ -39,10 +39,7 @@ class RunFolder:
         file = path / "run.json"
         if not file.is_file():
             raise UsageError(f"a run folder must hold run.json, none in {path}")
-        try:
-            record = json.loads(file.read_text("utf-8"))
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{file} must be JSON: {error}") from error
+        record = read_json(file)
         if record.get("format") != FORMAT:
             raise UsageError(
                 f"{path} must be of run format {FORMAT}, is of {record.get('format')}: it was "
@@ -68,6 +65,11 @@ class RunFolder:
         """The fused model."""
         return self.path / "fused"
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a fused model to talk to."""
+        return (self.fused / "config.json").is_file()
+
     def is_done(self, stage: str) -> bool:
         """Whether a stage has left its mark."""
         return (self.path / "stages" / f"{stage}.json").is_file()
@@ -80,6 +82,18 @@ class RunFolder:
         """What a stage noted when it was done."""
         file = self.path / "stages" / f"{stage}.json"
         return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a person may have written.
+
+    Raises:
+        UsageError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} must be JSON: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

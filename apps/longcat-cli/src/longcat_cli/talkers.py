@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import httpx
 
 from .errors import UsageError
+from .folder import read_json
 from .models import SOURCES, get_model, is_here, models_root
 
 Message = dict[str, Any]
@@ -54,10 +55,7 @@ def make_talker(model: str, *, api_key_env: str, server_model: str) -> Talker:
             f"--model must be a checkpoint folder, a URL, or one of {', '.join(SOURCES)}; "
             f"{model!r} is none"
         )
-    try:
-        kind = json.loads(config.read_text("utf-8")).get("model_type")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{config} must be JSON: {error}") from error
+    kind = read_json(config).get("model_type")
     return LongcatTalker(folder) if kind == "longcat_flash" else TransformersTalker(folder)
 
 

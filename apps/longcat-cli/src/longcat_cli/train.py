@@ -69,6 +69,6 @@ def newest_run(root: Path = Path("runs")) -> RunFolder:
     found = [path.parent for path in root.glob("*/run.json")]
     for path in sorted(found, key=lambda path: path.name, reverse=True):
         folder = RunFolder.open(path)
-        if cold_start.checkpoint_exists(folder.fused):
+        if folder.is_trained:
             return folder
     raise UsageError(f"a trained model must be in {root}/, none was found; run: longcat train")

@@ -27,7 +27,7 @@ COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": 
 def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise: float) -> None:
     """Talk to the fused model of a run."""
     folder = RunFolder.open(run) if run is not None else newest_run()
-    if not (folder.fused / "config.json").is_file():
+    if not folder.is_trained:
         raise UsageError(f"{folder.path} must have come as far as a fused model, and has not")
     chosen = choose_task(folder, domain, task)
     worlds = load_worlds(folder.recipe.domains)

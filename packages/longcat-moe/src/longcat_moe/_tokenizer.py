@@ -54,8 +54,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     frequent = [run for run, count in runs.most_common(_NUM_RUNS) if count >= _MIN_COUNT]
     markers = [*fixed, *[run for run in frequent if run not in fixed][:room]]
     room = vocab_size - 256 - len(markers)
-    whole = [w for w, count in words.most_common(room + 256) if count >= _MIN_COUNT and len(w) > 1]
-    whole = whole[:room]
+    # Single bytes are there already.
+    whole = [w for w, n in words.most_common() if n >= _MIN_COUNT and len(w) > 1][:room]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

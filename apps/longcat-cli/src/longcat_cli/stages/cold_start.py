@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -37,7 +36,7 @@ TOKENIZER_TEXTS = 1500
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Train from nothing, or from the last checkpoint of this stage; return the facts."""
     recipe, settings = folder.recipe, folder.recipe.cold_start
-    tune_process(1)
+    tune_process()
     torch.manual_seed(recipe.seed)
     demos = asyncio.run(_demonstrations(folder))
     tokenizer = _tokenizer(demos, recipe)
@@ -159,8 +158,3 @@ def _trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:
         ),
         after_step=lambda: {"active_experts": controller.step()},
     )
-
-
-def checkpoint_exists(path: Path) -> bool:
-    """Whether a folder holds a model."""
-    return (path / "config.json").is_file()

@@ -69,7 +69,7 @@ def _read(path: Path) -> list[Any]:
 
 def evaluate_cell(run: str, name: str, model: str, domain: str, noise: float) -> dict[str, Any]:
     """One model on one domain's held-out tasks at one noise level; runs in its own process."""
-    tune_process(1)
+    tune_process()
     folder = RunFolder.open(Path(run))
     recipe = folder.recipe
     tasks = read_tasks(folder.tasks(domain, "eval"))[: recipe.evaluate.tasks]
