@@ -28,7 +28,7 @@ def test_set_changes_anything():
         ("rl.steps=-1", "rl.steps must not be negative"),
         ("rl=3", "rl must be a section"),
         ("rl.steps", "--set must be key=value"),
-        ("device=tpu", "device must be cpu or cuda"),
+        ("device=tpu", "device must be one of cpu, cuda"),
         ("noise.levels=[0.1,'x']", "noise.levels must be float"),
         ("groups={}", "groups must name at least one expert"),
     ],

@@ -110,6 +110,7 @@ def test_advantages_of_uneven_groups_against_hand_figures():
     )
     loo = group_advantages(rewards, groups, baseline="leave_one_out")
     assert loo[:3] == pytest.approx([1, -0.5, -0.5])
+    assert group_advantages(rewards, groups, baseline="none") == rewards
 
 
 def test_greedy_budget_equals_brute_force():

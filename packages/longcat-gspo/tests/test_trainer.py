@@ -66,6 +66,55 @@ def test_resume_is_exact(tmp_path):
     assert resumed.num_steps == 4
 
 
+class _Masked(_Tiny):
+    def forward(self, input_ids, attention_mask=None, logits_mask=None):
+        logits = super().forward(input_ids).logits
+        return _Out(logits if logits_mask is None else logits[logits_mask])
+
+
+def test_a_model_that_computes_only_what_is_wanted_learns_the_same():
+    trainer = GspoTrainer(_Masked(), TrainerConfig(clip=ClipRange(low=0.5, high=0.5)))
+    for step in range(3):
+        trainer.train(_samples(seed=step))
+    torch.testing.assert_close(_state(trainer), _state(_trained()))
+
+
+def test_failures_without_a_baseline_weigh_in_the_mean_and_push_nothing():
+    wide = ClipRange(low=0.5, high=0.5)
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(clip=wide, baseline="none", max_grad_norm=1e9))
+    samples = _samples()
+    loss = torch.zeros(())
+    for s in samples:  # mean over sequences of reward times the mean log-ratio's exponential
+        log_probs = trainer.model(torch.tensor([s.token_ids])).logits[0].log_softmax(-1)
+        gaps = [log_probs[j - 1, s.token_ids[j]] - s.log_probs[j]
+                for j in range(1, len(s.token_ids)) if s.loss_mask[j]]  # fmt: skip
+        loss = loss - (torch.stack(gaps).mean().exp().clamp(max=1.5) * s.reward) / len(samples)
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    trainer.model.zero_grad()
+    metrics = trainer.train(samples)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["signal_share"] == pytest.approx(4 / 9)
+
+
+def test_epochs_are_steps_on_the_same_batch():
+    twice = _trained(steps=1, epochs=2)
+    once = GspoTrainer(_Tiny(), TrainerConfig(clip=ClipRange(low=0.5, high=0.5)))
+    for _ in range(2):
+        once.train(_samples())
+    assert torch.equal(_state(twice), _state(once))
+    assert twice.num_steps == 2
+
+
+def test_a_batch_without_signal_takes_no_step():
+    trainer = GspoTrainer(_Tiny(), TrainerConfig())
+    before = _state(trainer).clone()
+    same = [Sample(token_ids=[1, 2], loss_mask=[False, True], log_probs=[0, -1.0])] * 2
+    assert trainer.train(same)["signal_share"] == 0
+    assert trainer.num_steps == 0
+    assert torch.equal(_state(trainer), before)
+
+
 def test_the_learning_rate_warms_up_and_falls():
     linear = TrainerConfig(learning_rate=1.0, warmup_steps=1, decay="linear", total_steps=4)
     assert [linear.learning_rate_at(n) for n in range(5)] == [0.5, 0.75, 0.5, 0.25, 0.25]

@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
 
@@ -75,14 +75,19 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert."""
 
-    steps: int = 22
-    groups_per_batch: int = 16
+    steps: int = 50
+    groups_per_batch: int = 8
     max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
     soft_staleness: int = 1
     hard_staleness: int = 4
     learning_rate: float = 2e-4
+    warmup_steps: int = 8
+    """Optimiser steps, of which each batch takes `epochs`."""
+    epochs: int = 4
+    baseline: Literal["none", "mean", "mean_std", "leave_one_out"] = "none"
+    """What rewards are compared with: see `longcat_gspo.group_advantages`."""
     clip_low: float = 0.05
     clip_high: float = 0.08
     num_controllers: int = 1
@@ -134,8 +139,7 @@ class Recipe:
 
     name: str = "mini"
     seed: int = 0
-    device: str = "cpu"
-    """`cpu`, or `cuda` where there is one."""
+    device: Literal["cpu", "cuda"] = "cpu"
     groups: dict[str, list[str]] = field(
         default_factory=lambda: {"clinic": ["clinic"], "library": ["library"], "shop": ["shop"]}
     )
@@ -193,8 +197,6 @@ def load_recipe(name_or_path: str, changes: list[str]) -> Recipe:
 def recipe_from_dict(raw: dict[str, Any]) -> Recipe:
     """Build a recipe from nested tables; see `load_recipe` for the errors."""
     recipe = _build(Recipe, raw, "")
-    if recipe.device not in ("cpu", "cuda"):
-        raise UsageError(f"device must be cpu or cuda, got {recipe.device!r}")
     if not recipe.groups or not all(recipe.groups.values()):
         raise UsageError("groups must name at least one expert with at least one domain")
     return recipe
@@ -240,6 +242,10 @@ def _check(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise UsageError(f"{where} must be one of {', '.join(get_args(kind))}, got {value!r}")
+        return value
     if origin is list and isinstance(value, list | tuple):
         return [_check(get_args(kind)[0], item, where) for item in value]
     if origin is dict and isinstance(value, dict):

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
-Baseline = Literal["mean_std", "mean", "leave_one_out"]
+Baseline = Literal["mean_std", "mean", "leave_one_out", "none"]
 
 _MIN_STD = 1e-6
 
@@ -14,21 +14,25 @@ def group_advantages(
 ) -> list[float]:
     """Return one advantage per sequence; groups may differ in size.
 
-    A group whose rewards are all equal, or of one member, has advantage 0 throughout.
+    Unless `baseline` is `none`, a group of equal rewards, or of one member, has advantage 0.
 
     Args:
         rewards: One per sequence.
         groups: The group of each sequence, any hashable.
         baseline: `mean_std`: `(r - mean) / std` (population). `mean`: `r - mean`.
-            `leave_one_out`: `r` minus the mean of the others.
+            `leave_one_out`: `r` minus the mean of the others. `none`: `r` itself; with rewards 0
+            and 1 only successes push. The expected gradient is that of `mean`, and what a failed
+            attempt went on to say after its mistake adds no noise to it.
 
     Raises:
         ValueError: Lengths differ, or the baseline is unknown.
     """
     if len(rewards) != len(groups):
         raise ValueError(f"one group per reward: {len(rewards)} rewards, {len(groups)} groups")
-    if baseline not in ("mean_std", "mean", "leave_one_out"):
-        raise ValueError(f"baseline must be mean_std, mean or leave_one_out, got {baseline!r}")
+    if baseline not in get_args(Baseline):
+        raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
+    if baseline == "none":
+        return [float(reward) for reward in rewards]
     members: dict[Hashable, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)

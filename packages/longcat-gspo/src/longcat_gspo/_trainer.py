@@ -1,8 +1,9 @@
-"""A thin trainer over accelerate: sequences in, one optimiser step out.
+"""A thin trainer over accelerate: sequences in, optimiser steps out.
 
 - Micro-batches hold whole sequences, sorted by length, up to a number of tokens.
 - Losses are sums over micro-batches divided by the number of sequences (or tokens) of the whole
   batch, so that gradient accumulation is exact.
+- A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
 - A step with a loss that is not finite changes nothing and raises.
 """
 
@@ -55,6 +56,8 @@ class TrainerConfig:
     max_grad_norm: float = 1.0
     clip: ClipRange = field(default_factory=ClipRange)
     baseline: Baseline = "mean_std"
+    epochs: int = 1
+    """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
     micro_batch_tokens: int = 4096
 
     def __post_init__(self) -> None:
@@ -65,8 +68,9 @@ class TrainerConfig:
             raise ValueError(f"decay must be 'none', 'linear' or 'cosine', got {self.decay!r}")
         if self.decay != "none" and self.total_steps < 1:
             raise ValueError(f"decay {self.decay!r} needs total_steps >= 1, got {self.total_steps}")
-        if self.micro_batch_tokens < 1:
-            raise ValueError(f"micro_batch_tokens must be positive, got {self.micro_batch_tokens}")
+        for name in ("epochs", "micro_batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ...; past `total_steps` that of the last one."""
@@ -118,41 +122,52 @@ class GspoTrainer:
     # -- steps -------------------------------------------------------------------------------
 
     def train(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Take one GSPO step; advantages are formed within each group of `samples`.
+        """Take `epochs` GSPO steps; advantages are formed within each group of `samples`.
+
+        Returns:
+            Metrics of the last step, over the samples whose advantage is not 0. Where none has one,
+            no step is taken, and `signal_share` is 0.
 
         Raises:
-            ValueError: Nothing to learn from, or log-probabilities are missing.
-            FloatingPointError: The loss is not finite; the weights are as before.
+            ValueError: The batch is empty, or log-probabilities are missing.
+            FloatingPointError: The loss is not finite; the weights are as before that step.
         """
         _check_samples(samples)
         advantages = group_advantages(
             [s.reward for s in samples], [s.group for s in samples], baseline=self.config.baseline
         )
-        pairs = list(zip(samples, advantages, strict=True))
+        pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if a != 0]
+        batches = self._micro_batches(pairs, lambda pair: pair[0]) if pairs else []
+        metrics: dict[str, float] = {}
+        for _ in range(self.config.epochs if pairs else 0):
+            metrics = self._gspo_step(batches, len(samples))
+        return metrics | {
+            "signal_share": len(pairs) / len(samples),
+            "reward": sum(s.reward for s in samples) / len(samples),
+            "tokens": float(sum(len(s.token_ids) for s in samples)),
+        }
 
+    def _gspo_step(self, batches: list[list[tuple[Sample, float]]], num: int) -> dict[str, float]:
         def work(batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
             log_probs_T, old_T, sequence_T = self._log_probs([sample for sample, _ in batch])
             advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)
             loss, stats = gspo_loss(
                 log_probs_T, old_T, advantage_S, sequence_T, clip=self.config.clip
             )
-            scaled = loss * (len(batch) / len(pairs))
+            scaled = loss * (len(batch) / num)
             self.accelerator.backward(scaled)
             return scaled.item(), stats, (old_T - log_probs_T.detach()).mean()
 
-        parts = [work(batch) for batch in self._micro_batches(pairs, lambda pair: pair[0])]
+        parts = [work(batch) for batch in batches]
         metrics = self._step(sum(loss for loss, _, _ in parts))
         ratio_S = torch.cat([stats.ratio_S for _, stats, _ in parts])
         clipped_S = torch.cat([stats.is_clipped_S for _, stats, _ in parts])
-        metrics |= {
+        return metrics | {
             "ratio_mean": ratio_S.mean().item(),
             "ratio_max": ratio_S.max().item(),
             "clip_share": clipped_S.mean().item(),
             "behaviour_gap": torch.stack([gap for _, _, gap in parts]).mean().item(),
-            "reward": sum(s.reward for s in samples) / len(samples),
-            "tokens": float(sum(len(s.token_ids) for s in samples)),
         }
-        return metrics
 
     def fit(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take one supervised step: mean negative log-likelihood of the masked-in tokens.

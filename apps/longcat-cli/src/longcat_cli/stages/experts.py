@@ -40,7 +40,7 @@ from longcat_cli.recipe import Recipe
 def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     """Train one expert, or continue it; return the facts."""
     recipe = folder.recipe
-    tune_process(1)
+    tune_process()
     place = folder.expert(group)
     model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
     source = TaskSource(folder, group)
@@ -87,7 +87,7 @@ def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
 
 def make_worker(run: str, group: str) -> Worker:
     """Build what a rollout controller runs; called inside its process."""
-    tune_process(1)
+    tune_process()
     folder = RunFolder.open(Path(run))
     rl = folder.recipe.rl
     worlds = load_worlds(folder.recipe.groups[group])
@@ -128,9 +128,9 @@ class DoraTrainer:
             model,
             TrainerConfig(
                 learning_rate=rl.learning_rate,
-                warmup_steps=2,
-                decay="linear",
-                total_steps=rl.steps,
+                warmup_steps=rl.warmup_steps,
+                epochs=rl.epochs,
+                baseline=rl.baseline,
                 clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
             ),
         )
