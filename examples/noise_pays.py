@@ -26,7 +26,7 @@ def branch(run: Path, domain: str, levels: list[float]) -> Path:
     record = json.loads((run / "run.json").read_text())
     record["recipe"]["groups"] = {domain: [domain]}
     record["recipe"]["noise"] |= {"levels": levels, "share_clean": 0.3, "min_pass_rate": 0.2}
-    record["recipe"]["evaluate"]["tasks"] = record["recipe"]["grow"]["eval_tasks"]
+    record["recipe"]["fuse"]["steps"] = 0  # one expert: nothing to fuse
     (out / "run.json").write_text(json.dumps(record))
     return out
 

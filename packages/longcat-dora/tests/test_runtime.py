@@ -17,6 +17,7 @@ from longcat_dora import (
     Task,
     check,
     read_events,
+    read_trajectories,
 )
 from longcat_dora.testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
@@ -51,6 +52,9 @@ def test_a_run_learns_and_keeps_the_contract(tmp_path):
     assert report.num_open == 0
     assert report.num_committed == sum(len(progress.batch) for progress in seen)
     assert max(progress.metrics["live_versions"] for progress in seen) >= 2
+    finished = {trajectory.id: trajectory for trajectory in read_trajectories(tmp_path / "log")}
+    assert all(finished[t.id] == t for progress in seen for t in progress.batch)
+    assert len(finished) > report.num_committed  # those without a signal are there too
 
 
 def test_a_run_ends_when_the_tasks_do(tmp_path):

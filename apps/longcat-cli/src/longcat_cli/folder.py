@@ -61,6 +61,11 @@ class RunFolder:
         return self.path / "experts" / group
 
     @property
+    def merged(self) -> Path:
+        """The experts' weights merged, before anything more is learned."""
+        return self.path / "merged"
+
+    @property
     def fused(self) -> Path:
         """The fused model."""
         return self.path / "fused"

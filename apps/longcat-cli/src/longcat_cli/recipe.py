@@ -121,13 +121,19 @@ class Fuse:
     erase: bool = True
     scale: float = 1.0
     """Times the average of the experts' task vectors."""
+    steps: int = 300
+    """Supervised steps after the merge, on the experts' successful trajectories; 0 for none."""
+    batch_tokens: int = 640
+    learning_rate: float = 4e-4
+    per_task: int = 2
+    """Trajectories of a task at most, the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Held-out tasks."""
 
-    tasks: int = 120
+    tasks: int = 240
     """Per domain."""
     noise: list[float] = field(default_factory=lambda: [0.0, 0.3])
     processes: int = 2

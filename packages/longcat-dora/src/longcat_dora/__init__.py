@@ -1,7 +1,7 @@
 """Asynchronous RL that loses nothing, mixes nothing, and can prove it."""
 
 from ._check import Report, check
-from ._log import EventLog, read_events
+from ._log import EventLog, read_events, read_trajectories
 from ._runtime import LocalRuntime, Progress, RunConfig
 from ._scheduler import Scheduler, SchedulerConfig, Start
 from ._session import Session
@@ -24,4 +24,5 @@ __all__ = [
     "EndReason", "Engine", "EventLog", "LocalRuntime", "LongcatDoraError", "Policy", "Progress",
     "Renderer", "Report", "Rollout", "RunConfig", "Sampled", "Scheduler", "SchedulerConfig",
     "Segment", "Session", "Start", "Task", "Trainer", "Trajectory", "Worker", "check", "read_events",
+    "read_trajectories",
 ]  # fmt: skip

@@ -7,14 +7,15 @@ torn ends the log: what follows was never acknowledged and is cut off when the l
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ._types import LongcatDoraError
+from ._types import LongcatDoraError, Trajectory
 
 EVENTS, PAYLOADS = "events.jsonl", "payloads.bin"
 Event = dict[str, Any]
@@ -45,6 +46,24 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     for event, _ in _read(path):
         yield event
+
+
+def read_trajectories(folder: Path) -> Iterator[Trajectory]:
+    """Yield every finished trajectory of a log folder, trained on or not, in order.
+
+    Raises:
+        LongcatDoraError: There is no log.
+    """
+    with (folder / PAYLOADS).open("rb") if (folder / PAYLOADS).is_file() else io.BytesIO() as bulk:
+        for event in read_events(folder):
+            if event["kind"] == "produced":
+                yield Trajectory.from_bytes(_payload(bulk, event))
+
+
+def _payload(bulk: BinaryIO, event: Event) -> bytes:
+    offset, length = event["payload"]
+    bulk.seek(offset)
+    return bulk.read(length)
 
 
 def _read(path: Path) -> Iterator[tuple[Event, int]]:
@@ -87,10 +106,8 @@ class EventLog:
 
     def read_payload(self, event: Event) -> bytes:
         """Return the bulk data of an event."""
-        offset, length = event["payload"]
-        with (self.folder / PAYLOADS).open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
+        with (self.folder / PAYLOADS).open("rb") as bulk:
+            return _payload(bulk, event)
 
     def close(self) -> None:
         """Close both files."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from longcat_envs import Demonstration, TaskEnvironment, demonstrate
-from longcat_gspo import GspoTrainer, Sample, TrainerConfig
+from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
 from longcat_moe import (
     BiasController,
     ChatFormat,
@@ -42,7 +42,12 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     tokenizer = _tokenizer(demos, recipe)
     samples = [_sample(demo, ChatFormat(tokenizer, declare=DECLARE)) for demo in demos]
     samples = [s for s in samples if len(s.token_ids) <= recipe.rl.max_length and any(s.loss_mask)]
-    batches = _batches(samples, recipe)
+    batches = token_batches(
+        [len(sample.token_ids) for sample in samples],
+        batch_tokens=settings.batch_tokens,
+        num_batches=settings.steps,
+        seed=recipe.seed + 1,
+    )
 
     config = model_config(recipe)
     model = LongcatForCausalLM(config)
@@ -117,31 +122,6 @@ def _sample(demo: Demonstration, chat: ChatFormat) -> Sample:
         ids += tokens
         mask += [piece.is_sampled and demo.imitate[piece.message]] * len(tokens)
     return Sample(token_ids=ids, loss_mask=mask)
-
-
-def _batches(samples: list[Sample], recipe: Recipe) -> list[list[int]]:
-    """Cut shuffled passes over the samples into batches of `batch_tokens`, of similar lengths."""
-    rng = Random(recipe.seed + 1)
-    batches: list[list[int]] = []
-    while len(batches) < recipe.cold_start.steps:
-        order = list(range(len(samples)))
-        rng.shuffle(order)
-        pass_batches: list[list[int]] = []
-        for start in range(0, len(order), 256):
-            pool = sorted(order[start : start + 256], key=lambda i: len(samples[i].token_ids))
-            batch: list[int] = []
-            size = 0
-            for place in pool:
-                batch.append(place)
-                size += len(samples[place].token_ids)
-                if size >= recipe.cold_start.batch_tokens:
-                    pass_batches.append(batch)
-                    batch, size = [], 0
-        if not pass_batches:
-            pass_batches.append(order)
-        rng.shuffle(pass_batches)
-        batches += pass_batches
-    return batches
 
 
 def _trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:

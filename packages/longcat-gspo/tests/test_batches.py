@@ -1,0 +1,32 @@
+"""Batches by tokens: against counts."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+from longcat_gspo import token_batches
+
+LENGTHS = [Random(0).randint(20, 200) for _ in range(700)]
+
+
+def test_a_pass_sees_each_sample_at_most_once_and_nearly_all():
+    one = token_batches(LENGTHS, batch_tokens=640, num_batches=100, seed=3)
+    assert max(Counter(place for batch in one for place in batch).values()) == 1
+    assert sum(map(len, one)) > 0.95 * len(LENGTHS)
+
+
+def test_batches_are_full_and_even():
+    for batch in token_batches(LENGTHS, batch_tokens=640, num_batches=250, seed=3):
+        sizes = [LENGTHS[place] for place in batch]
+        assert 640 <= sum(sizes) < 640 + max(sizes)
+        assert len(sizes) * max(sizes) < 1.25 * sum(sizes)  # little padding
+
+
+def test_the_seed_decides_and_few_samples_make_one_batch():
+    draw = [token_batches(LENGTHS, batch_tokens=640, num_batches=9, seed=s) for s in (1, 1, 2)]
+    assert draw[0] == draw[1] != draw[2]
+    assert [sorted(b) for b in token_batches([5, 5], batch_tokens=64, num_batches=2, seed=0)] == [
+        [0, 1], [0, 1]
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="at least one sample"):
+        token_batches([], batch_tokens=64, num_batches=1, seed=0)
