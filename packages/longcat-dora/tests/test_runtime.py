@@ -30,11 +30,11 @@ def _tasks(num=400):
 
 def _run(folder, *, steps=12, factory=tabular_worker, tasks=None, trainer=None, **more):
     seen = []
-    groups = more.pop("groups", [])
+    groups, on_step = more.pop("groups", []), more.pop("on_step", seen.append)
     runtime = LocalRuntime(
         RunConfig(folder=folder, max_steps=steps, scheduler=SMALL, save_every=4, **more),
         factory=factory, trainer=trainer or TabularTrainer(learning_rate=0.3),
-        tasks=tasks or _tasks(), on_step=seen.append, on_group=groups.append,
+        tasks=tasks or _tasks(), on_step=on_step, on_group=groups.append,
     )  # fmt: skip
     return runtime.run(), seen
 
@@ -55,6 +55,18 @@ def test_a_run_learns_and_keeps_the_contract(tmp_path):
     finished = {trajectory.id: trajectory for trajectory in read_trajectories(tmp_path / "log")}
     assert all(finished[t.id] == t for progress in seen for t in progress.batch)
     assert len(finished) > report.num_committed  # those without a signal are there too
+
+
+def test_the_sampled_reward_is_that_of_all_groups_since_the_last_step(tmp_path):
+    groups, before = [], [0]
+
+    def compare(progress):
+        new = [t.reward for group in groups[before[-1] :] for t in group]
+        assert progress.metrics["sampled_reward"] == pytest.approx(sum(new) / max(len(new), 1))
+        before.append(len(groups))
+
+    _run(tmp_path, steps=6, groups=groups, on_step=compare)
+    assert len(before) == 7
 
 
 def test_a_run_ends_when_the_tasks_do(tmp_path):

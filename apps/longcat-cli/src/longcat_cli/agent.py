@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from longcat_dora import Worker
 from longcat_envs import Environment, Episode, Task, TaskEnvironment, World, run_episode
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
@@ -17,24 +14,6 @@ from longcat_noise import NoiseConfig, NoisyEnvironment
 
 DECLARE = "brief"
 """Small models are trained on the tools themselves; their names are reminder enough."""
-
-
-def tune_process() -> None:
-    """Give torch one thread, and keep freed memory for the next tensors.
-
-    Several processes share the cores here, and small operations gain nothing by being split.
-    glibc returns large blocks to the system at once; asking for them again page by page costs a
-    third of a small model's step.
-    """
-    torch.set_num_threads(1)
-    if sys.platform == "linux":
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-            libc.mallopt(-2, 1 << 26)  # M_TOP_PAD
-        except OSError:
-            pass  # another libc: slower, not wrong
 
 
 def read_tasks(path: Path) -> list[Task]:

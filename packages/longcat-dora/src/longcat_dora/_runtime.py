@@ -130,6 +130,8 @@ class LocalRuntime:
         self._trained = 0
         self._idle_s = 0.0
         self._loads: deque[float] = deque(maxlen=10_000)
+        self._rewards: list[float] = []
+        """Of all groups that completed since the last step, with a signal or not."""
         self._wake = asyncio.Event()
         self._progress_at = 0.0
 
@@ -391,6 +393,7 @@ class LocalRuntime:
             members = [self._queue[name] for name in self.scheduler.members(group)]
             if self.on_group is not None:
                 self.on_group(members)
+            self._rewards += [trajectory.reward for trajectory in members]
             if len({trajectory.reward for trajectory in members}) < 2:
                 self._num_filtered += 1
                 self.scheduler.evict(group, EndReason.NO_SIGNAL)
@@ -423,6 +426,7 @@ class LocalRuntime:
             "trajectories_per_s": self._trained / elapsed_s,
             "staleness": dict(sorted(staleness.items())),
             "live_versions": len(self.scheduler.live_versions),
+            "sampled_reward": sum(self._rewards) / max(len(self._rewards), 1),
             "load_ratio": sum(self._loads) / max(len(self._loads), 1),
             "trainer_idle_share": self._idle_s / elapsed_s,
             "filtered_groups": self._num_filtered,
@@ -430,6 +434,7 @@ class LocalRuntime:
             "domains": dict(Counter(trajectory.domain for trajectory in batch)),
         }
         self._loads.clear()
+        self._rewards.clear()
         with (self.config.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._progress_at = time.monotonic()

@@ -24,9 +24,10 @@ from longcat_moe import (
 )
 from tokenizers import Tokenizer
 
-from longcat_cli.agent import DECLARE, load_worlds, read_tasks, tune_process
+from longcat_cli.agent import DECLARE, load_worlds, read_tasks
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
+from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
 SAVE_EVERY = 50

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from longcat_dora import Session
 
-from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript, tune_process
+from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder, write_json
+from longcat_cli.processes import tune_process, worker_pool
 
 NUM_SLOTS = 64
 NUM_EXAMPLES = 2
@@ -41,8 +41,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     done_before = _read(folder.path / "evaluation.part.json")
     results = {tuple(key): row for key, row in done_before}
     missing = [cell for cell in cells if (cell[1], cell[3], cell[4]) not in results]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(recipe.evaluate.processes, mp_context=context) as pool:
+    with worker_pool(recipe.evaluate.processes) as pool:
         futures = {pool.submit(evaluate_cell, *cell): cell for cell in missing}
         for number, future in enumerate(as_completed(futures), start=1):
             cell = futures[future]

@@ -30,10 +30,11 @@ from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, Sample, Tra
 from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, load_tokenizer
 from longcat_noise import CurriculumConfig, NoiseCurriculum
 
-from longcat_cli.agent import DECLARE, act, load_worlds, read_tasks, transcript, tune_process
+from longcat_cli.agent import DECLARE, act, load_worlds, read_tasks, transcript
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder, write_json
+from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
 

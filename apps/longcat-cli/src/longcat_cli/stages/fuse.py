@@ -16,9 +16,9 @@ from longcat_fusion import MergeConfig, merge_folders
 from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
 from longcat_moe import LongcatForCausalLM
 
-from longcat_cli.agent import tune_process
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
+from longcat_cli.processes import tune_process
 
 
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:

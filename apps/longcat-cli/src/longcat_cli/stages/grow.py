@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from longcat_envs import Grower, GrowthConfig, Task, load_domain
 
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
+from longcat_cli.processes import worker_pool
 
 TRAIN_SEED, EVAL_SEED = 1, 1_000_003
 
@@ -35,8 +35,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     ]
     missing = [job for job in wanted if not job[2].is_file()]
     facts: dict[str, Any] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(2, len(missing) or 1), mp_context=context) as pool:
+    with worker_pool(min(2, len(missing) or 1)) as pool:
         futures = [pool.submit(_grow, *job, config) for job in missing]
         for number, future in enumerate(as_completed(futures), start=1):
             name, fact = future.result()

@@ -88,14 +88,19 @@ def _plot_cold_start(rows: list[dict[str, Any]], path: Path) -> None:
 def _plot_rewards(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure, axes = _figure()
     for group, rows in curves.items():
-        rewards = [row["reward"] for row in rows]
-        smooth = [sum(rewards[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(rewards))]
-        axes.plot([row["step"] for row in rows], smooth, label=group)
-    axes.set(xlabel="step", ylabel="reward (mean of 10 steps)", ylim=(0, 1),
-             title="reward of trained batches (groups with a signal only)")  # fmt: skip
+        steps = [row["step"] for row in rows]
+        (line,) = axes.plot(steps, _smooth(rows, "sampled_reward"), label=f"{group}, all sampled")
+        axes.plot(steps, _smooth(rows, "reward"), lw=1, ls=":", color=line.get_color())
+    axes.set(xlabel="step", ylabel="pass rate (mean of 10 steps)", ylim=(0, 1),
+             title="RL: all that was sampled, and (dotted) what was trained on")  # fmt: skip
     if curves:
         axes.legend(frameon=False)
     _save(figure, path)
+
+
+def _smooth(rows: list[dict[str, Any]], key: str) -> list[float]:
+    values = [row[key] for row in rows]
+    return [sum(values[max(0, i - 9) : i + 1]) / min(i + 1, 10) for i in range(len(values))]
 
 
 def _plot_staleness(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
