@@ -51,9 +51,9 @@ def test_a_folder_saved_by_transformers_loads_here(config, ids, tmp_path):
 def test_layer_follows_the_reports_dataflow(model, config, ids):
     layer = model.model.layers[0]
     x = torch.randn(1, 9, config.hidden_size)
-    from longcat_moe._layers import rotary_tables
+    from longcat_moe._rotary import rotary_tables
 
-    rotary = rotary_tables(torch.arange(9)[None], width=8, theta=config.rope_theta)
+    rotary = rotary_tables(torch.arange(9)[None], config)
     with torch.no_grad():
         a = x + layer.self_attn[0](layer.input_layernorm[0](x), rotary)
         h = layer.post_attention_layernorm[0](a)
@@ -148,7 +148,7 @@ def test_gradients_reach_every_weight(config, ids):
         (lambda f: _truncate(f / "model.safetensors"), "must be a whole safetensors file"),
         (lambda f: _edit(f, hidden_size=64), "the checkpoint holds"),
         (lambda f: _edit(f, num_layers=3), "must hold 'model.layers.2"),
-        (lambda f: _edit(f, rope_scaling={"type": "yarn"}), "rope_scaling must be None"),
+        (lambda f: _edit(f, rope_scaling={"type": "yarn"}), "YaRN needs factor"),
         (lambda f: _edit(f, model_type="llama"), "model_type must be"),
     ],
 )

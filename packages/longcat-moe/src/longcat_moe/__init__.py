@@ -4,7 +4,10 @@ from ._chat import ChatFormat, Piece, parse_turn, render_turn
 from ._config import LongcatConfig
 from ._experts import BiasController
 from ._induction import init_induction
-from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel, count_parameters
+from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel
+from ._ngram import neighbours
+from ._presets import count_active_parameters, count_parameters, get_preset
+from ._rotary import YarnScaling
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from .engine import Engine, EngineStats, Generation
 
@@ -19,9 +22,13 @@ __all__ = [
     "LongcatForCausalLM",
     "LongcatModel",
     "Piece",
+    "YarnScaling",
+    "count_active_parameters",
     "count_parameters",
+    "get_preset",
     "init_induction",
     "load_tokenizer",
+    "neighbours",
     "parse_turn",
     "render_turn",
     "space_twins",

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ._config import LongcatConfig
-from ._layers import RMSNorm, rotate
+from ._layers import RMSNorm
+from ._rotary import rotate
 
 # The released code builds the two LoRA norms with the class default, not with `rms_norm_eps`.
 LORA_NORM_EPS = 1e-6
@@ -64,6 +65,8 @@ class LatentAttention(nn.Module):
         self.scale_q = (c.hidden_size / c.q_lora_rank) ** 0.5
         self.scale_kv = (c.hidden_size / c.kv_lora_rank) ** 0.5
         self.softmax_scale = c.qk_head_dim**-0.5
+        if c.rope_scaling is not None:
+            self.softmax_scale *= c.rope_scaling.softmax_scale
 
     def forward(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], cache: CacheView | None = None

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODEL_TYPE = "longcat_flash"
-ARCHITECTURE = "LongcatFlashForCausalLM"
+from ._rotary import YarnScaling
+
+MODEL_TYPES = {
+    "longcat_flash": "LongcatFlashForCausalLM",
+    "longcat_flash_ngram": "LongcatFlashNgramForCausalLM",
+}
+"""Model type to architecture; the second is the first with n-gram embeddings."""
 
 # Keys that would change the computation, with the only value this implementation computes.
 _ONLY = {
@@ -22,11 +27,12 @@ _ONLY = {
     "mla_scale_q_lora": (True, None),
     "mla_scale_kv_lora": (True, None),
     "norm_topk_prob": (False, None),
-    "rope_scaling": (None,),
     "router_bias": (False, None),
     "tie_word_embeddings": (False, None),
     "zero_expert_type": ("identity", None),
 }
+
+_MAY_BE_ZERO = ("zero_expert_num", "bos_token_id", "eos_token_id", "ngram_vocab_size_ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +65,25 @@ class LongcatConfig:
     routed_scaling_factor: float = 6.0
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10_000_000.0
+    rope_scaling: YarnScaling | None = None
+    """YaRN, in models that were trained on longer contexts later."""
     max_position_embeddings: int = 131072
     initializer_range: float = 0.02
     bos_token_id: int = 1
     eos_token_id: int = 2
+    ngram_vocab_size_ratio: float = 0.0
+    """Rows of an n-gram table over `vocab_size`; 0 for no n-gram embeddings."""
+    emb_neighbor_num: int = 4
+    """The longest n-gram, the token itself included."""
+    emb_split_num: int = 4
+    """Tables per length of n-gram."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            may_be_zero = field.name in ("zero_expert_num", "bos_token_id", "eos_token_id")
+            if isinstance(value, YarnScaling | None):
+                continue
+            may_be_zero = field.name in _MAY_BE_ZERO
             if value < 0 or (value == 0 and not may_be_zero):
                 raise ValueError(f"{field.name} must be positive, got {value}")
         if self.moe_topk > self.num_experts:
@@ -77,6 +93,12 @@ class LongcatConfig:
             )
         if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even")
+        num_tables = (self.emb_neighbor_num - 1) * self.emb_split_num
+        if self.has_ngrams and (num_tables < 1 or self.hidden_size % num_tables):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be divisible by the number of n-gram tables, "
+                f"(emb_neighbor_num - 1) * emb_split_num = {num_tables}"
+            )
 
     @property
     def num_experts(self) -> int:
@@ -99,6 +121,16 @@ class LongcatConfig:
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
+    def has_ngrams(self) -> bool:
+        """Whether tokens are embedded together with those before them."""
+        return self.ngram_vocab_size_ratio > 0
+
+    @property
+    def model_type(self) -> str:
+        """As in `config.json`."""
+        return "longcat_flash_ngram" if self.has_ngrams else "longcat_flash"
+
+    @property
     def num_active_ffn_experts(self) -> float:
         """The target K_e: `moe_topk` times the FFN share of all experts (8 in the 560B model)."""
         return self.moe_topk * self.n_routed_experts / self.num_experts
@@ -110,20 +142,28 @@ class LongcatConfig:
         Raises:
             ValueError: A key asks for a computation that is not implemented here.
         """
-        if values.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+        kind = values.get("model_type", "longcat_flash")
+        if kind not in MODEL_TYPES:
             raise ValueError(
-                f"config.json: model_type must be {MODEL_TYPE!r}, got {values['model_type']!r}"
+                f"config.json: model_type must be one of {', '.join(MODEL_TYPES)}, got {kind!r}"
             )
         for key, allowed in _ONLY.items():
             if key in values and values[key] not in allowed:
                 raise ValueError(f"config.json: {key} must be {allowed[0]!r}, got {values[key]!r}")
-        rope = values.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(f"config.json: rope_type must be 'default', got {rope['rope_type']!r}")
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {field.name for field in dataclasses.fields(cls)} - {"rope_scaling"}
         known = {key: value for key, value in values.items() if key in names and value is not None}
+        # transformers 5 keeps all of it in `rope_parameters`; older files have `rope_scaling`.
+        scaling: dict[str, Any] = values.get("rope_scaling") or {}
+        rope: dict[str, Any] = {**(values.get("rope_parameters") or {}), **scaling}
         if "rope_theta" in rope:
             known["rope_theta"] = rope["rope_theta"]
+        rope_type = scaling.get("type") or rope.get("rope_type", "default")
+        if rope_type not in ("default", "yarn"):
+            raise ValueError(
+                f"config.json: rope_type must be 'default' or 'yarn', got {rope_type!r}"
+            )
+        if rope_type == "yarn":
+            known["rope_scaling"] = YarnScaling.from_dict(rope)
         return cls(**known)
 
     @classmethod
@@ -141,10 +181,16 @@ class LongcatConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `config.json`, as transformers and vLLM read it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        theta = own.pop("rope_theta")
+        theta, yarn = own.pop("rope_theta"), own.pop("rope_scaling")
+        if not self.has_ngrams:
+            for name in ("ngram_vocab_size_ratio", "emb_neighbor_num", "emb_split_num"):
+                del own[name]
+        rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
+        if yarn is not None:
+            rope |= {"rope_type": "yarn", **dataclasses.asdict(yarn)}
         return {
-            "architectures": [ARCHITECTURE],
-            "model_type": MODEL_TYPE,
+            "architectures": [MODEL_TYPES[self.model_type]],
+            "model_type": self.model_type,
             **own,
             "attention_bias": False,
             "attention_method": "MLA",
@@ -154,7 +200,7 @@ class LongcatConfig:
             "mla_scale_q_lora": True,
             "norm_topk_prob": False,
             "num_hidden_layers": self.num_attentions,
-            "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+            "rope_parameters": rope,
             "rope_theta": theta,
             "router_bias": False,
             "tie_word_embeddings": False,

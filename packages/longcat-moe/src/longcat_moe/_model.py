@@ -11,6 +11,7 @@ Dimension key: B sequences, T tokens, D model width, W vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from ._attention import CacheView, LatentAttention
 from ._checkpoint import load_state, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
-from ._layers import DenseFFN, RMSNorm, rotary_tables
+from ._layers import DenseFFN, RMSNorm
+from ._ngram import NgramEmbedding, collides
+from ._rotary import rotary_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class LongcatModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.ngram_embeddings = NgramEmbedding(config) if config.has_ngrams else None
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -83,15 +87,17 @@ class LongcatModel(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: CacheView | None = None,
+        before_ids: Tensor | None = None,
     ) -> Tensor:
         """Return the normed last state, (B, T, D)."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        rotary = rotary_tables(
-            position_ids, width=self.config.qk_rope_head_dim, theta=self.config.rope_theta
-        )
+        rotary = rotary_tables(position_ids, self.config)
         real = None if attention_mask is None else attention_mask.flatten().nonzero().flatten()
         x = self.embed_tokens(input_ids)
+        if self.ngram_embeddings is not None:
+            assert cache is None or before_ids is not None, "packed tokens need before_ids"
+            x = self.ngram_embeddings(x, input_ids, before_ids)
         for layer in self.layers:
             x = layer(x, rotary, cache, real)
         return self.norm(x)
@@ -119,6 +125,12 @@ class LongcatForCausalLM(nn.Module):
 
     def init_weights(self) -> None:
         """Draw every matrix from a normal of `initializer_range`; norms 1, biases 0."""
+        if collides(self.config):
+            warnings.warn(
+                f"ngram_vocab_size_ratio={self.config.ngram_vocab_size_ratio:g} is close to a whole "
+                "number or a half: many 2-grams will share a row. Choose one well between, as 78.3",
+                stacklevel=3,
+            )
         std = self.config.initializer_range
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -134,6 +146,7 @@ class LongcatForCausalLM(nn.Module):
         position_ids: Tensor | None = None,
         cache: CacheView | None = None,
         logits_mask: Tensor | None = None,
+        before_ids: Tensor | None = None,
     ) -> CausalLMOutput:
         """Return logits (B, T, W), or (N, W) of the N tokens where `logits_mask` is true.
 
@@ -144,13 +157,15 @@ class LongcatForCausalLM(nn.Module):
             position_ids: (B, T); counted from 0 when absent.
             cache: Latents of earlier tokens, see `CacheView`; new tokens are packed, B = 1.
             logits_mask: (B, T), true where a prediction is wanted.
+            before_ids: (B, T, N - 1) for n-gram embeddings with a cache: see `neighbours`. Without
+                a cache they are computed from `input_ids`.
 
         Raises:
             ValueError: The padding is not on the right.
         """
         if attention_mask is not None and cache is None:
             _check_right_padded(attention_mask)
-        hidden = self.model(input_ids, attention_mask, position_ids, cache)
+        hidden = self.model(input_ids, attention_mask, position_ids, cache, before_ids)
         return CausalLMOutput(self.lm_head(hidden if logits_mask is None else hidden[logits_mask]))
 
     @classmethod
@@ -182,9 +197,3 @@ class LongcatForCausalLM(nn.Module):
 def _check_right_padded(mask_BT: Tensor) -> None:
     if bool((mask_BT[:, 1:] > mask_BT[:, :-1]).any()):
         raise ValueError("attention_mask must be 1s then 0s in every row (padding on the right)")
-
-
-def count_parameters(config: LongcatConfig) -> int:
-    """Count all weights of a config without allocating any (560.66B for the default)."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in LongcatForCausalLM(config).parameters())

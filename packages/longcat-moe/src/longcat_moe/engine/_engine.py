@@ -26,6 +26,7 @@ from safetensors.torch import load as load_safetensors
 
 from longcat_moe._config import LongcatConfig
 from longcat_moe._model import LongcatForCausalLM
+from longcat_moe._ngram import neighbours
 
 from ._cache import LatentCache
 from ._sampling import SamplingParams, sample
@@ -274,11 +275,22 @@ class Engine:
             [c.slot for c in batch], [c.num_cached for c in batch], [len(new) for new in news]
         )
         ids = torch.tensor([[token for new in news for token in new]])
-        hidden = model.model(ids, None, view.positions_P[None], view)
+        hidden = model.model(ids, None, view.positions_P[None], view, self._before(batch))
         for conversation, new in zip(batch, news, strict=True):
             conversation.num_cached += len(new)
             self.stats.num_prefilled += len(new) if len(new) > 1 else 0
         self._sample(batch, model.lm_head(hidden[0, view.last_B]))
+
+    def _before(self, batch: list[_Conversation]) -> torch.Tensor | None:
+        """What stands before each new token, for n-gram embeddings: (1, P, N - 1)."""
+        if not self.config.has_ngrams:
+            return None
+        num, eos = self.config.emb_neighbor_num - 1, self.config.eos_token_id
+        found: list[torch.Tensor] = []
+        for c in batch:
+            seen = torch.tensor([c.tokens[max(0, c.num_cached - num) :]])
+            found.append(neighbours(seen, num=num, eos=eos)[:, -(len(c.tokens) - c.num_cached) :])
+        return torch.cat(found, dim=1)
 
     def _sample(self, batch: list[_Conversation], logits: torch.Tensor) -> None:
         requests = [c.request for c in batch if c.request is not None]
