@@ -7,13 +7,18 @@ import pytest
 import torch
 from longcat_gspo import (
     ClipRange,
+    TripletClip,
     allocate_budget,
     coba_value,
+    dapo_loss,
     group_advantages,
     grpo_loss,
     gspo_loss,
     gspo_token_loss,
-)  # fmt: skip
+    hispo_mask,
+    mismatch_weights,
+    triplet_clip_loss,
+)
 
 WIDE = ClipRange(low=0.2, high=0.3)
 
@@ -80,6 +85,60 @@ def test_grpo_equals_gspo_on_sequences_of_one_token():
     old = torch.tensor([-0.3, -1.5], dtype=torch.float64)
     args = (new, old, torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([0, 1]))
     assert grpo_loss(*args, clip=WIDE)[0].item() == gspo_loss(*args, clip=WIDE)[0].item()
+
+
+def test_dapo_is_the_mean_over_tokens(batch):
+    new, old, advantage, sequence = batch
+    total = 0.0
+    for n, o, i in zip(new.tolist(), old.tolist(), sequence.tolist(), strict=True):
+        a, ratio = advantage[i].item(), math.exp(n - o)
+        total += min(ratio * a, min(max(ratio, 1 - WIDE.low), 1 + WIDE.high) * a)
+    assert dapo_loss(*batch, clip=WIDE)[0].item() == pytest.approx(-total / 10, abs=1e-12)
+
+
+def test_triplet_clip_equals_a_loop_and_cuts_what_it_should(batch):
+    new, old, advantage, sequence = batch
+    new = (
+        old + torch.tensor([0.5, -0.5, 0.1, 1.0, 0.1, 0.6, -0.6, 0.2, -0.4, 2.0])
+    ).requires_grad_()
+    clip, engine = TripletClip(negative_low=0.2, positive_high=0.3, negative_high=2.0), old - 0.9
+    engine[3:] = old[3:] + 0.1
+    weight = mismatch_weights(old, engine, sequence, num_sequences=4, cap=2.0)
+    assert weight[0] == 2.0
+    loss, _ = triplet_clip_loss(
+        new, old, advantage, sequence, clip=clip, max_tokens=50, weight_T=weight
+    )
+    total = 0.0
+    for n, o, e, i in zip(
+        new.tolist(), old.tolist(), engine.tolist(), sequence.tolist(), strict=True
+    ):
+        a, ratio = advantage[i].item(), math.exp(n - o)
+        value = min(ratio * a, min(max(ratio, 0.8), 1.3) * a)
+        if a < 0:
+            value = max(value, 2.0 * a)
+        total += min(math.exp(o - e), 2.0) * value
+    assert loss.item() == pytest.approx(-total / (4 * 50), abs=1e-12)
+    (grad,) = torch.autograd.grad(loss, new)
+    cut = (grad == 0).tolist()
+    # Good and already far up (0, 5); bad and already far down (8); bad and far up (3, 9).
+    assert cut == [True, False, False, True, False, True, False, False, True, True]
+
+
+def test_mismatch_is_bounded_by_token_and_by_sequence(batch):
+    _, old, _, sequence = batch
+    engine = old.clone()
+    engine[0] -= math.log(4)  # one token four times as likely for the trainer
+    engine[9] += math.log(4)
+    by_token = mismatch_weights(old, engine, sequence, num_sequences=4, mode="mask", cap=3)
+    assert by_token.tolist() == pytest.approx([0] + [1] * 8 + [0])
+    by_sequence = mismatch_weights(old, engine, sequence, num_sequences=4, level="sequence", cap=9)
+    assert by_sequence.tolist() == pytest.approx([4 ** (1 / 3)] * 3 + [1] * 6 + [0.25])
+    kept = hispo_mask(old, engine, sequence, num_sequences=4, max_sequence_gap=0.6, max_token_gap=9)
+    assert kept.tolist() == [True] * 9 + [False]
+    kept = hispo_mask(old, engine, sequence, num_sequences=4, max_sequence_gap=9, max_token_gap=2)
+    assert kept.tolist() == [False] + [True] * 9
+    with pytest.raises(ValueError, match="cap must be at least 1"):
+        mismatch_weights(old, engine, sequence, num_sequences=4, cap=0.5)
 
 
 def test_the_order_of_tokens_and_sequences_does_not_matter(batch):

@@ -113,9 +113,93 @@ def grpo_loss(
     held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
     num = len(advantage_S)
     loss_S = sequence_mean(torch.minimum(free_T, held_T), sequence_T, num)
-    clipped_S = sequence_mean((held_T < free_T).float(), sequence_T, num)
-    ratio_S = sequence_mean(ratio_T, sequence_T, num)
-    return -loss_S.mean(), LossStats(ratio_S.detach(), clipped_S.detach())
+    return -loss_S.mean(), _token_stats(ratio_T, held_T < free_T, sequence_T, num)
+
+
+def dapo_loss(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_S: Tensor,
+    sequence_T: Tensor,
+    *,
+    clip: ClipRange,
+) -> tuple[Tensor, LossStats]:
+    """DAPO as a baseline: one ratio per token, mean over all tokens: long sequences weigh more."""
+    _check(log_probs_T, old_log_probs_T, sequence_T)
+    ratio_T = (log_probs_T - old_log_probs_T).exp()
+    advantage_T = advantage_S[sequence_T]
+    free_T = ratio_T * advantage_T
+    held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
+    loss = -torch.minimum(free_T, held_T).mean()
+    return loss, _token_stats(ratio_T, held_T < free_T, sequence_T, len(advantage_S))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TripletClip:
+    """Bounds of `triplet_clip_loss`; the report does not print its values, these are ours."""
+
+    negative_low: float = 0.2
+    """A bad token's ratio below `1 - negative_low` is pushed no further down."""
+    positive_high: float = 0.28
+    """A good token's ratio above `1 + positive_high` is pushed no further up."""
+    negative_high: float = 3.0
+    """A bad token counts at most as if its ratio were this."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.negative_low < 1 or self.positive_high < 0 or self.negative_high < 1:
+            raise ValueError(
+                "need 0 <= negative_low < 1, positive_high >= 0 and negative_high >= 1, got "
+                f"{self.negative_low}, {self.positive_high} and {self.negative_high}"
+            )
+
+
+def triplet_clip_loss(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_S: Tensor,
+    sequence_T: Tensor,
+    *,
+    clip: TripletClip,
+    max_tokens: int,
+    weight_T: Tensor | None = None,
+) -> tuple[Tensor, LossStats]:
+    """The token objective of LongCat-Flash-Thinking 2509, equation 4.
+
+    `-1 / (S max_tokens) sum w max(min(r A, clip(r) A), negative_high A)`, the outer max for A < 0
+    alone. A constant denominator: no sequence's length changes what its tokens weigh.
+
+    Args:
+        log_probs_T: Under the weights in training; carries the gradient.
+        old_log_probs_T: Under the weights that sampled, as the trainer computes them.
+        advantage_S: One per sequence.
+        sequence_T: Sequence of each token.
+        clip: The three bounds.
+        max_tokens: Longest length of a sequence, the report's T_max.
+        weight_T: Truncated importance weights against the engine: see `mismatch_weights`.
+    """
+    _check(log_probs_T, old_log_probs_T, sequence_T)
+    ratio_T = (log_probs_T - old_log_probs_T).exp()
+    advantage_T = advantage_S[sequence_T]
+    free_T = ratio_T * advantage_T
+    held_T = torch.minimum(
+        free_T, ratio_T.clamp(1 - clip.negative_low, 1 + clip.positive_high) * advantage_T
+    )
+    floor_T = clip.negative_high * advantage_T
+    held_T = torch.where(advantage_T < 0, torch.maximum(held_T, floor_T), held_T)
+    is_cut_T = held_T != free_T
+    if weight_T is not None:
+        held_T = held_T * weight_T
+    loss = -held_T.sum() / (len(advantage_S) * max_tokens)
+    return loss, _token_stats(ratio_T, is_cut_T, sequence_T, len(advantage_S))
+
+
+def _token_stats(
+    ratio_T: Tensor, is_cut_T: Tensor, sequence_T: Tensor, num_sequences: int
+) -> LossStats:
+    return LossStats(
+        sequence_mean(ratio_T, sequence_T, num_sequences).detach(),
+        sequence_mean(is_cut_T.float(), sequence_T, num_sequences).detach(),
+    )
 
 
 def _check(log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor) -> None:
