@@ -97,6 +97,41 @@ def test_failures_without_a_baseline_weigh_in_the_mean_and_push_nothing():
     assert metrics["signal_share"] == pytest.approx(4 / 9)
 
 
+def _llama():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def test_chunked_log_probs_train_a_hugging_face_model_the_same():
+    states = []
+    for chunked in (False, True):
+        trainer = GspoTrainer(
+            _llama(),
+            TrainerConfig(clip=ClipRange(low=0.5, high=0.5), chunked_log_probs=chunked),
+        )
+        for step in range(3):
+            trainer.train(_samples(seed=step))
+        trainer.fit(_samples())
+        states.append(_state(trainer))
+    torch.testing.assert_close(*states, atol=1e-6, rtol=1e-5)
+
+
+def test_chunked_log_probs_are_refused_where_logits_are_more_than_a_product():
+    config = TrainerConfig(chunked_log_probs=True)
+    with pytest.raises(ValueError, match="a Linear without bias, got NoneType"):
+        GspoTrainer(_Tiny(), config)
+    capped = _llama()
+    plain = capped.forward
+    capped.forward = lambda *a, **k: _Out(3 * torch.tanh(plain(*a, **k).logits + 1))
+    with pytest.raises(ValueError, match="this model changes them further"):
+        GspoTrainer(capped, config)
+
+
 def test_epochs_are_steps_on_the_same_batch():
     twice = _trained(steps=1, epochs=2)
     once = GspoTrainer(_Tiny(), TrainerConfig(clip=ClipRange(low=0.5, high=0.5)))

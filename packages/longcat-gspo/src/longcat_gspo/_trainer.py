@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import bisect
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from ._advantage import Baseline, group_advantages
 from ._objective import ClipRange, LossStats, gspo_loss
+from ._predict import from_hidden_states, from_logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class TrainerConfig:
     epochs: int = 1
     """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
     micro_batch_tokens: int = 4096
+    chunked_log_probs: bool = False
+    """Never hold all tokens by all words: see `linear_log_probs`. For large vocabularies."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "max_grad_norm"):
@@ -87,7 +89,9 @@ class GspoTrainer:
 
     Args:
         model: Called as `model(input_ids, attention_mask=...)`. If it also takes `logits_mask`
-            (true where a prediction is wanted), the others are never computed.
+            (true where a prediction is wanted), the others are never computed. For
+            `chunked_log_probs` it has `base_model` and `get_output_embeddings()`, as those of
+            transformers do.
         config: How steps are taken.
         accelerator: Places the model; a plain CPU one when absent.
         after_step: Called after each optimiser step, for what moves without gradients (a router's
@@ -115,7 +119,8 @@ class GspoTrainer:
         self.model, self.optimizer = cast(
             "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
         )
-        self._takes_mask = "logits_mask" in inspect.signature(model.forward).parameters
+        source = from_hidden_states if config.chunked_log_probs else from_logits
+        self._predict = source(self.model, self.accelerator)
         self.num_steps = 0
         self._after_step = after_step
 
@@ -234,18 +239,8 @@ class GspoTrainer:
         sequence_T = learned.nonzero()[:, 0]
         ids, learned = ids.to(device), learned.to(device)
         wanted = learned.roll(-1, dims=1)  # the first column is never learned
-        with self.accelerator.autocast():
-            picked_TW = self._logits(ids, real.to(device), wanted)
-        log_probs_T = -nn.functional.cross_entropy(
-            picked_TW.float(), ids[learned], reduction="none"
-        )
+        log_probs_T = self._predict(ids, real.to(device), wanted, ids[learned])
         return log_probs_T, old.to(device)[learned], sequence_T.to(device)
-
-    def _logits(self, ids: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
-        """Logits (T, W) of the wanted tokens alone, if the model can do that."""
-        if self._takes_mask:
-            return self.model(ids, attention_mask=real, logits_mask=wanted).logits
-        return self.model(ids, attention_mask=real).logits[wanted]
 
     # -- state -------------------------------------------------------------------------------
 

@@ -123,6 +123,15 @@ class LongcatForCausalLM(nn.Module):
         if self.lm_head.weight.device.type != "meta":
             self.init_weights()
 
+    @property
+    def base_model(self) -> LongcatModel:
+        """Everything before the output matrix, under transformers' name."""
+        return self.model
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output matrix, under transformers' name."""
+        return self.lm_head
+
     def init_weights(self) -> None:
         """Draw every matrix from a normal of `initializer_range`; norms 1, biases 0."""
         if collides(self.config):

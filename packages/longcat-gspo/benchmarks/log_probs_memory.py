@@ -1,0 +1,88 @@
+"""Peak memory and time of log-probabilities and their gradients: in chunks, and the plain way.
+
+usage: python log_probs_memory.py [--tokens 4096] [--words 131072] [--width 256]
+
+Each way runs in a process of its own, whose greatest resident size is read before and after; then
+both are timed in turn, in one process.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+
+import torch
+from longcat_gspo import linear_log_probs
+
+
+def plain(hidden, weight, target):
+    """As most trainers do it."""
+    return (hidden @ weight.T).float().log_softmax(-1).gather(1, target[:, None])[:, 0]
+
+
+def chunked(hidden, weight, target):
+    """Ours."""
+    return linear_log_probs(hidden, weight, target)
+
+
+WAYS = {"plain": plain, "chunks": chunked}
+
+
+def _case(tokens, words, width):
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, width, generator=g, requires_grad=True)
+    weight = torch.randn(words, width, generator=g).mul_(width**-0.5).requires_grad_()
+    return hidden, weight, torch.randint(0, words, (tokens,), generator=g)
+
+
+def _peak(way, sizes, results):
+    case = _case(*sizes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loss = WAYS[way](*case).mean()
+    loss.backward()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results.put(((after - before) / 1024, case[0].grad, case[1].grad))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--words", type=int, default=131_072)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    sizes = options.tokens, options.words, options.width
+    print(
+        f"{sizes[0]} tokens, {sizes[1]} words, width {sizes[2]}, float32, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} CPU threads"
+    )
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    peaks, grads = {}, {}
+    for way in WAYS:
+        process = context.Process(target=_peak, args=(way, sizes, results))
+        process.start()
+        peaks[way], *grads[way] = results.get()
+        process.join()
+    gap = max((a - b).abs().max().item() for a, b in zip(*grads.values(), strict=True))
+    case = _case(*sizes)
+    times = {way: [] for way in WAYS}
+    for _ in range(options.repeats):
+        for way, call in WAYS.items():
+            began = time.perf_counter()
+            call(*case).mean().backward()
+            times[way].append(time.perf_counter() - began)
+    ratios = sorted(p / c for p, c in zip(times["plain"], times["chunks"], strict=True))
+    print("| way | peak, MB above the inputs | seconds |")
+    print("| --- | --- | --- |")
+    for way in WAYS:
+        print(f"| {way} | {peaks[way]:,.0f} | {statistics.median(times[way]):.2f} |")
+    print(
+        f"memory: {peaks['plain'] / peaks['chunks']:.1f} times less; time: plain over chunks "
+        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f}); gradients differ by {gap:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()
