@@ -1,4 +1,4 @@
-"""Does training in noise help in noise? slow: two RL runs from one cold start, about eight minutes.
+"""Does training in noise help in noise? slow: two RL runs from one cold start, about six minutes.
 
 usage: python noise_pays.py RUN [DOMAIN]    RUN is a finished run of `longcat train`
 
