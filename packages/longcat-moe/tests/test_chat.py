@@ -76,3 +76,13 @@ def test_an_id_has_the_same_tokens_everywhere(tokenizer):
     ids = [tokenizer.encode(t).tokens for t in ("of M4821, see", '{"id":"M4821"}')]
     assert ids[0][2:5] == ["M", "48", "21"]
     assert [t for t in ids[1] if t in ids[0]] == ["M", "48", "21"]
+
+
+@pytest.mark.parametrize("raw", ["5or 3", "0_7x", "[" * 100_000, "{'a': ", "1e999999x"])
+def test_values_that_are_no_literals_stay_text_without_a_word(raw):
+    text = (
+        "</longcat_think>\n<longcat_tool_call>f\n<longcat_arg_key>a</longcat_arg_key>\n"
+        f"<longcat_arg_value>{raw}</longcat_arg_value>\n</longcat_tool_call>\n"
+    )
+    (call,) = parse_turn(text)["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": raw}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -210,7 +211,11 @@ def _value(raw: str, kind: str | None) -> Any:
         return raw
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(raw)
-        except (ValueError, SyntaxError):
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", SyntaxWarning
+                )  # such as of 5or, which is no literal
+                return read(raw)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return raw
