@@ -30,26 +30,14 @@ def _with(config, **changes):
     return LongcatForCausalLM(config).eval()
 
 
-def _expert_rows_for_transformers(folder):
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    for key in [k for k in state if ".experts.0." in k and "down" not in k]:
-        for expert in range(config["zero_expert_num"]):
-            name = key.replace(".experts.0.", f".experts.{config['n_routed_experts'] + expert}.")
-            state[name] = torch.zeros_like(state[key])
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def test_yarn_equals_transformers_from_the_same_folder(config, tmp_path):
+def test_yarn_equals_transformers_from_the_same_folder(config, tmp_path, for_transformers):
     transformers = pytest.importorskip("transformers")
     config = dataclasses.replace(config, max_position_embeddings=512, initializer_range=0.15)
     model = _with(config, rope_scaling=YARN)
     model.save_pretrained(tmp_path)
     ours = LongcatForCausalLM.from_pretrained(tmp_path).eval()
     assert ours.config == model.config
-    _expert_rows_for_transformers(tmp_path)
+    for_transformers(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.randint(0, 96, (2, 120), generator=torch.Generator().manual_seed(1))
     plain = _with(config)

@@ -107,13 +107,8 @@ def grpo_loss(
 ) -> tuple[Tensor, LossStats]:
     """GRPO as a baseline: one ratio per token, mean over tokens, then over sequences."""
     _check(log_probs_T, old_log_probs_T, sequence_T)
-    ratio_T = (log_probs_T - old_log_probs_T).exp()
-    advantage_T = advantage_S[sequence_T]
-    free_T = ratio_T * advantage_T
-    held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
-    num = len(advantage_S)
-    loss_S = sequence_mean(torch.minimum(free_T, held_T), sequence_T, num)
-    return -loss_S.mean(), _token_stats(ratio_T, held_T < free_T, sequence_T, num)
+    least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
+    return -sequence_mean(least_T, sequence_T, len(advantage_S)).mean(), stats
 
 
 def dapo_loss(
@@ -126,12 +121,24 @@ def dapo_loss(
 ) -> tuple[Tensor, LossStats]:
     """DAPO as a baseline: one ratio per token, mean over all tokens: long sequences weigh more."""
     _check(log_probs_T, old_log_probs_T, sequence_T)
+    least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
+    return -least_T.mean(), stats
+
+
+def _clipped_tokens(
+    log_probs_T: Tensor,
+    old_log_probs_T: Tensor,
+    advantage_S: Tensor,
+    sequence_T: Tensor,
+    clip: ClipRange,
+) -> tuple[Tensor, LossStats]:
+    """`min(r A, clip(r) A)` of each token, (T,)."""
     ratio_T = (log_probs_T - old_log_probs_T).exp()
     advantage_T = advantage_S[sequence_T]
     free_T = ratio_T * advantage_T
     held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
-    loss = -torch.minimum(free_T, held_T).mean()
-    return loss, _token_stats(ratio_T, held_T < free_T, sequence_T, len(advantage_S))
+    stats = _token_stats(ratio_T, held_T < free_T, sequence_T, len(advantage_S))
+    return torch.minimum(free_T, held_T), stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
