@@ -258,7 +258,9 @@ class GspoTrainer:
             "num_steps": self.num_steps,
         }
         part = folder / ".trainer.part"
-        with part.open("wb") as file:  # a file of Python's says why a write failed; torch's does not
+        with part.open(
+            "wb"
+        ) as file:  # a file of Python's says why a write failed; torch's does not
             torch.save(state, file)
         part.replace(folder / "trainer.pt")
 
