@@ -1,10 +1,11 @@
 """The engine against the plain forward pass."""
 
 import asyncio
+import itertools
 
 import pytest
 import torch
-from longcat_moe import Engine, LongcatForCausalLM
+from longcat_moe import Engine, EngineFullError, LongcatForCausalLM
 from safetensors.torch import save
 
 
@@ -56,13 +57,13 @@ async def test_greedy_is_the_argmax_of_the_forward_pass(model, config):
 async def test_a_shared_prefix_is_copied_not_computed(model, config):
     engine = Engine(config, num_slots=2, max_length=128)
     engine.add_model(0, model)
-    prompt = list(range(3, 63))
+    prompt = list(range(3, 67))
     first = await engine.open(0)
     await engine.generate(first, prompt, max_tokens=1, stop_ids=())
     before = engine.stats.num_prefilled
     got = await _one(engine, [*prompt, 70], max_tokens=5, temperature=0, stop_ids=())
     assert engine.stats.num_prefilled == before
-    assert engine.stats.num_reused == 60
+    assert engine.stats.num_reused == 64
     expected = _log_probs(model, [*prompt, 70], got.token_ids)
     assert got.log_probs == pytest.approx(expected, abs=1e-4)
 
@@ -131,3 +132,178 @@ def test_an_engine_outlives_an_event_loop(model, config):
         for _ in range(2)
     )
     assert first.token_ids == second.token_ids
+
+
+def _engine(model, **options):
+    engine = Engine(model.config, **{"num_slots": 4, "max_length": 64, **options})
+    engine.add_model(0, model)
+    return engine
+
+
+async def _talks(engine, num, *, turns=3, width=9):
+    """Conversations of several turns, all at once; what each said."""
+
+    async def talk(n):
+        c = await engine.open(0)
+        said = []
+        for turn in range(turns):
+            given = [3 + (7 * n + 5 * turn + i) % 90 for i in range(width)]
+            said.append((await engine.generate(c, given, max_tokens=6, stop_ids=())).token_ids)
+        await engine.close(c)
+        return said
+
+    return await asyncio.gather(*(talk(n) for n in range(num)))
+
+
+async def test_a_cache_three_times_too_small_changes_nothing(model):
+    free = _engine(model, num_slots=12, block_size=4)
+    tight = _engine(model, num_slots=12, block_size=4, cache_tokens=4 * 64)
+    expected = await _talks(free, 12)
+    assert await _talks(tight, 12) == expected
+    assert free.stats.num_swapped_out == 0
+    assert tight.stats.num_swapped_out > 0
+    assert tight.stats.num_swapped_in > 0
+    # Nothing was computed twice.
+    assert tight.stats.num_prefilled == free.stats.num_prefilled
+    assert tight._scheduler.pool.num_used == 0
+
+
+async def test_a_prompt_in_chunks_gives_the_same_tokens_and_stops_nobody(model):
+    whole, chunked = _engine(model), _engine(model, chunk_tokens=7)
+    assert await _talks(whole, 4, width=11) == await _talks(chunked, 4, width=11)
+    # A long prompt comes while another conversation decodes.
+    short, long = await chunked.open(0), await chunked.open(0)
+    arrivals = []
+
+    async def decode():
+        async for _ in chunked.stream(short, [5, 6], max_tokens=20, stop_ids=()):
+            arrivals.append(chunked.stats.num_steps)
+
+    await asyncio.gather(decode(), chunked.generate(long, list(range(3, 53)), max_tokens=1))
+    gaps = [b - a for a, b in itertools.pairwise(arrivals)]
+    assert gaps == [1] * 19  # a token in every step, whatever else is computed
+
+
+async def test_equal_prompts_at_once_are_computed_once(model):
+    engine = _engine(model, num_slots=4)
+    prompt = list(range(3, 36))
+    answers = await asyncio.gather(
+        *(_one(engine, prompt, max_tokens=4, temperature=0, stop_ids=()) for _ in range(4))
+    )
+    assert len({tuple(a.token_ids) for a in answers}) == 1
+    assert engine.stats.num_prefilled == 33  # and one token for each of the others
+    assert engine.stats.num_reused == 3 * 32
+
+
+async def test_a_block_is_shared_after_its_conversation_closed(model):
+    engine = _engine(model)
+    prompt = list(range(3, 36))
+    first = await _one(engine, prompt, max_tokens=4, temperature=0, stop_ids=())
+    second = await _one(engine, prompt, max_tokens=4, temperature=0, stop_ids=())
+    assert first.token_ids == second.token_ids
+    assert engine.stats.num_reused == 32
+
+
+async def test_a_stream_gives_what_generate_gives(model):
+    engine = _engine(model)
+    expected = await _one(engine, [4, 5], max_tokens=5, temperature=0, stop_ids=())
+    c = await engine.open(0)
+    tokens = [t async for t in engine.stream(c, [4, 5], max_tokens=5, temperature=0, stop_ids=())]
+    assert [t.token_id for t in tokens] == expected.token_ids
+    assert [t.log_prob for t in tokens] == pytest.approx(expected.log_probs)
+    assert [t.finish_reason for t in tokens] == [None] * 4 + ["length"]
+
+
+async def test_a_stop_string_ends_a_request_and_its_tokens_are_kept(model):
+    engine = _engine(model, decode=lambda ids: "".join(chr(200 + i) for i in ids))
+    free = await _one(engine, [4, 5], max_tokens=8, temperature=0, stop_ids=())
+    stop = "".join(chr(200 + i) for i in free.token_ids[2:4])
+    got = await _one(engine, [4, 5], max_tokens=8, temperature=0, stop_ids=(), stop=[stop])
+    assert got.token_ids == free.token_ids[:4]
+    assert got.finish_reason == "stop"
+    with pytest.raises(ValueError, match="decode"):
+        await _one(_engine(model), [4, 5], max_tokens=8, stop=[stop])
+
+
+async def test_a_deadline_ends_a_request_with_what_there_is(model):
+    times = iter(range(1000))
+    engine = _engine(model, clock=lambda: float(next(times)))
+    got = await _one(engine, [4, 5], max_tokens=50, stop_ids=(), timeout_s=5)
+    assert got.finish_reason == "timeout"
+    assert 1 <= len(got.token_ids) <= 6
+
+
+async def test_a_cancelled_request_leaves_a_conversation_that_goes_on(model):
+    engine = _engine(model)
+    c = await engine.open(0)
+    task = asyncio.create_task(engine.generate(c, [4, 5, 6], max_tokens=50, stop_ids=()))
+    while engine.stats.num_sampled < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    kept = list(engine._conversations[c].tokens)
+    got = await engine.generate(c, [9], max_tokens=3, stop_ids=())
+    assert got.log_probs == pytest.approx(_log_probs(model, [*kept, 9], got.token_ids), abs=1e-4)
+
+
+async def test_nobody_waits_beyond_the_limit(model):
+    engine = _engine(model, num_slots=1, max_waiting=1)
+    held = await engine.open(0)
+    waiting = asyncio.create_task(engine.open(0))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineFullError, match="max_waiting=1"):
+        await engine.open(0)
+    await engine.close(held)
+    await engine.close(await waiting)
+
+
+async def test_top_k_draws_from_the_k_most_probable(model):
+    engine = _engine(model, num_slots=64, max_length=8)
+    with torch.no_grad():
+        best = model(torch.tensor([[4, 5]])).logits[0, -1].topk(3).indices.tolist()
+    draws = await asyncio.gather(
+        *(_one(engine, [4, 5], max_tokens=1, stop_ids=(), top_k=3) for _ in range(300))
+    )
+    assert {d.token_ids[0] for d in draws} == set(best)
+
+
+async def test_a_request_s_seed_decides_its_tokens(model):
+    async def said(engine, seed):
+        c = await engine.open(0, seed=seed)
+        return (await engine.generate(c, [4, 5], max_tokens=8, stop_ids=())).token_ids
+
+    one, other = _engine(model, seed=1), _engine(model, seed=2)
+    await other.open(0)  # another order of opening
+    assert await said(one, 5) == await said(other, 5) != await said(other, 6)
+
+
+async def test_a_threaded_engine_says_the_same_and_leaves_the_loop_free(model):
+    assert await _talks(_engine(model, threaded=True), 6) == await _talks(_engine(model), 6)
+
+
+async def test_closing_while_a_step_is_computed_frees_its_blocks(model):
+    engine = _engine(model, threaded=True)
+    for _ in range(10):
+        c = await engine.open(0)
+        task = asyncio.create_task(engine.generate(c, [4, 5, 6], max_tokens=40, stop_ids=()))
+        await asyncio.sleep(0.002)
+        await engine.close(c)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await _one(engine, [4], max_tokens=1)
+    assert engine._scheduler.pool.num_used == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_tokens": 32}, "cache_tokens must hold"),
+        ({"watermark": 0}, "watermark"),
+        ({"speculate": True}, "num_nextn_predict_layers"),
+        ({"chunk_tokens": 0}, "chunk_tokens"),
+    ],
+)
+def test_wrong_sizes_are_refused(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        Engine(config, max_length=64, **options)

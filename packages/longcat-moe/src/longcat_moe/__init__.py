@@ -6,22 +6,25 @@ from ._experts import BiasController
 from ._induction import init_induction
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel
 from ._ngram import neighbours
+from ._packed import pack
 from ._presets import count_active_parameters, count_parameters, get_preset
 from ._rotary import YarnScaling
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
-from .engine import Engine, EngineStats, Generation
+from .engine import Engine, EngineFullError, EngineStats, Generation, Token
 
 __all__ = [
     "BiasController",
     "CausalLMOutput",
     "ChatFormat",
     "Engine",
+    "EngineFullError",
     "EngineStats",
     "Generation",
     "LongcatConfig",
     "LongcatForCausalLM",
     "LongcatModel",
     "Piece",
+    "Token",
     "YarnScaling",
     "count_active_parameters",
     "count_parameters",
@@ -29,6 +32,7 @@ __all__ = [
     "init_induction",
     "load_tokenizer",
     "neighbours",
+    "pack",
     "parse_turn",
     "render_turn",
     "space_twins",

@@ -11,7 +11,7 @@ D model width, N content width of a head, R rotary width, V value width, C laten
 Source: LongCat-Flash report 2.3.1, equations 6 and 7.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ._config import LongcatConfig
 from ._layers import RMSNorm
 from ._rotary import rotate
+from ._sparse import windowed_attention
 
 # The released code builds the two LoRA norms with the class default, not with `rms_norm_eps`.
 LORA_NORM_EPS = 1e-6
@@ -67,14 +68,23 @@ class LatentAttention(nn.Module):
         self.softmax_scale = c.qk_head_dim**-0.5
         if c.rope_scaling is not None:
             self.softmax_scale *= c.rope_scaling.softmax_scale
+        self.window = c.window_of(index)
 
     def forward(
-        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], cache: CacheView | None = None
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        cache: CacheView | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Attend causally; with a cache, B is 1, and T packed tokens attend to what it returns."""
+        """Attend causally.
+
+        With a cache, B is 1, and T packed tokens attend to what it returns; with `lengths`, B is 1,
+        and packed sequences of these lengths attend each to itself alone.
+        """
         q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR = self._project(x_BTD, rotary)
         if cache is None:
-            out = self._expanded(q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR)
+            out = self._expanded(q_nope_BTHN, q_rope_BTHR, c_BTC, k_rope_BTR, lengths)
         else:
             latent_BTL = torch.cat([c_BTC, k_rope_BTR], dim=-1)
             stretches = cache.extend(self.index, latent_BTL[0])
@@ -91,7 +101,14 @@ class LatentAttention(nn.Module):
         k_rope = rotate(k_rope[:, :, None], *rotary)[:, :, 0]
         return q_nope, rotate(q_rope, *rotary), latent, k_rope
 
-    def _expanded(self, q_nope: Tensor, q_rope: Tensor, c_BTC: Tensor, k_rope: Tensor) -> Tensor:
+    def _expanded(
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        c_BTC: Tensor,
+        k_rope: Tensor,
+        lengths: Sequence[int] | None,
+    ) -> Tensor:
         kv = self.kv_b_proj(c_BTC).unflatten(-1, (self.heads, -1))
         k_nope, v = kv.split([self.nope, self.value], dim=-1)
         shared = k_rope[:, :, None].expand(-1, -1, self.heads, -1)
@@ -100,10 +117,21 @@ class LatentAttention(nn.Module):
         # The fused kernels want values as wide as keys; zeros in the rest change nothing.
         gap = q.shape[-1] - self.value
         v = nn.functional.pad(v, (0, gap)) if gap > 0 else v
-        out = nn.functional.scaled_dot_product_attention(
-            q, k, v.transpose(1, 2), is_causal=True, scale=self.softmax_scale
-        )
+        v = v.transpose(1, 2)
+        if lengths is None:
+            out = self._causal(q, k, v)
+        else:
+            parts = zip(*(x.split(list(lengths), dim=2) for x in (q, k, v)), strict=True)
+            out = torch.cat([self._causal(*part) for part in parts], dim=2)
         return out[..., : self.value].transpose(1, 2).flatten(2)
+
+    def _causal(self, q_BHTQ: Tensor, k_BHTQ: Tensor, v_BHTV: Tensor) -> Tensor:
+        window = self.window
+        if window is not None and q_BHTQ.shape[2] > window.num_tokens:
+            return windowed_attention(q_BHTQ, k_BHTQ, v_BHTV, window, scale=self.softmax_scale)
+        return nn.functional.scaled_dot_product_attention(
+            q_BHTQ, k_BHTQ, v_BHTV, is_causal=True, scale=self.softmax_scale
+        )
 
     def _absorbed(
         self, q_nope_PHN: Tensor, q_rope_PHR: Tensor, stretches: Iterable[Stretch]

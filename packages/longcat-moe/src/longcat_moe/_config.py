@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ._rotary import YarnScaling
+from ._sparse import SparseAttention, Window
 
 MODEL_TYPES = {
     "longcat_flash": "LongcatFlashForCausalLM",
@@ -32,7 +33,13 @@ _ONLY = {
     "zero_expert_type": ("identity", None),
 }
 
-_MAY_BE_ZERO = ("zero_expert_num", "bos_token_id", "eos_token_id", "ngram_vocab_size_ratio")
+_MAY_BE_ZERO = (
+    "zero_expert_num", "bos_token_id", "eos_token_id", "ngram_vocab_size_ratio", "emb_amplify",
+    "num_nextn_predict_layers",
+)  # fmt: skip
+
+NORMS = ("pre", "post", "deep", "span", "mix", "hybrid", "peri")
+"""See `_norms.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +84,19 @@ class LongcatConfig:
     """The longest n-gram, the token itself included."""
     emb_split_num: int = 4
     """Tables per length of n-gram."""
+    emb_amplify: bool = False
+    """Multiply what is embedded by sqrt(hidden_size), so that attention does not drown it."""
+    num_nextn_predict_layers: int = 0
+    """1 for a multi-token prediction head."""
+    sparse_attention: SparseAttention | None = None
+    """Which attentions see a window alone, in ZigZag models."""
+    norm: str = "pre"
+    """Where norms stand: see `NORMS`. Released models are `pre`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, YarnScaling | None):
+            if isinstance(value, YarnScaling | SparseAttention | str | None):
                 continue
             may_be_zero = field.name in _MAY_BE_ZERO
             if value < 0 or (value == 0 and not may_be_zero):
@@ -90,6 +105,18 @@ class LongcatConfig:
             raise ValueError(
                 f"moe_topk={self.moe_topk} must not exceed n_routed_experts + zero_expert_num = "
                 f"{self.num_experts}"
+            )
+        if self.num_nextn_predict_layers > 1:
+            raise ValueError(
+                f"num_nextn_predict_layers must be 0 or 1, got {self.num_nextn_predict_layers}"
+            )
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        sparse = self.sparse_attention
+        if sparse is not None and len(sparse.layer_type) != self.num_attentions:
+            raise ValueError(
+                f"layer_type must have a digit for each of {self.num_attentions} attentions, got "
+                f"{len(sparse.layer_type)}"
             )
         if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even")
@@ -119,6 +146,13 @@ class LongcatConfig:
     def latent_dim(self) -> int:
         """What the cache holds per token and attention: `kv_lora_rank + qk_rope_head_dim`."""
         return self.kv_lora_rank + self.qk_rope_head_dim
+
+    def window_of(self, attention: int) -> Window | None:
+        """What an attention sees, if not all; the prediction head's is the last, and sparse too."""
+        sparse = self.sparse_attention
+        if sparse is None or sparse.layer_type[attention : attention + 1] == "0":
+            return None
+        return sparse.window
 
     @property
     def has_ngrams(self) -> bool:
@@ -150,7 +184,8 @@ class LongcatConfig:
         for key, allowed in _ONLY.items():
             if key in values and values[key] not in allowed:
                 raise ValueError(f"config.json: {key} must be {allowed[0]!r}, got {values[key]!r}")
-        names = {field.name for field in dataclasses.fields(cls)} - {"rope_scaling"}
+        names = {field.name for field in dataclasses.fields(cls)}
+        names -= {"rope_scaling", "sparse_attention"}
         known = {key: value for key, value in values.items() if key in names and value is not None}
         # transformers 5 keeps all of it in `rope_parameters`; older files have `rope_scaling`.
         scaling: dict[str, Any] = values.get("rope_scaling") or {}
@@ -164,6 +199,9 @@ class LongcatConfig:
             )
         if rope_type == "yarn":
             known["rope_scaling"] = YarnScaling.from_dict(rope)
+        sparse = values.get("streaming_sparse_attention")
+        if sparse is not None:
+            known["sparse_attention"] = SparseAttention.from_dict(sparse)
         return cls(**known)
 
     @classmethod
@@ -182,8 +220,14 @@ class LongcatConfig:
         """Return the content of `config.json`, as transformers and vLLM read it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         theta, yarn = own.pop("rope_theta"), own.pop("rope_scaling")
+        sparse = own.pop("sparse_attention")
+        if sparse is not None:
+            own["streaming_sparse_attention"] = sparse.to_dict()
         if not self.has_ngrams:
-            for name in ("ngram_vocab_size_ratio", "emb_neighbor_num", "emb_split_num"):
+            for name in [name for name in own if name.startswith(("ngram_", "emb_"))]:
+                del own[name]
+        for name, default in (("num_nextn_predict_layers", 0), ("norm", "pre")):
+            if own[name] == default:
                 del own[name]
         rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
         if yarn is not None:

@@ -10,6 +10,8 @@ token, I expert width, P chosen pairs that need an FFN expert.
 Source: LongCat-Flash report 2.1, equations 1 to 5.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -60,32 +62,47 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, weight_TK: Tensor, index_TK: Tensor) -> Tensor:
         """Return the weighted sum of the chosen experts' outputs, (T, D)."""
-        is_identity = index_TK >= self.num_ffn
-        out_TD = x_TD * (weight_TK * is_identity).sum(-1, keepdim=True).to(x_TD.dtype)
-        if self.num_ffn == 0:
-            return out_TD
-        top_k = index_TK.shape[1]
-        order = index_TK.flatten().argsort(stable=True)
-        ends_N = torch.bincount(index_TK.flatten(), minlength=self.num_ffn)[: self.num_ffn].cumsum(
-            0
-        )
-        order_P = order[: int(ends_N[-1])]  # identity experts sort last and fall off
-        if order_P.numel() == 0:
-            return out_TD
-        token_P = order_P // top_k
-        y_PD = self._grouped_ffn(x_TD[token_P], ends_N.to(torch.int32))
-        y_PD = y_PD * weight_TK.flatten()[order_P, None].to(y_PD.dtype)
-        return out_TD.index_add(0, token_P, y_PD.to(out_TD.dtype))
+        return dispatch(x_TD, weight_TK, index_TK, self.num_ffn, self._grouped_ffn)
 
-    def _grouped_ffn(self, x_PD: Tensor, ends_N: Tensor) -> Tensor:
+    def _grouped_ffn(self, x_PD: Tensor, nums_N: Tensor) -> Tensor:
         dtype = x_PD.dtype
         if torch.is_autocast_enabled(x_PD.device.type):  # grouped_mm is not on autocast's list
             dtype = torch.get_autocast_dtype(x_PD.device.type)
         gate_up, down = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
-        product = nn.functional.grouped_mm
+        product, ends_N = nn.functional.grouped_mm, nums_N.cumsum(0, dtype=torch.int32)
         h = product(x_PD.to(dtype), gate_up.transpose(1, 2), offs=ends_N)
         gate, up = h.chunk(2, dim=-1)
         return product(nn.functional.silu(gate) * up, down.transpose(1, 2), offs=ends_N)
+
+
+def dispatch(
+    x_TD: Tensor,
+    weight_TK: Tensor,
+    index_TK: Tensor,
+    num_ffn: int,
+    grouped_ffn: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Sort tokens by expert, compute, and add up what the chosen experts say, (T, D).
+
+    Args:
+        x_TD: The tokens.
+        weight_TK: What each choice weighs.
+        index_TK: The chosen experts; those from `num_ffn` on return their input.
+        num_ffn: FFN experts.
+        grouped_ffn: Maps tokens sorted by expert (P, D) and how many each expert has (N,) to (P, D).
+    """
+    is_identity = index_TK >= num_ffn
+    out_TD = x_TD * (weight_TK * is_identity).sum(-1, keepdim=True).to(x_TD.dtype)
+    chosen = index_TK.flatten()
+    nums_N = torch.bincount(chosen, minlength=num_ffn)[:num_ffn]
+    # Identity experts sort last and fall off.
+    order_P = chosen.argsort(stable=True)[: int(nums_N.sum())]
+    if order_P.numel() == 0:
+        return out_TD
+    token_P = order_P // index_TK.shape[1]
+    y_PD = grouped_ffn(x_TD[token_P], nums_N)
+    y_PD = y_PD * weight_TK.flatten()[order_P, None].to(y_PD.dtype)
+    return out_TD.index_add(0, token_P, y_PD.to(out_TD.dtype))
 
 
 class MoE(nn.Module):

@@ -12,18 +12,22 @@ Dimension key: B sequences, T tokens, D model width, W vocabulary.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ._attention import CacheView, LatentAttention
 from ._checkpoint import load_state, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm
+from ._mtp import PredictionHead
 from ._ngram import NgramEmbedding, collides
+from ._norms import Wiring, has_final_norm, has_second_norm, scale_at_first
 from ._rotary import rotary_tables
 
 
@@ -45,7 +49,10 @@ class DecoderLayer(nn.Module):
         self.self_attn = nn.ModuleList(LatentAttention(config, 2 * layer + i) for i in (0, 1))
         self.mlps = nn.ModuleList(DenseFFN(width, config.ffn_hidden_size) for _ in (0, 1))
         self.input_layernorm = nn.ModuleList(RMSNorm(width, eps) for _ in (0, 1))
-        self.post_attention_layernorm = nn.ModuleList(RMSNorm(width, eps) for _ in (0, 1))
+        self.post_attention_layernorm = nn.ModuleList(
+            RMSNorm(width, eps) if has_second_norm(config) else nn.Identity() for _ in (0, 1)
+        )
+        self.wiring = nn.ModuleList(Wiring(config, 2 * layer + i) for i in (0, 1))
 
     def forward(
         self,
@@ -53,14 +60,25 @@ class DecoderLayer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         cache: CacheView | None,
         real: Tensor | None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Run the layer; `real` (flat indices of unpadded tokens) spares the MoE the padding."""
-        x = x_BTD + self.self_attn[0](self.input_layernorm[0](x_BTD), rotary, cache)
-        h = self.post_attention_layernorm[0](x)
-        shortcut = self._experts(h, real)
-        x = x + self.mlps[0](h)
-        x = x + self.self_attn[1](self.input_layernorm[1](x), rotary, cache)
-        return x + self.mlps[1](self.post_attention_layernorm[1](x)) + shortcut
+        x, shortcut = x_BTD, None
+        for i in (0, 1):
+            wiring, norm = self.wiring[i], self.post_attention_layernorm[i]
+            y = wiring.attend(
+                x,
+                self.input_layernorm[i],
+                lambda h, i=i: self.self_attn[i](h, rotary, cache, lengths),
+            )
+            h = wiring.read(y, norm)
+            said = self.mlps[i](h)
+            if shortcut is None:
+                shortcut = self._experts(h, real)
+            else:
+                said = said + shortcut
+            x = wiring.join(x, y, said, norm)
+        return x
 
     def _experts(self, h_BTD: Tensor, real: Tensor | None) -> Tensor:
         flat_TD = h_BTD.flatten(0, 1)
@@ -79,7 +97,11 @@ class LongcatModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.ngram_embeddings = NgramEmbedding(config) if config.has_ngrams else None
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        has_norm = has_final_norm(config)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if has_norm else nn.Identity()
+        self.mtp = PredictionHead(config) if config.num_nextn_predict_layers else None
+        self.is_checkpointing = False
+        """Compute each layer a second time in the backward pass instead of keeping its activations."""
 
     def forward(
         self,
@@ -88,19 +110,41 @@ class LongcatModel(nn.Module):
         position_ids: Tensor | None = None,
         cache: CacheView | None = None,
         before_ids: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the normed last state, (B, T, D)."""
+        return self.norm(
+            self.last_state(input_ids, attention_mask, position_ids, cache, before_ids, lengths)
+        )
+
+    def last_state(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: CacheView | None = None,
+        before_ids: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the last state before the final norm, (B, T, D): what `hidden_z_loss` reads."""
+        if lengths is not None:
+            _check_lengths(input_ids, lengths)
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+            position_ids = _positions(input_ids, lengths)
         rotary = rotary_tables(position_ids, self.config)
         real = None if attention_mask is None else attention_mask.flatten().nonzero().flatten()
         x = self.embed_tokens(input_ids)
         if self.ngram_embeddings is not None:
             assert cache is None or before_ids is not None, "packed tokens need before_ids"
+            if lengths is not None and before_ids is None:
+                before_ids = self.ngram_embeddings.before_packed(input_ids, lengths)
             x = self.ngram_embeddings(x, input_ids, before_ids)
         for layer in self.layers:
-            x = layer(x, rotary, cache, real)
-        return self.norm(x)
+            if self.is_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotary, cache, real, lengths, use_reentrant=False)
+            else:
+                x = layer(x, rotary, cache, real, lengths)
+        return x
 
 
 class LongcatForCausalLM(nn.Module):
@@ -147,6 +191,14 @@ class LongcatForCausalLM(nn.Module):
             elif isinstance(module, Experts):
                 nn.init.normal_(module.gate_up_proj, std=std)
                 nn.init.normal_(module.down_proj, std=std)
+        scale_at_first(self.model.layers, self.config)
+        if self.model.mtp is not None:
+            with torch.no_grad():
+                self.model.mtp.embed_tokens.weight.copy_(self.model.embed_tokens.weight)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep no activations inside layers; compute them again in the backward pass."""
+        self.model.is_checkpointing = True
 
     def forward(
         self,
@@ -156,6 +208,7 @@ class LongcatForCausalLM(nn.Module):
         cache: CacheView | None = None,
         logits_mask: Tensor | None = None,
         before_ids: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> CausalLMOutput:
         """Return logits (B, T, W), or (N, W) of the N tokens where `logits_mask` is true.
 
@@ -168,14 +221,42 @@ class LongcatForCausalLM(nn.Module):
             logits_mask: (B, T), true where a prediction is wanted.
             before_ids: (B, T, N - 1) for n-gram embeddings with a cache: see `neighbours`. Without
                 a cache they are computed from `input_ids`.
+            lengths: Of packed sequences that fill (1, T) without padding; each attends to itself.
 
         Raises:
-            ValueError: The padding is not on the right.
+            ValueError: The padding is not on the right, or `lengths` do not fill `input_ids`.
         """
         if attention_mask is not None and cache is None:
             _check_right_padded(attention_mask)
-        hidden = self.model(input_ids, attention_mask, position_ids, cache, before_ids)
+        hidden = self.model(input_ids, attention_mask, position_ids, cache, before_ids, lengths)
         return CausalLMOutput(self.lm_head(hidden if logits_mask is None else hidden[logits_mask]))
+
+    def predict_next(
+        self,
+        hidden_BTD: Tensor,
+        next_ids_BT: Tensor,
+        position_ids: Tensor | None = None,
+        cache: CacheView | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the states (B, T, D) from which the head predicts the token after the next.
+
+        Args:
+            hidden_BTD: What `model` returned for tokens 0 to T - 1.
+            next_ids_BT: Tokens 1 to T.
+            position_ids: (B, T); counted from 0 when absent.
+            cache: See `CacheView`.
+            lengths: Of packed sequences.
+
+        Raises:
+            ValueError: The config has no head (`num_nextn_predict_layers=0`).
+        """
+        if self.model.mtp is None:
+            raise ValueError("predict_next needs a config with num_nextn_predict_layers=1, got 0")
+        if position_ids is None:
+            position_ids = _positions(next_ids_BT, lengths)
+        rotary = rotary_tables(position_ids, self.config)
+        return self.model.mtp(hidden_BTD, next_ids_BT, rotary, cache, lengths)
 
     @classmethod
     def from_pretrained(
@@ -201,6 +282,21 @@ class LongcatForCausalLM(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` under the released names, atomically."""
         save_checkpoint(self.state_dict(), self.config.to_dict(), Path(folder))
+
+
+def _positions(ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    """Count from 0 in every row, or in every packed sequence."""
+    if lengths is None:
+        return torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+    return torch.cat([torch.arange(n, device=ids_BT.device) for n in lengths])[None]
+
+
+def _check_lengths(ids_BT: Tensor, lengths: Sequence[int]) -> None:
+    if ids_BT.shape[0] != 1 or sum(lengths) != ids_BT.shape[1] or min(lengths) < 1:
+        raise ValueError(
+            f"lengths must be positive and fill input_ids of shape (1, T), got a sum of "
+            f"{sum(lengths)} for {tuple(ids_BT.shape)}"
+        )
 
 
 def _check_right_padded(mask_BT: Tensor) -> None:

@@ -16,6 +16,8 @@ after EOS as in the released code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class NgramEmbedding(nn.Module):
         super().__init__()
         self.vocab_size, self.eos = config.vocab_size, config.eos_token_id
         self.longest, self.split = config.emb_neighbor_num, config.emb_split_num
-        self.sizes = table_sizes(config)
+        self.sizes, self.amplify = table_sizes(config), config.emb_amplify
         width = config.hidden_size // len(self.sizes)
         self.embedders = nn.ModuleList(nn.Embedding(size, width) for size in self.sizes)
         self.post_projs = nn.ModuleList(
@@ -49,7 +51,13 @@ class NgramEmbedding(nn.Module):
         total = word_BTD
         for place, (table, project) in enumerate(zip(self.embedders, self.post_projs, strict=True)):
             total = total + project(table(self.rows(place, ids_BT, before_BTN)))
-        return total / (len(self.sizes) + 1)
+        mean = total / (len(self.sizes) + 1)
+        return mean * mean.shape[-1] ** 0.5 if self.amplify else mean
+
+    def before_packed(self, ids_BT: Tensor, lengths: Sequence[int]) -> Tensor:
+        """What stands before each token of packed sequences: (1, T, N - 1)."""
+        parts = ids_BT.split(list(lengths), dim=1)
+        return torch.cat([neighbours(x, num=self.longest - 1, eos=self.eos) for x in parts], dim=1)
 
     def rows(self, place: int, ids_BT: Tensor, before_BTN: Tensor) -> Tensor:
         """Rows (B, T) of table `place`: the n-gram as a number in base V, modulo the table's size.

@@ -1,5 +1,6 @@
 """Generation: continuous batching over a cache of latents, several weight versions at once."""
 
-from ._engine import Engine, EngineStats, Generation
+from ._engine import Engine
+from ._request import EngineFullError, EngineStats, Generation, Token
 
-__all__ = ["Engine", "EngineStats", "Generation"]
+__all__ = ["Engine", "EngineFullError", "EngineStats", "Generation", "Token"]

@@ -1,0 +1,156 @@
+"""One forward pass over a batch, what is sampled from it, and the guess for the next one.
+
+With a guess, a conversation brings two new tokens: its last one and the guess. The model's
+distribution after the last one decides: the guess d, drawn from q, is kept with probability
+min(1, p(d) / q(d)), and a token is then drawn after it too; else one is drawn from what p has more of
+than q. Either way each token is distributed as the model alone would have it.
+
+Source: speculative sampling, arXiv 2211.17192, theorem 1; the head: LongCat-Flash report 2.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longcat_moe._model import LongcatForCausalLM
+from longcat_moe._ngram import neighbours
+
+from ._cache import LatentCache, PackedView, Span
+from ._request import Draft
+from ._sampling import distributions, draw, log_probs_of, sample
+from ._scheduler import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave one conversation."""
+
+    work: Work
+    token_ids: list[int]
+    """Empty while a prompt is still being computed."""
+    log_probs: list[float]
+    num_confirmed: int
+    """New tokens whose latents are right: all of them, or all but a guess that was wrong."""
+    draft: Draft | None = None
+
+
+@torch.inference_mode()
+def compute(
+    model: LongcatForCausalLM, cache: LatentCache, batch: list[Work], *, speculate: bool
+) -> list[Outcome]:
+    """Run the model on the new tokens of a batch."""
+    view = cache.view([work.span for work in batch])
+    device = cache.latents.device
+    ids = torch.tensor([[t for work in batch for t in work.token_ids]], device=device)
+    before = _before(model, batch, device)
+    hidden_PD = model.model(ids, None, view.positions_P[None], view, before)[0]
+    outcomes = _sample(model, hidden_PD, view, batch)
+    if speculate and any(outcome.token_ids for outcome in outcomes):
+        return _guess(model, cache, hidden_PD, view, outcomes)
+    return outcomes
+
+
+def _sample(
+    model: LongcatForCausalLM, hidden_PD: Tensor, view: PackedView, batch: list[Work]
+) -> list[Outcome]:
+    ready = [(i, work) for i, work in enumerate(batch) if work.is_last]
+    outcomes = [Outcome(work, [], [], len(work.token_ids)) for work in batch]
+    if not ready:
+        return outcomes
+    rows = [
+        view.first[i] + len(work.token_ids) - 1 - back
+        for i, work in ready
+        for back in ((1, 0) if work.has_draft else (0,))
+    ]
+    logits_RW = model.lm_head(hidden_PD[rows])
+    if not any(work.has_draft for _, work in ready):
+        params = [work.params for _, work in ready]
+        uniforms = [work.conversation.rng.random() for _, work in ready]
+        tokens, log_probs = sample(logits_RW, params, uniforms)
+        for (i, work), token, log_prob in zip(ready, tokens, log_probs, strict=True):
+            outcomes[i] = Outcome(work, [token], [log_prob], len(work.token_ids))
+        return outcomes
+    return _verify(logits_RW, ready, outcomes)
+
+
+def _verify(
+    logits_RW: Tensor, ready: list[tuple[int, Work]], outcomes: list[Outcome]
+) -> list[Outcome]:
+    """Keep or replace guesses."""
+    params = [work.params for _, work in ready for _ in range(1 + work.has_draft)]
+    probs_RW = distributions(logits_RW, params)
+    place = 0
+    for i, work in ready:
+        c, draft, width = work.conversation, work.conversation.draft, 1 + work.has_draft
+        probs, logits = probs_RW[place : place + width], logits_RW[place : place + width]
+        place += width
+        tokens: list[int] = []
+        first = probs[0]
+        if work.has_draft:
+            assert draft is not None
+            guessed = draft.token_id
+            if c.rng.random() * float(draft.probs_W[guessed]) < float(first[guessed]):
+                tokens.append(guessed)
+                first = probs[1]
+            else:
+                rest = (first - draft.probs_W).clamp_min(0)
+                first = rest if float(rest.sum()) > 0 else first  # rounding may leave nothing
+        tokens.append(int(draw(first[None], [c.rng.random()])[0]))
+        chosen = torch.tensor(tokens, device=logits.device)
+        log_probs = log_probs_of(logits[: len(tokens)], chosen)
+        num_wrong = int(work.has_draft and len(tokens) == 1)
+        outcomes[i] = Outcome(work, tokens, log_probs, len(work.token_ids) - num_wrong)
+    return outcomes
+
+
+def _guess(
+    model: LongcatForCausalLM,
+    cache: LatentCache,
+    hidden_PD: Tensor,
+    view: PackedView,
+    outcomes: list[Outcome],
+) -> list[Outcome]:
+    """Let the head read what was confirmed, and guess one token further where one was sampled."""
+    rows: list[int] = []
+    ids: list[int] = []
+    spans: list[Span] = []
+    for first, outcome in zip(view.first, outcomes, strict=True):
+        c, span = outcome.work.conversation, outcome.work.span
+        num = outcome.num_confirmed
+        rows += range(first, first + num)
+        following = [*c.tokens, *outcome.token_ids][span.start + 1 : span.start + 1 + num]
+        ids += following
+        spans.append(Span(span.blocks, span.start, num))
+    head_view = cache.view(spans)
+    hidden = model.predict_next(
+        hidden_PD[rows][None], torch.tensor([ids]), head_view.positions_P[None], head_view
+    )[0]
+    ready = [i for i, outcome in enumerate(outcomes) if outcome.token_ids]
+    ends = [head_view.first[i] + spans[i].num - 1 for i in ready]
+    logits_RW = model.lm_head(hidden[ends])
+    params = [outcomes[i].work.params for i in ready]
+    probs_RW = distributions(logits_RW, params)
+    uniforms = [outcomes[i].work.conversation.rng.random() for i in ready]
+    drawn = draw(probs_RW, uniforms).tolist()
+    for i, token, probs in zip(ready, drawn, probs_RW, strict=True):
+        o = outcomes[i]
+        draft = Draft(token, probs)
+        outcomes[i] = Outcome(o.work, o.token_ids, o.log_probs, o.num_confirmed, draft)
+    return outcomes
+
+
+def _before(model: LongcatForCausalLM, batch: list[Work], device: torch.device) -> Tensor | None:
+    """What stands before each new token, for n-gram embeddings: (1, P, N - 1)."""
+    config = model.config
+    if not config.has_ngrams:
+        return None
+    num, eos = config.emb_neighbor_num - 1, config.eos_token_id
+    found: list[Tensor] = []
+    for work in batch:
+        start, c = work.span.start, work.conversation
+        seen = torch.tensor([[*c.tokens[max(0, start - num) : start], *work.token_ids]])
+        found.append(neighbours(seen, num=num, eos=eos)[:, -len(work.token_ids) :])
+    return torch.cat(found, dim=1).to(device)
