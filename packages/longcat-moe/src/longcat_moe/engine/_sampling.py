@@ -35,7 +35,7 @@ class SamplingParams:
 
 
 def distributions(logits_RW: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Return what tokens are drawn from, (R, W); for greedy requests, all on one token."""
+    """Return what tokens are drawn from, (R, W), rows of sum one; greedy: all on one token."""
     device = logits_RW.device
     logits_RW = logits_RW.float()
     temperature = torch.tensor([p.temperature or 1.0 for p in params], device=device)
@@ -44,6 +44,8 @@ def distributions(logits_RW: Tensor, params: Sequence[SamplingParams]) -> Tensor
         probs = _top_k(probs, [p.top_k for p in params])
     if any(p.top_p < 1 for p in params):
         probs = _nucleus(probs, torch.tensor([p.top_p for p in params], device=device))
+    if any(p.top_k or p.top_p < 1 for p in params):
+        probs = probs / probs.sum(-1, keepdim=True)
     greedy = torch.tensor([p.temperature == 0 for p in params], device=device)
     if greedy.any():
         best = torch.zeros_like(probs).scatter_(1, logits_RW.argmax(-1, keepdim=True), 1.0)
