@@ -8,10 +8,11 @@ is printed.
 
 import argparse
 import asyncio
+import itertools
 
 import torch
 from _peer import both, compare, header
-from longcat_moe import Engine
+from longcat_moe import Engine, pack
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     ours, theirs = both(options.preset, dtype=torch.float32, device="cpu")
+    packed = pack(ours)
     theirs.eval()
     print(f"preset {options.preset}, float32, {header()}, {options.new} new tokens")
     print("| batch | ours, tokens/s | transformers | ratio (least, greatest) | equal tokens |")
@@ -34,13 +36,18 @@ def main() -> None:
         ]
         answers: dict[str, list[list[int]]] = {}
 
-        def engine(prompts=prompts, answers=answers):
-            answers["ours"] = asyncio.run(_engine(ours, prompts, options.new))
+        engine = Engine(ours.config, num_slots=batch, max_length=256 + options.new + 2)
+        versions = itertools.count()  # a new one each time, so that no prefix is reused
+
+        def mine(prompts=prompts, answers=answers, engine=engine, versions=versions):
+            answers["ours"] = asyncio.run(
+                _generate(engine, packed, next(versions), prompts, options.new)
+            )
 
         def peer(prompts=prompts, answers=answers):
             answers["theirs"] = _transformers(theirs, prompts, options.new)
 
-        mine, other, (ratio, least, most) = compare(engine, peer, repeats=options.repeats)
+        ours_s, theirs_s, (ratio, least, most) = compare(mine, peer, repeats=options.repeats)
         pairs = [
             a == b
             for left, right in zip(answers["ours"], answers["theirs"], strict=True)
@@ -48,25 +55,26 @@ def main() -> None:
         ]
         total = batch * options.new
         print(
-            f"| {batch} | {total / mine:,.0f} | {total / other:,.0f} | "
+            f"| {batch} | {total / ours_s:,.0f} | {total / theirs_s:,.0f} | "
             f"{ratio:.1f} ({least:.1f}, {most:.1f}) | {sum(pairs) / len(pairs):.1%} |",
             flush=True,
         )
 
 
-async def _engine(model, prompts, num_new):
-    engine = Engine(model.config, num_slots=len(prompts), max_length=256 + num_new + 2)
-    engine.add_model(0, model)
+async def _generate(engine, model, version, prompts, num_new):
+    engine.add_model(version, model)
 
     async def one(prompt):
-        conversation = await engine.open(0)
+        conversation = await engine.open(version)
         result = await engine.generate(
             conversation, prompt, max_tokens=num_new, temperature=0, stop_ids=()
         )
         await engine.close(conversation)
         return result.token_ids
 
-    return await asyncio.gather(*map(one, prompts))
+    answers = await asyncio.gather(*map(one, prompts))
+    engine.retire(version)
+    return answers
 
 
 def _transformers(model, prompts, num_new):

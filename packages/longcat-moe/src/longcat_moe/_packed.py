@@ -76,7 +76,7 @@ def pack(model: LongcatForCausalLM) -> LongcatForCausalLM:
 
     The matrices are read now: a later change to them is not seen.
     """
-    if not can_pack(model.lm_head.weight):
+    if isinstance(model.lm_head, PackedLinear) or not can_pack(model.lm_head.weight):
         return model
     with torch.device("meta"):
         packed = LongcatForCausalLM(model.config)
