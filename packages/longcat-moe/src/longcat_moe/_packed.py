@@ -21,6 +21,8 @@ from ._model import LongcatForCausalLM
 
 # A layout good for few rows; oneDNN repacks nothing for other numbers, and 1 is worse even at 1.
 _ROWS = 16
+_MIN_EXPERT = 1 << 17
+"""Weights of one expert below which a call for each costs more than packing saves."""
 _RAW = ("kv_b_proj", "classifier")
 """Read as tensors: by absorbed attention, and by the router in float32."""
 
@@ -87,7 +89,7 @@ def pack(model: LongcatForCausalLM) -> LongcatForCausalLM:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and name not in _RAW:
                 setattr(module, name, PackedLinear(child.weight.detach()))
-            elif isinstance(child, Experts):
+            elif isinstance(child, Experts) and child.gate_up_proj[0].numel() >= _MIN_EXPERT:
                 setattr(module, name, PackedExperts(child))
     return packed.eval().requires_grad_(False)
 
