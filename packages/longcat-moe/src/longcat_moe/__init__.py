@@ -2,14 +2,24 @@
 
 from ._chat import ChatFormat, Piece, parse_turn, render_turn
 from ._config import LongcatConfig
-from ._experts import BiasController
+from ._experts import BiasController, Routing
+from ._growth import init_from_proxy, param_groups, stack_layers, variance_compensation
 from ._induction import init_induction
+from ._losses import (
+    balance_gradient_ratio,
+    hidden_z_loss,
+    load_balance_loss,
+    mtp_loss,
+    record_routing,
+)
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel
 from ._ngram import neighbours
 from ._packed import pack
 from ._presets import count_active_parameters, count_parameters, get_preset
 from ._rotary import YarnScaling
+from ._sparse import SparseAttention, Window
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
+from ._zigzag import calibrate, sparsify
 from .engine import Engine, EngineFullError, EngineStats, Generation, Token
 
 __all__ = [
@@ -24,17 +34,31 @@ __all__ = [
     "LongcatForCausalLM",
     "LongcatModel",
     "Piece",
+    "Routing",
+    "SparseAttention",
     "Token",
+    "Window",
     "YarnScaling",
+    "balance_gradient_ratio",
+    "calibrate",
     "count_active_parameters",
     "count_parameters",
     "get_preset",
+    "hidden_z_loss",
+    "init_from_proxy",
     "init_induction",
+    "load_balance_loss",
     "load_tokenizer",
+    "mtp_loss",
     "neighbours",
     "pack",
+    "param_groups",
     "parse_turn",
+    "record_routing",
     "render_turn",
     "space_twins",
+    "sparsify",
+    "stack_layers",
     "train_tokenizer",
+    "variance_compensation",
 ]

@@ -11,11 +11,21 @@ Source: LongCat-Flash report 2.1, equations 1 to 5.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ._config import LongcatConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one router said of one batch."""
+
+    scores_TE: Tensor
+    """Softmax over all experts, with its gradient."""
+    index_TK: Tensor
 
 
 class Router(nn.Module):
@@ -32,6 +42,8 @@ class Router(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.register_buffer("e_score_correction_bias", torch.zeros(config.num_experts))
         self.register_buffer("counts", torch.zeros(config.num_experts), persistent=False)
+        self.records: list[Routing] | None = None
+        """Where to note what was routed; see `record_routing`."""
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights (T, K) and indices (T, K) of the chosen experts."""
@@ -43,6 +55,8 @@ class Router(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.counts += torch.bincount(index_TK.flatten(), minlength=biased_TE.shape[1])
+        if self.records is not None:
+            self.records.append(Routing(scores_TE, index_TK))
         return scores_TE.gather(1, index_TK) * self.scaling, index_TK
 
 

@@ -11,17 +11,19 @@ Dimension key: B sequences, T tokens, D model width, W vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ._attention import CacheView, LatentAttention
-from ._checkpoint import load_state, save_checkpoint
+from ._checkpoint import Progress, Shards, load_state, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm
@@ -65,7 +67,8 @@ class DecoderLayer(nn.Module):
         """Run the layer; `real` (flat indices of unpadded tokens) spares the MoE the padding."""
         x, shortcut = x_BTD, None
         for i in (0, 1):
-            wiring, norm = self.wiring[i], self.post_attention_layernorm[i]
+            wiring = cast(Wiring, self.wiring[i])
+            norm = self.post_attention_layernorm[i]
             y = wiring.attend(
                 x,
                 self.input_layernorm[i],
@@ -260,28 +263,48 @@ class LongcatForCausalLM(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        progress: Progress | None = None,
     ) -> LongcatForCausalLM:
         """Load a checkpoint folder (`config.json`, `*.safetensors`), ours or anyone's.
+
+        Tensors are read one by one into a model that is there already, on its device and in its
+        dtype; the router stays in float32. A prediction head is kept where the files hold one.
+
+        Args:
+            folder: With `config.json` and one or several shards.
+            dtype: Of the weights in memory.
+            device: Where they live.
+            progress: Called with bytes done and bytes in all, after each tensor.
 
         Raises:
             FileNotFoundError: A file is missing.
             ValueError: A key is missing or has the wrong shape; the message names it.
         """
         config = LongcatConfig.from_pretrained(folder)
+        if "model.mtp.norm.weight" in Shards(Path(folder)):
+            config = dataclasses.replace(config, num_nextn_predict_layers=1)
         with torch.device("meta"):
-            model = cls(config)
-        model.to_empty(device=device).to(dtype)
-        for module in model.modules():  # buffers that no checkpoint holds start at zero
+            model = cls(config).to(dtype)
+        for module in model.modules():
             if isinstance(module, Router):
                 module.float()
+        model.to_empty(device=device)
+        for module in model.modules():  # buffers that no checkpoint holds start at zero
+            if isinstance(module, Router):
                 module.counts.zero_()
-        load_state(model, Path(folder), num_ffn=config.n_routed_experts)
+        load_state(model, Path(folder), num_ffn=config.n_routed_experts, progress=progress)
         return model
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` under the released names, atomically."""
-        save_checkpoint(self.state_dict(), self.config.to_dict(), Path(folder))
+    def save_pretrained(self, folder: str | Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
+        """Write `config.json` and shards under the released names, atomically."""
+        save_checkpoint(
+            self.state_dict(), self.config.to_dict(), Path(folder), max_shard_bytes=max_shard_bytes
+        )
 
 
 def _positions(ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor:

@@ -10,12 +10,20 @@ import torch
 from ._config import LongcatConfig
 from ._model import DecoderLayer, LongcatForCausalLM
 from ._rotary import YarnScaling
+from ._sparse import SparseAttention
 
 PRESETS: dict[str, LongcatConfig] = {
     # 560B, 18.6B to 31.3B active. LongCat-Flash-Chat and -Thinking.
     "flash": LongcatConfig(),
     # The same weights' shape with a context of 256K; its own config.json was not seen.
     "thinking-2601": LongcatConfig(max_position_embeddings=262_144),
+    # Half of the attentions sparse, 1M tokens by YaRN. Which half, the released string, was not seen:
+    # here it is the second attention of each layer. The original length is `thinking-2601`'s.
+    "zigzag": LongcatConfig(
+        rope_scaling=YarnScaling(factor=4, original_max_position_embeddings=262_144),
+        max_position_embeddings=1_048_576,
+        sparse_attention=SparseAttention(layer_type="01" * 28),
+    ),
     # 68.5B, of which 31.4B are n-gram tables. Routed scaling and rope theta are those of `flash`:
     # the released values were not seen.
     "lite": LongcatConfig(
