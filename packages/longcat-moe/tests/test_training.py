@@ -159,7 +159,7 @@ def test_deep_and_span_draw_what_writes_into_the_skip_smaller(config):
         layer, latent = model.model.layers[0], model.model.layers[0].self_attn[0]
         per_head = latent.kv_b_proj.weight.unflatten(0, (3, -1))
         stds[norm] = [
-            float(w.std())
+            w.std().item()
             for w in (latent.o_proj.weight, layer.mlps[0].down_proj.weight,
                       layer.mlp.experts.down_proj, per_head[:, 8:], per_head[:, :8],
                       layer.mlp.experts.gate_up_proj)
