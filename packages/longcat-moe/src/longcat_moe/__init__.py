@@ -18,11 +18,13 @@ from ._packed import pack
 from ._presets import count_active_parameters, count_parameters, get_preset
 from ._rotary import YarnScaling
 from ._sparse import SparseAttention, Window
+from ._template import TOKENIZER_FILES, chat_template, save_tokenizer
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from ._zigzag import calibrate, sparsify
 from .engine import Engine, EngineFullError, EngineStats, Generation, Token
 
 __all__ = [
+    "TOKENIZER_FILES",
     "BiasController",
     "CausalLMOutput",
     "ChatFormat",
@@ -41,6 +43,7 @@ __all__ = [
     "YarnScaling",
     "balance_gradient_ratio",
     "calibrate",
+    "chat_template",
     "count_active_parameters",
     "count_parameters",
     "get_preset",
@@ -56,6 +59,7 @@ __all__ = [
     "parse_turn",
     "record_routing",
     "render_turn",
+    "save_tokenizer",
     "space_twins",
     "sparsify",
     "stack_layers",

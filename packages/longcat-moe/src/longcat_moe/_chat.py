@@ -5,7 +5,11 @@ r"""The chat format of LongCat-Flash-Thinking-2601: messages and tools to text a
 
 - A conversation only ever grows: what was sampled is kept as it was sampled, and text that comes
   later is appended. `Renderer`-like use: `start`, then per turn sampled ids and `extend`.
-- `parse` inverts the rendering of an assistant turn; what cannot be parsed stays content.
+- `parse` inverts the rendering of an assistant turn. What cannot be parsed stays content, and
+  `malformed` says why.
+- The same rendering as a Jinja template, for other tools: `chat_template`.
+- Not seen, and chosen here: the marker without thinking (`/think_off`), and that a dropped thought takes its
+  tags with it.
 
 Source: the released examples and parsers of LongCat-Flash-Thinking-2601 (family 2601).
 """
@@ -27,12 +31,14 @@ from ._tokenizer import EOS
 Message = Mapping[str, Any]
 
 GENERATION_PROMPT = " /think_on <longcat_assistant><longcat_think>\n"
+_NO_THOUGHT = " /think_off <longcat_assistant>"
+_DROPPED = " /think_on <longcat_assistant>"
 _CALL = re.compile(r"<longcat_tool_call>(.*?)</longcat_tool_call>\n?", re.DOTALL)
 _ARGUMENT = re.compile(
     r"<longcat_arg_key>(.*?)</longcat_arg_key>\s*<longcat_arg_value>(.*?)</longcat_arg_value>",
     re.DOTALL,
 )
-_NOTE = """**Note**: To call a function, write
+NOTE = """**Note**: To call a function, write
 <longcat_tool_call>{function-name}
 <longcat_arg_key>{key}</longcat_arg_key>
 <longcat_arg_value>{value}</longcat_arg_value>
@@ -65,11 +71,26 @@ class ChatFormat:
             raise ValueError(f"declare must be 'full' or 'brief', got {declare!r}")
         self.tokenizer, self.declare = tokenizer, declare
 
-    def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation up to where the assistant is to speak."""
-        pieces = self.pieces(messages, tools)
-        prompt = Piece(GENERATION_PROMPT, False, len(messages) - 1)
-        return [i for piece in [*pieces, prompt] for i in self.encode(piece.text)]
+    def start(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        enable_thinking: bool = True,
+        keep_thoughts: bool = True,
+    ) -> list[int]:
+        """Token ids of a conversation up to where the assistant is to speak.
+
+        Args:
+            messages: The conversation so far.
+            tools: JSON-Schema function tools.
+            enable_thinking: Let it think first.
+            keep_thoughts: See `pieces`.
+        """
+        pieces = self.pieces(messages, tools, keep_thoughts=keep_thoughts)
+        prompt = GENERATION_PROMPT if enable_thinking else _NO_THOUGHT
+        pieces = _join([*pieces, Piece(prompt, False, len(messages) - 1)])
+        return [i for piece in pieces for i in self.encode(piece.text)]
 
     def extend(self, messages: Sequence[Message]) -> list[int]:
         """Token ids to append after a sampled turn: tool results or a user message."""
@@ -87,15 +108,27 @@ class ChatFormat:
         return parse_turn(self.tokenizer.decode(list(token_ids), skip_special_tokens=False), tools)
 
     def pieces(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        keep_thoughts: bool = True,
     ) -> list[Piece]:
-        """Split a conversation into what a model wrote and what it was given."""
+        """Split a conversation into what a model wrote and what it was given.
+
+        Without `keep_thoughts`, thoughts before the last user message are dropped, as the released
+        template does by default (`save_history_reasoning_content=False`); those of the tool loop that
+        is going on stay.
+        """
+        last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=0)
         pieces = [Piece(self._declaration(tools), False, 0)] if tools else []
         place = 0
         while place < len(messages):
             if messages[place]["role"] == "assistant":
-                pieces.append(Piece(GENERATION_PROMPT, False, place))
-                pieces.append(Piece(render_turn(messages[place]), True, place))
+                with_thought = keep_thoughts or place > last_user
+                prompt = GENERATION_PROMPT if with_thought else _DROPPED
+                turn = render_turn(messages[place], with_thought=with_thought)
+                pieces += [Piece(prompt, False, place), Piece(turn, True, place)]
                 place += 1
                 continue
             end = place
@@ -117,7 +150,7 @@ class ChatFormat:
         )
         return (
             "<longcat_tool_declare>\n# Tools\nYou have access to the following tools:\n\n"
-            f"## Tool namespace: function\n\n{body}{_NOTE}</longcat_tool_declare>"
+            f"## Tool namespace: function\n\n{body}{NOTE}</longcat_tool_declare>"
         )
 
 
@@ -151,9 +184,10 @@ def _incoming(messages: Sequence[Message], offset: int) -> list[Piece]:
     return [Piece(text, False, offset + len(messages) - 1)]
 
 
-def render_turn(message: Message) -> str:
+def render_turn(message: Message, *, with_thought: bool = True) -> str:
     """Render what an assistant writes after the generation prompt, end of turn included."""
-    text = f"{message.get('reasoning_content') or ''}\n</longcat_think>\n"
+    thought = message.get("reasoning_content") or ""
+    text = f"{thought}\n</longcat_think>\n" if with_thought else ""
     text += message.get("content") or ""
     for call in message.get("tool_calls") or ():
         text += _render_call(call["function"])
@@ -173,28 +207,51 @@ def _render_call(function: Mapping[str, Any]) -> str:
 
 
 def parse_turn(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Parse an assistant turn (without the generation prompt) into an OpenAI message."""
+    """Parse an assistant turn (without the generation prompt) into an OpenAI message.
+
+    Never raises: what is no whole tool call stays content, and the message's `malformed` says why.
+    """
     text = text.removesuffix(EOS)
     thought, closed, rest = text.partition("</longcat_think>")
     if not closed:
         thought, rest = "", text
     types = _parameter_types(tools)
     calls: list[dict[str, Any]] = []
-    for match in _CALL.finditer(rest):
+    reasons: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
         name, _, body = match[1].partition("\n")
+        why = _why_malformed(name.strip(), body)
+        if why:
+            reasons.append(why)
+            return match[0]
         arguments = {
-            key: _value(raw, types.get((name, key))) for key, raw in _ARGUMENT.findall(body)
+            key: _value(raw, types.get((name.strip(), key))) for key, raw in _ARGUMENT.findall(body)
         }
         function = {"name": name.strip(), "arguments": json.dumps(arguments, ensure_ascii=False)}
         calls.append({"id": f"call_{len(calls)}", "type": "function", "function": function})
+        return ""
+
+    content = _CALL.sub(take, rest)
+    if "<longcat_tool_call>" in content and not reasons:
+        reasons.append("a tool call was begun and not closed")
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": _CALL.sub("", rest).removeprefix("\n"),
+        "content": content.removeprefix("\n") if closed else content,
         "reasoning_content": thought.removesuffix("\n"),
     }
     if calls:
         message["tool_calls"] = calls
+    if reasons:
+        message["malformed"] = "; ".join(reasons)
     return message
+
+
+def _why_malformed(name: str, body: str) -> str:
+    if not name or "<" in name:
+        return "a tool call must begin with the tool's name"
+    rest = _ARGUMENT.sub("", body).strip()
+    return f"the call of {name} holds text outside its arguments" if rest else ""
 
 
 def _parameter_types(tools: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:

@@ -19,6 +19,7 @@ from longcat_moe import (
     LongcatConfig,
     LongcatForCausalLM,
     init_induction,
+    save_tokenizer,
     space_twins,
     train_tokenizer,
 )
@@ -73,7 +74,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
             active_experts=metrics["active_experts"],
         )
     model.save_pretrained(folder.cold_start)
-    tokenizer.save(str(folder.cold_start / "tokenizer.json"))
+    save_tokenizer(tokenizer, folder.cold_start, declare=DECLARE)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trajectories": len(samples),

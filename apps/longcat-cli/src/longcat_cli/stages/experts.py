@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -27,7 +26,14 @@ from longcat_dora import (
 from longcat_dora import Task as Job
 from longcat_envs import Task
 from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, Sample, TrainerConfig
-from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, load_tokenizer
+from longcat_moe import (
+    ChatFormat,
+    Engine,
+    LongcatConfig,
+    LongcatForCausalLM,
+    load_tokenizer,
+    save_tokenizer,
+)
 from longcat_noise import CurriculumConfig, NoiseCurriculum
 
 from longcat_cli.agent import DECLARE, act, load_worlds, read_tasks, transcript
@@ -58,7 +64,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     if not report.is_clean:
         raise UsageError(f"the event log of expert {group} breaks its contract: {report.summary()}")
     model.save_pretrained(place / "model")
-    shutil.copyfile(folder.cold_start / "tokenizer.json", place / "model" / "tokenizer.json")
+    save_tokenizer(load_tokenizer(folder.cold_start), place / "model", declare=DECLARE)
     write_json(place / "samples.json", source.samples)
     return {
         "contract": report.summary(),

@@ -7,15 +7,15 @@ data-level merging.
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import torch
 from longcat_dora import Trajectory, read_trajectories
 from longcat_fusion import MergeConfig, merge_folders
 from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
-from longcat_moe import LongcatForCausalLM
+from longcat_moe import LongcatForCausalLM, load_tokenizer, save_tokenizer
 
+from longcat_cli.agent import DECLARE
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
@@ -42,7 +42,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     if samples and fuse.steps:
         _learn(model, samples, folder, display)
     model.save_pretrained(folder.fused)
-    shutil.copyfile(folder.merged / "tokenizer.json", folder.fused / "tokenizer.json")
+    save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
     return {"experts": list(recipe.groups), "trajectories": len(samples)}
 
 
