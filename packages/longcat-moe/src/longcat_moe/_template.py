@@ -14,8 +14,8 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from ._chat import NOTE
-from ._tokenizer import BOS, EOS, PAD
+from ._chat import NOTE, ChatFormat
+from ._tokenizer import BOS, EOS, PAD, load_tokenizer
 
 _FULL = """\
 {{- '<longcat_tool_declare>\\n# Tools\\nYou have access to the following tools:\\n\\n## Tool namespace: \
@@ -102,8 +102,22 @@ def save_tokenizer(
         "eos_token": EOS,
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
+        "declare": declare,
     }
     text = json.dumps(config, indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
     template = chat_template(declare=declare)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def load_chat_format(folder: str | Path) -> ChatFormat:
+    """Return the chat format of a checkpoint folder; tools are shown as it was saved with.
+
+    Raises:
+        FileNotFoundError: There is no `tokenizer.json`.
+        ValueError: It does not know the LongCat markers.
+    """
+    tokenizer = load_tokenizer(folder)
+    config = Path(folder) / "tokenizer_config.json"
+    values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return ChatFormat(tokenizer, declare=values.get("declare", "full"))

@@ -1,0 +1,61 @@
+"""`longcat serve`: one of our models behind OpenAI's chat API."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+import typer
+
+from .errors import UsageError
+from .train import newest_run
+
+_LONGEST = 8192
+"""Tokens of a conversation where the caller sets none: the cache is laid out for all slots."""
+
+
+def serve_model(
+    model: Path | None,
+    *,
+    host: str,
+    port: int,
+    name: str,
+    slots: int,
+    max_waiting: int,
+    max_length: int,
+    max_tokens: int,
+    speculate: bool,
+) -> None:
+    """Load, then serve until interrupted."""
+    folder = model if model is not None else newest_run().fused
+    _check_free(host, port)
+    from longcat_moe import Engine, LongcatForCausalLM, load_chat_format
+    from longcat_moe.server import create_app, serve
+
+    chat = load_chat_format(folder)
+    network = LongcatForCausalLM.from_pretrained(folder)
+    engine = Engine(
+        network.config,
+        num_slots=slots,
+        max_length=max_length or min(network.config.max_position_embeddings, _LONGEST),
+        max_waiting=max_waiting,
+        speculate=speculate,
+        threaded=True,
+        decode=lambda ids: chat.tokenizer.decode(ids, skip_special_tokens=False),
+    )
+    engine.add_model(0, network)
+    name = name or folder.resolve().name
+    typer.echo(f"{name} at http://{host}:{port}/v1 (Ctrl-C ends)")
+    serve(create_app(engine, chat, model=name, max_tokens=max_tokens), host=host, port=port)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say that a port is taken before a model is loaded for nothing."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+        raise UsageError(f"--host {host} --port {port} {why}") from error
