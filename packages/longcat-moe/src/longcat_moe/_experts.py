@@ -95,6 +95,8 @@ def dispatch(
     index_TK: Tensor,
     num_ffn: int,
     grouped_ffn: Callable[[Tensor, Tensor], Tensor],
+    *,
+    can_skip: bool = True,
 ) -> Tensor:
     """Sort tokens by expert, compute, and add up what the chosen experts say, (T, D).
 
@@ -104,6 +106,7 @@ def dispatch(
         index_TK: The chosen experts; those from `num_ffn` on return their input.
         num_ffn: FFN experts.
         grouped_ffn: Maps tokens sorted by expert (P, D) and how many each expert has (N,) to (P, D).
+        can_skip: Whether it need not be called where no FFN expert was chosen.
     """
     is_identity = index_TK >= num_ffn
     out_TD = x_TD * (weight_TK * is_identity).sum(-1, keepdim=True).to(x_TD.dtype)
@@ -111,7 +114,7 @@ def dispatch(
     nums_N = torch.bincount(chosen, minlength=num_ffn)[:num_ffn]
     # Identity experts sort last and fall off.
     order_P = chosen.argsort(stable=True)[: int(nums_N.sum())]
-    if order_P.numel() == 0:
+    if order_P.numel() == 0 and can_skip:
         return out_TD
     token_P = order_P // index_TK.shape[1]
     y_PD = grouped_ffn(x_TD[token_P], nums_N)
