@@ -21,7 +21,7 @@ from ._sparse import SparseAttention, Window
 from ._template import TOKENIZER_FILES, chat_template, load_chat_format, save_tokenizer
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from ._zigzag import calibrate, sparsify
-from .engine import Engine, EngineFullError, EngineStats, Generation, Token
+from .engine import Engine, EngineFullError, EngineStats, Generation, PrefillProcess, Token
 
 __all__ = [
     "TOKENIZER_FILES",
@@ -36,6 +36,7 @@ __all__ = [
     "LongcatForCausalLM",
     "LongcatModel",
     "Piece",
+    "PrefillProcess",
     "Routing",
     "SparseAttention",
     "Token",

@@ -71,6 +71,17 @@ class LatentCache:
         chosen = torch.tensor(blocks, device=self.latents.device)
         self.latents.index_copy_(1, chosen, values.to(self.latents))
 
+    def rows(self, blocks: Sequence[int], start: int, end: int) -> Tensor:
+        """Return where tokens `start` to `end` of a conversation lie, among all rows."""
+        size = self.block_size
+        rows = [blocks[p // size] * size + p % size for p in range(start, end)]
+        return torch.tensor(rows, device=self.latents.device)
+
+    def store(self, blocks: Sequence[int], start: int, latents: Tensor) -> None:
+        """Put latents (A, tokens, L) where a conversation's tokens from `start` on lie."""
+        rows = self.rows(blocks, start, start + latents.shape[1])
+        self.latents.flatten(1, 2).index_copy_(1, rows, latents.to(self.latents))
+
     def view(self, spans: Sequence[Span]) -> PackedView:
         """Open blocks for new tokens, packed in the order of `spans`."""
         return PackedView(self, spans)

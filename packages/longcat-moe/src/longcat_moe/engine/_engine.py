@@ -30,6 +30,7 @@ from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._packed import pack
 
 from ._cache import LatentCache
+from ._prefill import PrefillProcess
 from ._request import Conversation, EngineFullError, EngineStats, Generation, Request, Token
 from ._sampling import SamplingParams
 from ._scheduler import Scheduler, Work
@@ -57,6 +58,7 @@ class Engine:
             fewer steps.
         pack: Keep a second, packed copy of the matrices on CPU, which is faster (see `pack`).
         decode: Token ids to text; needed for stop strings alone.
+        prefill: A process that computes long prompts, so that they hold up nobody who decodes.
         device: Where the cache and loaded weights live.
         threaded: Compute in a thread, so that the event loop stays free: for servers.
         clock: Seconds, for deadlines.
@@ -80,6 +82,7 @@ class Engine:
         speculate: bool = False,
         pack: bool = True,
         decode: Callable[[list[int]], str] | None = None,
+        prefill: PrefillProcess | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         threaded: bool = False,
@@ -111,6 +114,9 @@ class Engine:
         )
         self._seed, self._speculate, self._pack, self._decode = seed, speculate, pack, decode
         self._device, self._dtype, self._threaded, self._clock = device, dtype, threaded, clock
+        self._prefill = prefill
+        self.on_cached: Callable[[int, Conversation], None] | None = None
+        """Called after each step with a conversation that computed something."""
         self._models: dict[int, LongcatForCausalLM] = {}
         self._retired: set[int] = set()
         self._conversations: dict[int, Conversation] = {}
@@ -145,6 +151,8 @@ class Engine:
         The model is used as it is; on CPU, its matrices are read now, unless `pack` is off.
         """
         model = model.eval().requires_grad_(False)
+        if self._prefill is not None:
+            self._prefill.add_model(version, model)
         self._models[version] = pack(model) if self._pack else model
         self._retired.discard(version)
 
@@ -158,6 +166,8 @@ class Engine:
         if version in self._retired and not in_use:
             self._models.pop(version, None)
             self._retired.discard(version)
+            if self._prefill is not None:
+                self._prefill.retire(version)
 
     # -- conversations -----------------------------------------------------------------------
 
@@ -200,7 +210,7 @@ class Engine:
     async def close(self, identifier: int) -> None:
         """Give the slot back; a running request is cancelled."""
         conversation = self._conversations.pop(identifier)
-        self._abort(conversation)
+        self._abort(identifier, conversation)
         conversation.is_closed = True
         if not conversation.is_computing:  # else when its step ends
             self._scheduler.release(conversation)
@@ -359,17 +369,60 @@ class Engine:
             stop,
             None if timeout_s is None else self._clock() + timeout_s,
         )
+        self._hand_over(identifier, conversation)
         self._wake()
         return conversation.request
+
+    # -- the prefill process -----------------------------------------------------------------
+
+    def _hand_over(self, identifier: int, c: Conversation) -> None:
+        """Let the prefill process compute a long prompt, but for what others computed already."""
+        prefill = self._prefill
+        if prefill is None or not prefill.is_alive or c.num_new < prefill.min_tokens:
+            return
+        self._scheduler.share_prefix(c)
+        if c.num_new >= prefill.min_tokens:
+            c.arrivals = []
+            prefill.submit(identifier, c.version, c.tokens, c.num_cached)
+
+    def _receive(self) -> None:
+        """Take what the prefill process sent; when it died, go on without it."""
+        assert self._prefill is not None
+        for identifier, start, latents in self._prefill.receive():
+            c = self._conversations.get(identifier)
+            if c is not None and c.arrivals is not None:
+                c.arrivals.append((start, latents))
+        if not self._prefill.is_alive:
+            asyncio.get_running_loop().remove_reader(self._prefill.connection.fileno())
+        self._work.set()
+
+    def latents_of(self, c: Conversation, start: int, end: int) -> torch.Tensor:
+        """Return the latents (attentions, tokens, width) of a conversation's tokens."""
+        rows = self._cache.rows(c.blocks, start, end)
+        return self._cache.latents.flatten(1, 2).index_select(1, rows)
+
+    def _is_ready(self, c: Conversation) -> bool:
+        """Whether the engine itself has something to compute for a conversation."""
+        if c.arrivals is None:
+            return True
+        self._scheduler.accept(c)
+        alive = self._prefill is not None and self._prefill.is_alive
+        if c.num_new == 1 or not (alive or c.arrivals):
+            c.arrivals = None
+            return True
+        return False
 
     def _drop(self, identifier: int, request: Request) -> None:
         """End a request that nobody waits for any more."""
         conversation = self._conversations.get(identifier)
         if conversation is not None and conversation.request is request:
-            self._abort(conversation)
+            self._abort(identifier, conversation)
 
-    def _abort(self, conversation: Conversation) -> None:
+    def _abort(self, identifier: int, conversation: Conversation) -> None:
         request, conversation.request = conversation.request, None
+        if conversation.arrivals is not None and self._prefill is not None:
+            conversation.arrivals = None
+            self._prefill.abort(identifier)
         if request is not None:
             request.future.cancel()
             if request.stream is not None:
@@ -380,7 +433,10 @@ class Engine:
     def _wake(self) -> None:
         if self._loop is None or self._loop.done():
             self._work = asyncio.Event()  # of the loop that runs now; an engine may outlive one
-            self._loop = asyncio.get_running_loop().create_task(self._run())
+            loop = asyncio.get_running_loop()
+            self._loop = loop.create_task(self._run())
+            if self._prefill is not None and self._prefill.is_alive:
+                loop.add_reader(self._prefill.connection.fileno(), self._receive)
         self._work.set()
 
     async def _run(self) -> None:
@@ -406,14 +462,16 @@ class Engine:
     def _plan(self) -> list[Work] | None:
         """Choose a version and its batch; nothing when nobody asks."""
         self._expire()
-        active = [c for c in self._conversations.values() if c.request is not None]
+        everyone = self._conversations.values()
+        self._scheduler.look_at(everyone)
+        active = [c for c in everyone if c.request is not None and self._is_ready(c)]
         if not active:
             return None
         versions = sorted({c.version for c in active})
         version = versions[next(self._turn) % len(versions)]
         mine = [c for c in active if c.version == version]
         self.stats.num_steps += 1
-        return self._scheduler.plan(mine, self._conversations.values())
+        return self._scheduler.plan(mine)
 
     def _compute(self, batch: list[Work]) -> list[Outcome]:
         if not batch:
@@ -428,15 +486,22 @@ class Engine:
             if c.is_closed:
                 self._scheduler.release(c)
                 continue
-            num = len(outcome.work.token_ids)
-            self.stats.num_prefilled += num if num > 1 + outcome.work.has_draft else 0
-            self.stats.num_drafted += outcome.work.has_draft
-            self.stats.num_accepted += outcome.work.has_draft and len(outcome.token_ids) > 1
-            if c.request is None:  # given up meanwhile: keep what was computed of the prompt
-                self._scheduler.confirm(c, c.num_cached + num - outcome.work.has_draft)
-                continue
-            c.draft = outcome.draft
-            self._take(c, c.request, outcome)
+            self._note(c, outcome)
+            if self.on_cached is not None:
+                identifier = next(i for i, other in self._conversations.items() if other is c)
+                self.on_cached(identifier, c)
+
+    def _note(self, c: Conversation, outcome: Outcome) -> None:
+        """Write down what a step gave one conversation."""
+        num = len(outcome.work.token_ids)
+        self.stats.num_prefilled += num if num > 1 + outcome.work.has_draft else 0
+        self.stats.num_drafted += outcome.work.has_draft
+        self.stats.num_accepted += outcome.work.has_draft and len(outcome.token_ids) > 1
+        if c.request is None:  # given up meanwhile: keep what was computed of the prompt
+            self._scheduler.confirm(c, c.num_cached + num - outcome.work.has_draft)
+            return
+        c.draft = outcome.draft
+        self._take(c, c.request, outcome)
 
     def _take(self, c: Conversation, r: Request, outcome: Outcome) -> None:
         """Append sampled tokens one by one, until something stops the request."""

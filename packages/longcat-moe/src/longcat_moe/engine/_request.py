@@ -98,6 +98,8 @@ class Conversation:
     last_step: int = 0
     is_closed: bool = False
     is_computing: bool = False
+    arrivals: list[tuple[int, Tensor]] | None = None
+    """Latents that a prefill process sent, and where they begin; none when nothing is awaited."""
 
     @property
     def num_new(self) -> int:

@@ -44,13 +44,17 @@ class Scheduler:
         self.limit = max(1, int(self.pool.num_blocks * watermark))
         self._step = 0
         self._everyone: Iterable[Conversation] = ()
+        """Whose latents may be moved out."""
 
-    def plan(self, active: Sequence[Conversation], everyone: Iterable[Conversation]) -> list[Work]:
+    def look_at(self, everyone: Iterable[Conversation]) -> None:
+        """Note whose latents may be moved out from here on."""
+        self._everyone = everyone
+
+    def plan(self, active: Sequence[Conversation]) -> list[Work]:
         """Choose what computes now, and give it blocks."""
         self._step += 1
         budget, batch = self.chunk_tokens, list[Work]()
         begun: set[bytes] = set()
-        self._everyone = everyone
         for c in sorted(active, key=_order):
             if c.num_new > 1 and budget <= 0:
                 continue
@@ -86,6 +90,18 @@ class Scheduler:
         for block in c.blocks:
             self.pool.give(block)
         c.blocks, c.host = [], None
+
+    def accept(self, c: Conversation) -> None:
+        """Put latents that arrived from a prefill process into blocks, as far as there is room."""
+        while c.arrivals:
+            start, latents = c.arrivals[0]
+            end = start + latents.shape[1]
+            if end > c.num_cached:
+                if not self._is_in(c, is_first=False) or not self._grow(c, end):
+                    return
+                self.cache.store(c.blocks, start, latents)
+                self.confirm(c, end)
+            del c.arrivals[0]
 
     # -- prefixes ----------------------------------------------------------------------------
 
