@@ -2,7 +2,7 @@
 
 usage: python norms.py [--depths 2 16] [--steps 150] [--lr 2e-3] [--seeds 2] [--plot norms.png]
 
-The task: texts of a second-order Markov source over 64 words, so that loss has a floor and attention is
+The task: texts of a second-order Markov source over 16 words, so that loss has a floor and attention is
 needed. What is printed: the loss at the end (mean of the last tenth), and the norm of the gradient of the
 first block's weights over that of the last block's, at the first step and at the end.
 """
@@ -17,22 +17,22 @@ from longcat_moe import LongcatConfig, LongcatForCausalLM
 from longcat_moe._config import NORMS
 
 BASE = LongcatConfig(
-    vocab_size=64, hidden_size=64, num_layers=1, num_attention_heads=2, q_lora_rank=32,
+    vocab_size=16, hidden_size=64, num_layers=1, num_attention_heads=2, q_lora_rank=32,
     kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, ffn_hidden_size=128,
     expert_ffn_hidden_size=32, n_routed_experts=8, zero_expert_num=4, moe_topk=3,
     rope_theta=10_000.0, max_position_embeddings=128, routed_scaling_factor=4.0,
 )  # fmt: skip
-LENGTH, BATCH = 48, 8
+LENGTH, BATCH = 48, 16
 
 
 def source(seed):
     """A second-order Markov source: sharp, and different for every pair of words before."""
     g = torch.Generator().manual_seed(seed)
-    return torch.softmax(2.5 * torch.randn(64, 64, 64, generator=g), -1)
+    return torch.softmax(2.5 * torch.randn(16, 16, 16, generator=g), -1)
 
 
 def texts(table, g):
-    ids = torch.randint(64, (BATCH, 2), generator=g)
+    ids = torch.randint(16, (BATCH, 2), generator=g)
     while ids.shape[1] < LENGTH:
         probs = table[ids[:, -2], ids[:, -1]]
         ids = torch.cat([ids, probs.multinomial(1, generator=g)], dim=1)

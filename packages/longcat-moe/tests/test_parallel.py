@@ -7,7 +7,7 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-from longcat_moe import LongcatConfig, LongcatForCausalLM
+from longcat_moe import BiasController, LongcatConfig, LongcatForCausalLM
 
 CONFIG = LongcatConfig(
     vocab_size=96, hidden_size=48, num_layers=2, num_attention_heads=3, q_lora_rank=24,
@@ -30,6 +30,7 @@ def _model():
 def _train(model, rows):
     """Train on some rows of each batch; return the losses."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    controller = BiasController(model, CONFIG, rate=0.01)  # counts tokens of all processes
     losses = []
     for step in range(STEPS):
         ids = _batch(step)[rows]
@@ -38,6 +39,7 @@ def _train(model, rows):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        controller.step()
         losses.append(loss.detach())
     return torch.stack(losses)
 

@@ -2,7 +2,14 @@
 
 from ._advantage import Baseline, group_advantages
 from ._batches import token_batches
-from ._budget import Value, allocate_budget, coba_value
+from ._budget import (
+    CapabilityValue,
+    CobaValue,
+    Value,
+    allocate_budget,
+    coba_value,
+    knapsack_value,
+)
 from ._curriculum import PassRateCurriculum
 from ._gift import gift_loss
 from ._linear import linear_log_probs
@@ -18,11 +25,16 @@ from ._objective import (
     sequence_mean,
     triplet_clip_loss,
 )
+from ._oversample import Oversampler, num_groups
+from ._stages import ContextGrowth, StagedCurriculum, TaskFacts
 from ._trainer import GspoTrainer, Sample, TrainerConfig
+from ._verify import Stagnation, VerificationItem, verification_items, verification_reward
 
 __all__ = [
-    "Baseline", "ClipRange", "GspoTrainer", "LossStats", "PassRateCurriculum", "Sample",
-    "TrainerConfig", "TripletClip", "Value", "allocate_budget", "coba_value", "dapo_loss",
-    "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss", "hispo_mask",
-    "linear_log_probs", "mismatch_weights", "sequence_mean", "token_batches", "triplet_clip_loss",
+    "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "GspoTrainer", "LossStats",
+    "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
+    "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "coba_value",
+    "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",
+    "hispo_mask", "knapsack_value", "linear_log_probs", "mismatch_weights", "num_groups",
+    "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items", "verification_reward",
 ]  # fmt: skip

@@ -1,34 +1,149 @@
 """How many rollouts each task deserves, from its pass rate under the present policy.
 
 Maximise `sum V(B_i, p_i)` subject to `sum B_i = total` and `low <= B_i <= high`. With a value whose
-marginal gains fall, taking the best next rollout from a heap is optimal.
+marginal gains fall, taking the best next rollout from a heap is optimal; where a value can say its gains
+all at once, the same choice is made by their threshold, which is quick for many tasks.
 
-Source: LongCat-Flash-Thinking-2601 eq. 2 (the problem and the heap); the value is that of CoBA-RL,
-arXiv 2602.03048, whose constants are partly ours, as the paper does not print them.
+Dimension key: N tasks, G rollouts from `low` + 1 to `high`.
+
+Source: LongCat-Flash-Thinking-2601 eq. 2 (the problem and the heap). Values: CoBA-RL, arXiv 2602.03048, whose
+constants are partly ours, as the paper does not print them; the knapsack's, 2509.25849, as read in notes.
 """
+
+from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 Value = Callable[[int, float], float]
-"""`value(budget, pass_rate)`."""
+"""`value(budget, pass_rate)`; with a method `gains(rates_N, low, high) -> (N, G)` it is quick too."""
 
 
-def coba_value(*, alpha: float, beta: float, tau: float = 8.0) -> Value:
+@dataclass(frozen=True, slots=True)
+class CobaValue:
     """`(1 - exp(-B/tau * p(1-p))) * Beta_pdf(p; alpha, beta)`: saturating, peaked at the frontier."""
-    if alpha <= 0 or beta <= 0 or tau <= 0:
-        raise ValueError(f"alpha, beta, tau must be positive, got {alpha}, {beta}, {tau}")
-    log_norm = math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(alpha + beta)
 
-    def value(budget: int, pass_rate: float) -> float:
+    alpha: float
+    beta: float
+    tau: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0 or self.beta <= 0 or self.tau <= 0:
+            raise ValueError(
+                f"alpha, beta, tau must be positive, got {self.alpha}, {self.beta}, {self.tau}"
+            )
+
+    def __call__(self, budget: int, pass_rate: float) -> float:
+        """Return what so many rollouts are worth."""
         if not 0 < pass_rate < 1:
             return 0.0
-        log_density = (alpha - 1) * math.log(pass_rate) + (beta - 1) * math.log(1 - pass_rate)
-        saturation = -math.expm1(-budget / tau * pass_rate * (1 - pass_rate))
-        return saturation * math.exp(log_density - log_norm)
+        saturation = -math.expm1(-budget / self.tau * pass_rate * (1 - pass_rate))
+        return saturation * math.exp(
+            (self.alpha - 1) * math.log(pass_rate)
+            + (self.beta - 1) * math.log(1 - pass_rate)
+            - self._log_norm
+        )
 
-    return value
+    @property
+    def _log_norm(self) -> float:
+        a, b = self.alpha, self.beta
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    def gains(self, rates_N: Tensor, low: int, high: int) -> Tensor:
+        """Return what each further rollout adds, (N, G)."""
+        inside = (rates_N > 0) & (rates_N < 1)
+        p = torch.where(inside, rates_N, 0.5)
+        density = ((self.alpha - 1) * p.log() + (self.beta - 1) * (1 - p).log()).exp()
+        density = torch.where(inside, density, 0.0) * math.exp(-self._log_norm)
+        rate_N1 = (p * (1 - p) / self.tau)[:, None]
+        budget_G = torch.arange(low, high, dtype=p.dtype)
+        # exp(-B r) - exp(-(B + 1) r), without losing digits.
+        return -density[:, None] * (-budget_G * rate_N1).exp() * torch.expm1(-rate_N1)
+
+
+def coba_value(*, alpha: float, beta: float, tau: float = 8.0) -> CobaValue:
+    """Return CoBA's value of rollouts."""
+    return CobaValue(alpha, beta, tau)
+
+
+def knapsack_value(budget: int, pass_rate: float) -> float:
+    """`(1 - p^B - (1-p)^B) * p (1-p)^2`: the chance of a mixed group times what it would teach.
+
+    The report behind it gives what is left over to tasks of pass rate 0; here they are worth nothing.
+    """
+    p = pass_rate
+    return (1 - p**budget - (1 - p) ** budget) * p * (1 - p) ** 2 if budget else 0.0
+
+
+class CapabilityValue:
+    """CoBA's value, whose peak moves with the policy: exploit what it can do, then explore what it cannot.
+
+    With F the moving average of `1 - mean pass rate`: `alpha = clip(alpha_min + lam F', alpha_min, alpha_max)`
+    and `beta = kappa - alpha`, where F' is F above one half and `sigmoid(10 (F - 0.5))` below it.
+    `kappa = 11` is the paper's; the other constants are ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        kappa: float = 11.0,
+        alpha_min: float = 2.5,
+        alpha_max: float = 7.5,
+        lam: float = 6.0,
+        tau: float = 8.0,
+        memory: int = 5,
+    ) -> None:
+        if not 0 < alpha_min <= alpha_max < kappa or memory < 1 or lam < 0:
+            raise ValueError(
+                "need 0 < alpha_min <= alpha_max < kappa, lam >= 0 and memory >= 1, got "
+                f"{alpha_min}, {alpha_max}, {kappa}, {lam} and {memory}"
+            )
+        self.kappa, self.alpha_min, self.alpha_max = kappa, alpha_min, alpha_max
+        self.lam, self.tau = lam, tau
+        self._failures: deque[float] = deque(maxlen=memory)
+
+    def observe(self, pass_rates: Sequence[float]) -> None:
+        """Take note of the pass rates of a step."""
+        if not pass_rates:
+            raise ValueError("a step must hold one pass rate at least, got none")
+        self._failures.append(1 - sum(pass_rates) / len(pass_rates))
+
+    @property
+    def failure(self) -> float:
+        """The moving average of the failure rate; one half before anything was seen."""
+        return sum(self._failures) / len(self._failures) if self._failures else 0.5
+
+    def value(self) -> CobaValue:
+        """Return the value of rollouts under the present policy."""
+        failure = self.failure
+        shaped = failure if failure > 0.5 else 1 / (1 + math.exp(-10 * (failure - 0.5)))
+        alpha = min(max(self.alpha_min + self.lam * shaped, self.alpha_min), self.alpha_max)
+        return CobaValue(alpha, self.kappa - alpha, self.tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` restores."""
+        return {"failures": list(self._failures)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a saved state."""
+        self._failures = deque(state["failures"], maxlen=self._failures.maxlen)
+
+    def explain(self, pass_rate: float, budget: int) -> str:
+        """Say why a task of that pass rate got its budget."""
+        value = self.value()
+        peak = (value.alpha - 1) / (value.alpha + value.beta - 2)
+        gain = value(budget + 1, pass_rate) - value(budget, pass_rate)
+        return (
+            f"pass rate {pass_rate:.2f}; the policy fails {self.failure:.2f}, so tasks near "
+            f"{peak:.2f} are worth most; {budget} rollouts, the next would add {gain:.2g}"
+        )
 
 
 def allocate_budget(
@@ -45,17 +160,40 @@ def allocate_budget(
             f"total={total} must be within {num} tasks times [low={low}, high={high}] = "
             f"[{num * low}, {num * high}]"
         )
-    budget = [low] * num
+    if hasattr(value, "gains") and num and low < high:
+        rates_N = torch.tensor(pass_rates, dtype=torch.float64)
+        gains_NG = value.gains(rates_N, low, high)  # pyright: ignore[reportFunctionMemberAccess]
+        return _by_threshold(gains_NG, total - num * low, low)
+    return _by_heap(pass_rates, total, low, high, value)
+
+
+def _by_heap(
+    pass_rates: Sequence[float], total: int, low: int, high: int, value: Value
+) -> list[int]:
+    budget = [low] * len(pass_rates)
 
     def gain(task: int) -> float:
         rate, held = pass_rates[task], budget[task]
         return value(held + 1, rate) - value(held, rate)
 
-    heap = [(-gain(task), task) for task in range(num) if low < high]
+    heap = [(-gain(task), task) for task in range(len(pass_rates)) if low < high]
     heapq.heapify(heap)
-    for _ in range(total - num * low):
+    for _ in range(total - len(pass_rates) * low):
         _, task = heapq.heappop(heap)
         budget[task] += 1
         if budget[task] < high:
             heapq.heappush(heap, (-gain(task), task))
     return budget
+
+
+def _by_threshold(gains_NG: Tensor, num: int, low: int) -> list[int]:
+    """Take the `num` largest of gains that fall along each row; among equal ones, earlier tasks first."""
+    if num == 0:
+        return [low] * len(gains_NG)
+    threshold = gains_NG.flatten().kthvalue(gains_NG.numel() - num + 1).values
+    taken_N = (gains_NG > threshold).sum(1)
+    equal_N = (gains_NG == threshold).sum(1)
+    left = num - int(taken_N.sum())
+    before_N = equal_N.cumsum(0) - equal_N
+    taken_N += (left - before_N).clamp(min=0).minimum(equal_N)
+    return (taken_N + low).tolist()

@@ -11,7 +11,7 @@ weight and its constants are ours.
 
 from collections.abc import Hashable, Mapping, Sequence
 from random import Random
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,3 +65,23 @@ class PassRateCurriculum(Generic[Key]):
         """Say why a key is drawn as often as it is."""
         total = sum(map(self.weight, self._rates))
         return f"pass rate {self._rates[key]:.2f}, share {self.weight(key) / total:.2f}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` restores."""
+        return {
+            "rates": dict(self._rates), "seen": dict(self._seen), "rng": self._rng.getstate(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a saved state, from JSON too if keys are strings.
+
+        Raises:
+            ValueError: It is of other keys.
+        """
+        if set(state["rates"]) != set(self._shares):
+            raise ValueError(
+                f"a state must be of the same keys, got {sorted(map(str, state['rates']))}"
+            )
+        self._rates, self._seen = dict(state["rates"]), dict(state["seen"])
+        version, internal, gauss = state["rng"]
+        self._rng.setstate((version, tuple(internal), gauss))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ._config import LongcatConfig
@@ -140,10 +141,19 @@ class BiasController:
 
     Once per optimiser step, for FFN experts only (equation 2):
     `db_i = rate * ((K_e / K) / N - T_i / (K * T_all))`. Identity experts keep bias zero.
-    The counts are those of every training forward pass since the last step.
+    The counts are those of every training forward pass since the last step, on all processes of
+    `group` where training is distributed (the report's global batch).
     """
 
-    def __init__(self, model: nn.Module, config: LongcatConfig, *, rate: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LongcatConfig,
+        *,
+        rate: float,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.group = group
         if rate < 0:
             raise ValueError(f"rate must not be negative, got {rate}")
         self.routers = [module for module in model.modules() if isinstance(module, Router)]
@@ -154,6 +164,9 @@ class BiasController:
     def step(self) -> float:
         """Move the biases; return the mean number of FFN experts per token just seen."""
         active: list[float] = []
+        if dist.is_available() and dist.is_initialized():
+            for router in self.routers:
+                dist.all_reduce(router.counts, group=self.group)
         for router in self.routers:
             if not router.counts.any():
                 continue
