@@ -1,0 +1,138 @@
+"""Our objectives against TRL's and verl's own functions, on random inputs: loss and gradient.
+
+usage: pip install trl verl; python peers.py
+
+TRL's loss is a method of its trainer: it is called on a trainer that was never set up, whose model is
+replaced by random log-probabilities. verl's are functions. Ratios reach well beyond the clip range.
+"""
+
+import collections
+import types
+
+import torch
+from accelerate import Accelerator
+from longcat_gspo import ClipRange, dapo_loss, grpo_loss, gspo_loss, gspo_token_loss
+
+CLIP = ClipRange(low=3e-3, high=4e-3)
+B, T = 6, 17
+
+
+def random_batch(seed):
+    g = torch.Generator().manual_seed(seed)
+    old = -2 * torch.rand(B, T, generator=g, dtype=torch.float64)
+    new = (old + 0.02 * torch.randn(B, T, generator=g, dtype=torch.float64)).requires_grad_()
+    mask = (torch.rand(B, T, generator=g) < 0.7).double()
+    mask[:, 0] = 1
+    advantages = torch.randn(B, generator=g, dtype=torch.float64)
+    return old, new, mask, advantages
+
+
+def ours(loss, old, new, mask, advantages):
+    keep = mask.bool()
+    sequence = keep.nonzero()[:, 0]
+    if loss is gspo_token_loss:
+        value, _ = loss(
+            new[keep], old[keep], advantages[sequence], sequence, num_sequences=B, clip=CLIP
+        )
+    else:
+        value, _ = loss(new[keep], old[keep], advantages, sequence, clip=CLIP)
+    return value
+
+
+def trl_loss(level, loss_type):
+    from trl import GRPOTrainer  # noqa: PLC0415
+
+    trainer = object.__new__(GRPOTrainer)
+    trainer.__dict__ |= {
+        "importance_sampling_level": level, "loss_type": loss_type, "beta": 0.0,
+        "epsilon_low": CLIP.low, "epsilon_high": CLIP.high, "top_entropy_quantile": 1.0,
+        "off_policy_mask_threshold": None, "use_vllm": False,
+        "_entropy_bonus_enabled": False, "aux_loss_enabled": False,
+        "args": types.SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        "current_gradient_accumulation_steps": 1, "_metrics": collections.defaultdict(
+            lambda: collections.defaultdict(list)),
+        "model": types.SimpleNamespace(training=True),
+        "accelerator": Accelerator(cpu=True),
+    }  # fmt: skip
+
+    def call(old, new, mask, advantages):
+        trainer._get_per_token_logps_and_entropies = lambda *a, **k: (new, torch.zeros(B, T), None)
+        ids = torch.zeros(B, T, dtype=torch.long)
+        inputs = {
+            "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1] + 1, "completion_ids": ids,
+            "completion_mask": mask, "advantages": advantages, "old_per_token_logps": old,
+            "num_items_in_batch": mask.sum(),
+        }  # fmt: skip
+        return GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+
+    return call
+
+
+def verl_loss(name, aggregate):
+    from verl.trainer.ppo import core_algos  # noqa: PLC0415
+    from verl.workers.config import ActorConfig  # noqa: PLC0415
+
+    config = ActorConfig(
+        strategy="fsdp", rollout_n=1, clip_ratio_low=CLIP.low, clip_ratio_high=CLIP.high,
+        clip_ratio_c=1e9, ppo_micro_batch_size_per_gpu=1, ppo_mini_batch_size=B,
+    )  # fmt: skip
+    function = core_algos.get_policy_loss_fn(name)
+
+    def call(old, new, mask, advantages):
+        loss, _ = function(
+            old, new, advantages[:, None].expand(B, T), mask, loss_agg_mode=aggregate, config=config
+        )
+        return loss
+
+    return call
+
+
+def main() -> None:
+    import trl  # noqa: PLC0415
+    import verl  # noqa: PLC0415
+
+    rows = [
+        (
+            "gspo_loss",
+            gspo_loss,
+            f"TRL {trl.__version__}, level sequence",
+            trl_loss("sequence", "grpo"),
+        ),
+        ("grpo_loss", grpo_loss, "TRL, level token", trl_loss("token", "grpo")),
+        ("dapo_loss", dapo_loss, "TRL, loss_type dapo", trl_loss("token", "dapo")),
+        (
+            "gspo_loss",
+            gspo_loss,
+            f"verl {verl.__version__}, gspo",
+            verl_loss("gspo", "seq-mean-token-mean"),
+        ),
+        (
+            "gspo_token_loss",
+            gspo_token_loss,
+            "verl, gspo",
+            verl_loss("gspo", "seq-mean-token-mean"),
+        ),
+        (
+            "grpo_loss",
+            grpo_loss,
+            "verl, vanilla, seq-mean-token-mean",
+            verl_loss("vanilla", "seq-mean-token-mean"),
+        ),
+        ("dapo_loss", dapo_loss, "verl, vanilla, token-mean", verl_loss("vanilla", "token-mean")),
+    ]
+    print("float64, 200 random batches; largest difference of loss, and of gradient over its norm")
+    print("| ours | peer | loss | gradient |")
+    print("| --- | --- | --- | --- |")
+    for name, mine, peer_name, peer in rows:
+        losses, grads = [], []
+        for seed in range(200):
+            old, new, mask, advantages = random_batch(seed)
+            a, b = ours(mine, old, new, mask, advantages), peer(old, new, mask, advantages)
+            ga, gb = (torch.autograd.grad(x, new)[0] for x in (a, b))
+            losses.append(abs(float(a.detach() - b.detach())))
+            grads.append(float((ga - gb).norm() / ga.norm().clamp_min(1e-12)))
+        print(f"| `{name}` | {peer_name} | {max(losses):.0e} | {max(grads):.0e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
