@@ -80,7 +80,7 @@ class Rl:
     max_groups_per_step: int = 48
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = 8
-    soft_staleness: int = 1
+    soft_staleness: int = 2
     hard_staleness: int = 4
     learning_rate: float = 2e-4
     warmup_steps: int = 8

@@ -5,6 +5,7 @@ from ._log import EventLog, read_events, read_trajectories
 from ._runtime import LocalRuntime, Progress, RunConfig
 from ._scheduler import Scheduler, SchedulerConfig, Start
 from ._session import Session
+from ._simulate import Plan, Simulation, plan, simulate
 from ._types import (
     EndReason,
     Engine,
@@ -19,10 +20,11 @@ from ._types import (
     Trajectory,
     Worker,
 )
+from ._why import why
 
 __all__ = [
-    "EndReason", "Engine", "EventLog", "LocalRuntime", "LongcatDoraError", "Policy", "Progress",
+    "EndReason", "Engine", "EventLog", "LocalRuntime", "LongcatDoraError", "Plan", "Policy", "Progress",
     "Renderer", "Report", "Rollout", "RunConfig", "Sampled", "Scheduler", "SchedulerConfig",
-    "Segment", "Session", "Start", "Task", "Trainer", "Trajectory", "Worker", "check", "read_events",
-    "read_trajectories",
+    "Segment", "Session", "Simulation", "Start", "Task", "Trainer", "Trajectory", "Worker", "check",
+    "plan", "read_events", "read_trajectories", "simulate", "why",
 ]  # fmt: skip

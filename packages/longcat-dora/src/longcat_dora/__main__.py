@@ -1,18 +1,21 @@
-"""`longcat-dora check LOG` replays a log; `longcat-dora demo` trains a tabular policy."""
+"""Check a log, say who waits for what, plan a staleness bound, or see a small run."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 from ._check import check
-from ._log import read_events
+from ._log import read_events, read_trajectories
 from ._runtime import LocalRuntime, Progress, RunConfig
 from ._scheduler import SchedulerConfig
+from ._simulate import plan
 from ._types import LongcatDoraError, Task
+from ._why import why
 from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
 
@@ -26,11 +29,26 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="replay an event log and report every breach")
     checker.add_argument("log", type=Path, help="a log folder or its events.jsonl")
+    waiter = commands.add_parser("why", help="say in one line who waits for what in a run")
+    waiter.add_argument("run", type=Path, help="a run folder")
+    planner = commands.add_parser(
+        "plan", help="try hard staleness bounds on the latencies of a finished run"
+    )
+    planner.add_argument("run", type=Path, help="a run folder with a log and metrics.jsonl")
+    planner.add_argument("--train-s", type=float, help="seconds of a training step; the run's own")
+    planner.add_argument("--max-running", type=int, default=SchedulerConfig().max_running)
+    planner.add_argument("--groups-per-batch", type=int, default=SchedulerConfig().groups_per_batch)
+    planner.add_argument("--soft", type=int, default=1, help="soft staleness")
     commands.add_parser("demo", help="train a tabular policy with real processes")
     options = parser.parse_args(arguments)
     try:
-        return _check(options.log) if options.command == "check" else _demo()
-    except LongcatDoraError as error:
+        if options.command == "check":
+            return _check(options.log)
+        if options.command == "why":
+            print(why(options.run))
+            return 0
+        return _plan(options) if options.command == "plan" else _demo()
+    except (LongcatDoraError, ValueError) as error:
         print(f"longcat-dora: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -43,6 +61,36 @@ def _check(log: Path) -> int:
         print(breach)
     print(report.summary())
     return 0 if report.is_clean else 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    run: Path = options.run
+    trajectories = list(read_trajectories(run / "log"))
+    if not trajectories:
+        raise LongcatDoraError(f"{run / 'log'} must hold a finished trajectory, and holds none")
+    opened = next(event for event in read_events(run / "log") if event["kind"] == "opened")
+    config = SchedulerConfig(
+        groups_per_batch=options.groups_per_batch,
+        group_size=opened.get("group_size", 1),
+        soft_staleness=options.soft,
+        hard_staleness=max(options.soft, opened["hard_staleness"]),
+        max_running=options.max_running,
+    )
+    train_s = options.train_s or _train_s(run)
+    latencies = [max(t.duration_s, 1e-3) for t in trajectories]
+    print(f"{len(latencies)} latencies, at most {max(latencies):.2f} s; {train_s:.2f} s a step")
+    print(plan(config, latencies, train_s=train_s))
+    return 0
+
+
+def _train_s(run: Path) -> float:
+    """Mean seconds that the trainer was at work for a step."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if not lines:
+        raise LongcatDoraError(f"{file} must tell how long steps took, or pass --train-s")
+    last = json.loads(lines[-1])
+    return last["elapsed_s"] * (1 - last["trainer_idle_share"]) / len(lines)
 
 
 def _demo() -> int:

@@ -32,6 +32,7 @@ from ._log import EventLog, read_events
 from ._recover import recover
 from ._scheduler import Scheduler, SchedulerConfig
 from ._types import EndReason, LongcatDoraError, Task, Trainer, Trajectory
+from ._why import write_status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,11 @@ class LocalRuntime:
         """Of all groups that completed since the last step, with a signal or not."""
         self._wake = asyncio.Event()
         self._progress_at = 0.0
+        self._training_at: float | None = None
+        self._started_at: dict[str, float] = {}
+        self._status: tuple[str, float] = ("", 0.0)
+        """What is waited for, and since when."""
+        self._status_at = 0.0
 
     def run(self) -> int:
         """Run to the end; return the last version. Continues the folder's run if there is one.
@@ -158,6 +164,7 @@ class LocalRuntime:
             self._flush()
             self._log.append({"kind": "closed"})
             self._save()
+            self._tell(is_over=True)
         except (KeyboardInterrupt, asyncio.CancelledError):
             self._save()
             raise
@@ -262,13 +269,14 @@ class LocalRuntime:
         elif kind == "failed":
             name, reason, detail = arguments
             handle.running.discard(name)
-            self._payloads.pop(name, None)
+            self._started_at.pop(name, None)
             self.scheduler.fail(name, EndReason(reason), detail=detail)
         elif kind == "broken":
             raise LongcatDoraError(f"a controller could not be built:\n{arguments[0]}")
 
     def _finished(self, handle: _Handle, trajectory: Trajectory) -> None:
         handle.running.discard(trajectory.id)
+        self._started_at.pop(trajectory.id, None)
         if trajectory.num_sampled == 0:
             self.scheduler.fail(trajectory.id, EndReason.NOTHING_SAMPLED)
             return
@@ -331,6 +339,8 @@ class LocalRuntime:
                     training = asyncio.create_task(asyncio.to_thread(self.trainer.train, leased))
                     training.add_done_callback(lambda _: self._wake.set())
             self._flush()
+            self._training_at = None if training is None else self._training_at or time.monotonic()
+            self._tell()
             await self._sleep(training is not None)
 
     def _crash(self, failure: list[BaseException], context: dict[str, Any]) -> None:
@@ -350,15 +360,41 @@ class LocalRuntime:
 
     def explain(self) -> str:
         """Say in one line who waits for what."""
+        now, running = time.monotonic(), self.scheduler.running
+        if self._training_at is not None:
+            return f"training; {len(running)} rollouts run meanwhile"
         blocked = self.scheduler.blocked_by()
         if blocked:
-            return f"the trainer waits for {', '.join(blocked[:5])} to keep the hard bound"
-        running = self.scheduler.running
+            shown = ", ".join(f"{name} ({self._whose(name, now)})" for name in blocked[:3])
+            more = f" and {len(blocked) - 3} more" if len(blocked) > 3 else ""
+            return f"the trainer waits for {shown}{more} to keep the hard bound"
         if running:
-            return f"the trainer waits for {len(running)} rollouts, the oldest is {running[0]}"
+            oldest = min(running, key=lambda name: self._started_at.get(name, now))
+            return (
+                f"the trainer waits for {len(running)} rollouts, the oldest is {oldest} "
+                f"({self._whose(oldest, now)})"
+            )
         if not any(handle.is_ready for handle in self._handles):
             return "no controller is ready yet"
         return "nothing is running"
+
+    def _whose(self, name: str, now: float) -> str:
+        place = next((i for i, h in enumerate(self._handles) if name in h.running), None)
+        return f"controller {place}, {now - self._started_at.get(name, now):.0f} s"
+
+    def _tell(self, *, is_over: bool = False) -> None:
+        """Write down who waits for what, twice a second at most."""
+        now = time.monotonic()
+        if now - self._status_at < 0.5 and not is_over:
+            return
+        phase = "training" if self._training_at is not None else "waiting"
+        if phase != self._status[0]:
+            self._status = (phase, now)
+        self._status_at = now
+        write_status(
+            self.config.folder, version=self.scheduler.version, why=self.explain(),
+            for_s=round(now - self._status[1], 1), is_over=is_over,
+        )  # fmt: skip
 
     def _feed(self) -> None:
         """Admit groups and start trajectories, on the controller with the fewest."""
@@ -376,6 +412,7 @@ class LocalRuntime:
         while ready and (start := scheduler.start()) is not None:
             handle = min(ready, key=lambda h: len(h.running))
             handle.running.add(start.trajectory)
+            self._started_at[start.trajectory] = time.monotonic()
             task = self._payloads[start.group]
             handle.post(
                 "start", start.trajectory, start.group, task.id, task.domain, start.version,

@@ -9,8 +9,9 @@ What always holds, with `n` the version in training and `H = hard_staleness`:
 C3 needs no dropping. A step is allowed only if it takes along every open trajectory of version
 `n - H`; what stays behind is then at least of version `n + 1 - H`, and `n` becomes `n + 1`.
 If one of those is still being sampled, the step waits for it. The soft target shapes admission:
-at most `(soft_staleness + 1) * groups_per_batch` groups are open, so that on average a trajectory
-waits for `soft_staleness` steps.
+at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included. One
+batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
+(Little's law), and is `soft_staleness` steps old when it is trained on.
 
     admit ──> start ──> finish ──┐            ┌──> commit
                 │                ├─> lease ───┘
@@ -144,8 +145,8 @@ class Scheduler:
         return sorted(versions | {self.version})
 
     def can_admit(self) -> bool:
-        """Whether another group may be opened."""
-        return len(self._groups) - len(self._leased) < self.config.max_open_groups
+        """Whether another group may be opened; those in training count until they are committed."""
+        return len(self._groups) < self.config.max_open_groups
 
     def blocked_by(self) -> list[str]:
         """Trajectories whose end the next step must wait for, to keep the hard bound."""
