@@ -1,6 +1,8 @@
 """Whole runs with real processes; some of them are killed."""
 
+import asyncio
 import functools
+import itertools
 import signal
 import subprocess
 import sys
@@ -15,11 +17,12 @@ from longcat_dora import (
     RunConfig,
     SchedulerConfig,
     Task,
+    Worker,
     check,
     read_events,
     read_trajectories,
 )
-from longcat_dora.testing import NUM_TOKENS, TabularTrainer, tabular_worker
+from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
 
@@ -55,6 +58,37 @@ def test_a_run_learns_and_keeps_the_contract(tmp_path):
     finished = {trajectory.id: trajectory for trajectory in read_trajectories(tmp_path / "log")}
     assert all(finished[t.id] == t for progress in seen for t in progress.batch)
     assert len(finished) > report.num_committed  # those without a signal are there too
+
+
+async def _world_with_a_straggler(question, policy):
+    (answer,) = await policy.generate([abs(question)])
+    if question < 0:
+        await asyncio.sleep(60)
+    return float(answer == question)
+
+
+def _straggling_worker():
+    return Worker(engine=TabularEngine(), rollout=_world_with_a_straggler)
+
+
+def test_a_straggler_that_never_ends_is_discarded_at_the_bound_and_the_run_goes_on(tmp_path):
+    config = RunConfig(
+        folder=tmp_path, max_steps=12,
+        scheduler=SchedulerConfig(
+            groups_per_batch=2, group_size=4, soft_staleness=2, hard_staleness=2, at_bound="discard",
+        ),
+    )  # fmt: skip
+    began = time.monotonic()
+    tasks = itertools.chain([Task("slow0", -3), Task("slow1", -4)], _tasks())
+    trainer = TabularTrainer(learning_rate=0.3)
+    runtime = LocalRuntime(config, factory=_straggling_worker, trainer=trainer, tasks=tasks)
+    assert runtime.run() == 12
+    assert time.monotonic() - began < 40
+    report = check(read_events(tmp_path / "log"))
+    assert report.breaches == []
+    assert report.num_open == 0
+    assert max(report.staleness) <= 2
+    assert report.reasons["expired"] > 0
 
 
 def test_the_sampled_reward_is_that_of_all_groups_since_the_last_step(tmp_path):

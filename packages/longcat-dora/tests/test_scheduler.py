@@ -1,6 +1,7 @@
 """The state machine under random schedules, judged by the checker, which shares no code with it."""
 
 import random
+from collections import Counter
 
 import pytest
 from longcat_dora import EndReason, LongcatDoraError, Scheduler, SchedulerConfig, check
@@ -35,12 +36,16 @@ def _random_run(seed: int, config: SchedulerConfig, steps: int = 400) -> list[di
                 if rng.random() < 0.05:
                     scheduler.evict(group, EndReason.NO_SIGNAL)
             leased = scheduler.lease() is not None
+            discarded = set(scheduler.take_discarded())
+            running = [name for name in running if name not in discarded]
     if leased:
         scheduler.commit()
     while (start := scheduler.start()) is not None or running:  # nothing may be stuck
         scheduler.finish(start.trajectory if start else running.pop())
     while scheduler.lease(at_least=1):
         scheduler.commit()
+        while (start := scheduler.start()) is not None:  # what was discarded is sampled anew
+            scheduler.finish(start.trajectory)
     assert scheduler.num_open_groups == 0
     scheduler.end()
     return [*events, *scheduler.take_events(), {"kind": "closed"}]
@@ -59,6 +64,42 @@ def test_the_contract_holds_under_random_schedules(hard):
         waited += report.staleness[hard]
     assert committed > 1000
     assert waited > 50 or hard > 2  # where the bound is reached, it is what held
+
+
+@pytest.mark.parametrize("hard", [0, 1, 3])
+def test_the_contract_holds_when_what_is_too_old_is_discarded(hard):
+    reasons = Counter()
+    for seed in range(150):
+        config = SchedulerConfig(groups_per_batch=2, group_size=3, soft_staleness=hard,
+                                 hard_staleness=hard, max_running=9, max_attempts=2,
+                                 at_bound="discard")  # fmt: skip
+        report = check(_random_run(seed, config))
+        assert report.breaches == []
+        assert max(report.staleness, default=0) <= hard
+        reasons += report.reasons
+    assert reasons["expired"] > 20 or hard == 0
+
+
+def test_at_the_bound_a_slow_one_is_discarded_and_the_step_goes_on():
+    config = SchedulerConfig(groups_per_batch=1, group_size=1, soft_staleness=1, hard_staleness=1,
+                             at_bound="discard")  # fmt: skip
+    scheduler = Scheduler(config)
+    scheduler.admit("slow", task="t", domain="")
+    slow = scheduler.start()
+    scheduler.admit("fast", task="t", domain="")
+    scheduler.finish(scheduler.start().trajectory)
+    assert scheduler.lease() == ["fast"]
+    scheduler.commit()
+    scheduler.admit("next", task="t", domain="")
+    again = scheduler.start()
+    scheduler.finish(again.trajectory)
+    assert scheduler.lease() == ["next"]
+    assert scheduler.take_discarded() == [slow.trajectory]
+    assert not scheduler.is_running(slow.trajectory)
+    new = scheduler.start()
+    assert (new.group, new.version) == ("slow", 1)
+    with pytest.raises(ValueError, match="at_bound must be one of"):
+        SchedulerConfig(at_bound="hope")
 
 
 def test_the_step_waits_for_what_would_break_the_bound_and_takes_it_along():

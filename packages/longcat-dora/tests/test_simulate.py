@@ -84,6 +84,19 @@ def test_where_all_take_equally_long_and_training_is_short_synchronous_is_as_goo
     assert found.gain < 1.1
 
 
+def test_discarding_trades_lost_work_for_no_waiting():
+    latencies = _long_tail(3000, cap=5.0)
+    waits, drops = (
+        simulate(_config(hard_staleness=2, at_bound=at_bound), latencies, train_s=1.0, num_steps=150,
+                 seed=1)
+        for at_bound in ("wait", "discard")
+    )  # fmt: skip
+    assert waits.num_discarded == 0
+    assert drops.num_discarded > 0.02 * drops.num_trained
+    assert max(drops.staleness) <= 2
+    assert drops.trainer_idle_share < waits.trainer_idle_share
+
+
 def test_impossible_times_are_refused():
     with pytest.raises(ValueError, match="positive latencies"):
         simulate(_config(), [], train_s=1.0, num_steps=1, seed=0)

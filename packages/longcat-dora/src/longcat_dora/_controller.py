@@ -37,7 +37,7 @@ def controller_main(connection: Connection, factory: Factory, deadline_s: float)
 class _Controller:
     def __init__(self, connection: Connection, worker: Worker, deadline_s: float) -> None:
         self.connection, self.worker, self.deadline_s = connection, worker, deadline_s
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[str, asyncio.Task[None]] = {}
         self.stopped = asyncio.Event()
         self.num_sessions: Counter[int] = Counter()
         self.retiring: set[int] = set()
@@ -47,9 +47,10 @@ class _Controller:
         loop.add_reader(self.connection.fileno(), self._read)
         await self.stopped.wait()
         loop.remove_reader(self.connection.fileno())
-        for task in self.tasks:
+        tasks = list(self.tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _read(self) -> None:
         try:
@@ -61,8 +62,12 @@ class _Controller:
     def _obey(self, order: str, *arguments: Any) -> None:
         if order == "start":
             task = asyncio.get_running_loop().create_task(self._rollout(*arguments))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            name = arguments[0]
+            self.tasks[name] = task
+            task.add_done_callback(lambda _: self.tasks.pop(name, None))
+        elif order == "abort":
+            if arguments[0] in self.tasks:
+                self.tasks[arguments[0]].cancel()
         elif order == "weights":
             self.worker.engine.load_weights(*arguments)
         elif order == "retire":

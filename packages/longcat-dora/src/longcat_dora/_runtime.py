@@ -270,13 +270,16 @@ class LocalRuntime:
             name, reason, detail = arguments
             handle.running.discard(name)
             self._started_at.pop(name, None)
-            self.scheduler.fail(name, EndReason(reason), detail=detail)
+            if self.scheduler.is_running(name):
+                self.scheduler.fail(name, EndReason(reason), detail=detail)
         elif kind == "broken":
             raise LongcatDoraError(f"a controller could not be built:\n{arguments[0]}")
 
     def _finished(self, handle: _Handle, trajectory: Trajectory) -> None:
         handle.running.discard(trajectory.id)
         self._started_at.pop(trajectory.id, None)
+        if not self.scheduler.is_running(trajectory.id):
+            return  # it was discarded when this was on its way
         if trajectory.num_sampled == 0:
             self.scheduler.fail(trajectory.id, EndReason.NOTHING_SAMPLED)
             return
@@ -329,6 +332,7 @@ class LocalRuntime:
             if training is None:
                 is_drained = self._is_exhausted and not self.scheduler.num_running
                 groups = self.scheduler.lease(at_least=1 if is_drained else None)
+                self._drop_discarded()
                 if groups is None and is_drained:
                     return  # the last task was tried and trained on
                 if groups is not None:
@@ -342,6 +346,16 @@ class LocalRuntime:
             self._training_at = None if training is None else self._training_at or time.monotonic()
             self._tell()
             await self._sleep(training is not None)
+
+    def _drop_discarded(self) -> None:
+        """Stop what the scheduler ended at the bound."""
+        for name in self.scheduler.take_discarded():
+            self._queue.pop(name, None)
+            self._started_at.pop(name, None)
+            for handle in self._handles:
+                if name in handle.running:
+                    handle.running.discard(name)
+                    handle.post("abort", name)
 
     def _crash(self, failure: list[BaseException], context: dict[str, Any]) -> None:
         failure.append(context.get("exception") or LongcatDoraError(context["message"]))

@@ -8,7 +8,8 @@ What always holds, with `n` the version in training and `H = hard_staleness`:
 
 C3 needs no dropping. A step is allowed only if it takes along every open trajectory of version
 `n - H`; what stays behind is then at least of version `n + 1 - H`, and `n` becomes `n + 1`.
-If one of those is still being sampled, the step waits for it. The soft target shapes admission:
+If one of those is still being sampled, the step waits for it, or (`at_bound="discard"`) it ends with a
+reason and is sampled anew. The soft target shapes admission:
 at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included. One
 batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
 (Little's law), and is `soft_staleness` steps old when it is trained on.
@@ -24,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ._types import EndReason, LongcatDoraError
 
 Event = dict[str, Any]
+AtBound = Literal["wait", "discard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,13 @@ class SchedulerConfig:
     """Trajectories being sampled at once."""
     max_attempts: int = 3
     """Of one member of a group, after which the group makes do without it."""
+    at_bound: AtBound = "wait"
+    """What happens when the hard bound is reached and a group is not complete: the trainer waits for it,
+    and nothing is lost; or what is too old ends as `expired` and is sampled anew (as in the 2509 report)."""
 
     def __post_init__(self) -> None:
+        if self.at_bound not in get_args(AtBound):
+            raise ValueError(f"at_bound must be one of {get_args(AtBound)}, got {self.at_bound!r}")
         for name in ("groups_per_batch", "group_size", "max_running", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -115,6 +122,7 @@ class Scheduler:
         self._leased: list[str] = []
         self._num_trajectories = 0
         self._events: list[Event] = []
+        self._discarded: list[str] = []
 
     # -- what a runtime asks -----------------------------------------------------------------
 
@@ -122,6 +130,16 @@ class Scheduler:
         """Return the events since the last call, in order."""
         events, self._events = self._events, []
         return events
+
+    def take_discarded(self) -> list[str]:
+        """Return the trajectories that were ended at the bound since the last call."""
+        discarded, self._discarded = self._discarded, []
+        return discarded
+
+    def is_running(self, trajectory: str) -> bool:
+        """Whether a trajectory is being sampled."""
+        group = self._group_of.get(trajectory)
+        return group is not None and trajectory in self._groups[group].running
 
     @property
     def num_running(self) -> int:
@@ -195,13 +213,17 @@ class Scheduler:
         group = self._running_group(trajectory)
         del group.running[trajectory], self._group_of[trajectory]
         self._emit("ended", trajectory=trajectory, reason=str(reason), detail=detail[:500])
+        self._try_again(group, EndReason.FAILED)
+
+    def _try_again(self, group: _Group, reason: EndReason) -> None:
+        """Let another attempt take the place of one that ended, while any is left."""
         group.num_issued -= 1
         if group.attempts_left > 0:
             group.attempts_left -= 1
         else:
             group.size -= 1
             if group.size == 0:
-                self.evict(group.id, EndReason.FAILED)
+                self.evict(group.id, reason)
 
     def complete_groups(self) -> list[str]:
         """Groups all of whose members are finished, oldest first; not those leased."""
@@ -227,6 +249,8 @@ class Scheduler:
         """
         if self._leased:
             raise LongcatDoraError("the last lease was not committed")
+        if self.config.at_bound == "discard":
+            self._discard()
         due = self._due()
         if any(not group.is_complete for group in due):
             return None
@@ -277,6 +301,37 @@ class Scheduler:
     def skip_names(self, num_trajectories: int) -> None:
         """Name trajectories from this number on."""
         self._num_trajectories = num_trajectories
+
+    # -- the bound ---------------------------------------------------------------------------
+
+    def _discard(self) -> None:
+        """End what is too old to wait for, in groups that are not complete.
+
+        A group of which half is finished makes do with that; else its old members are sampled anew.
+        """
+        if len(self.complete_groups()) < self.config.groups_per_batch:
+            return  # no step could be taken anyway
+        limit = self.version - self.config.hard_staleness
+        for group in [g for g in self._due() if not g.is_complete]:
+            makes_do = len(group.finished) >= max(2, group.size / 2)
+            for name, version in list(group.running.items()):
+                if makes_do or version <= limit:
+                    self._end_expired(group, name, group.running)
+            if makes_do:
+                group.size = group.num_issued = len(group.finished)
+                continue
+            for name, version in list(group.finished.items()):
+                if version <= limit:
+                    self._end_expired(group, name, group.finished)
+
+    def _end_expired(self, group: _Group, name: str, members: dict[str, int]) -> None:
+        del members[name], self._group_of[name]
+        group.num_issued -= 1
+        self._discarded.append(name)
+        reason = str(EndReason.EXPIRED)
+        self._emit(
+            "ended", trajectory=name, reason=reason, detail="older than the hard bound allows"
+        )
 
     # -- parts -------------------------------------------------------------------------------
 

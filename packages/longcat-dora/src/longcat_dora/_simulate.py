@@ -36,6 +36,8 @@ class Simulation:
     trainer_idle_share: float = 0.0
     load_ratio: float = 0.0
     """Mean share of the places that were sampling."""
+    num_discarded: int = 0
+    """Trajectories that were ended at the bound."""
 
     @property
     def throughput(self) -> float:
@@ -79,6 +81,7 @@ class _Run:
         self.versions: dict[str, int] = {}
         self.training_until: float | None = None
         self.idle_s = self.load_s = 0.0
+        self.num_discarded = 0
 
     def run(self, num_steps: int) -> Simulation:
         scheduler, staleness, order = self.scheduler, Counter[int](), 0
@@ -100,13 +103,16 @@ class _Run:
                 staleness.update(scheduler.version - self.versions.pop(name) for name in leased)
                 scheduler.commit()
                 self.training_until = None
+            self.num_discarded += len(scheduler.take_discarded())
             while self.due and self.due[0][0] <= self.now:
-                scheduler.finish(heapq.heappop(self.due)[2])
+                name = heapq.heappop(self.due)[2]
+                if scheduler.is_running(name):
+                    scheduler.finish(name)
             scheduler.take_events()
         seconds, num = self.now, sum(staleness.values())
         return Simulation(
             num_steps, seconds, num, staleness, self.idle_s / seconds,
-            self.load_s / seconds / scheduler.config.max_running,
+            self.load_s / seconds / scheduler.config.max_running, self.num_discarded,
         )  # fmt: skip
 
     def _to_next_event(self) -> None:

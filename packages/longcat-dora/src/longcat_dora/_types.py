@@ -26,6 +26,8 @@ class EndReason(StrEnum):
     """Its process died; another attempt takes its place."""
     INTERRUPTED = "interrupted"
     """The run was stopped while it was being sampled, or too few of its group were finished."""
+    EXPIRED = "expired"
+    """It would have been older than the hard bound, and `at_bound` is `discard`; it is sampled anew."""
     ROLLED_BACK = "rolled_back"
     """Its policy version was undone by a restore to an earlier checkpoint."""
     NO_SIGNAL = "no_signal"
