@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
@@ -170,6 +172,33 @@ class _Server(BaseHTTPRequestHandler):
         pass
 
 
+def test_serving_the_trained_model(trained):
+    """A trained model answers over HTTP, and Ctrl-C ends the server cleanly."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert server.stdout is not None
+        assert f"fused at http://127.0.0.1:{port}/v1" in server.stdout.readline()
+        with httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}") as web:
+            for _ in range(100):
+                try:
+                    web.get("/health")
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+            answer = web.post("/v1/chat/completions", json=body, timeout=60).json()
+        assert answer["usage"]["completion_tokens"] <= 8
+        assert answer["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
+    finally:
+        server.send_signal(signal.SIGINT)
+    assert server.wait(20) == 0
+    assert "Traceback" not in server.stdout.read()
+
+
 def test_chat_with_a_server(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), _Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -204,6 +233,8 @@ def test_chat_with_a_server(monkeypatch):
             ["chat", "--model", "nowhere", "--tools", "nowhere.json"],
             "--tools must be none or a JSON",
         ),
+        (["serve", "nowhere"], "a checkpoint folder must hold tokenizer.json"),
+        (["serve", "--port", "0"], "--port must be in 1 to 65535"),
         (["models", "get", "gpt-9"], "the model must be one of smollm2-135m"),
     ],
 )
@@ -256,7 +287,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["chat"], ["models", "get"], ["models", "list"]]
+    "command", [[], ["train"], ["chat"], ["serve"], ["models", "get"], ["models", "list"]]
 )
 def test_help_shows_an_example(command):
     done = _longcat(*command, "--help")

@@ -5,6 +5,9 @@
   batch, so that gradient accumulation is exact.
 - A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
 - A step with a loss that is not finite changes nothing and raises.
+- On several processes (accelerate's data parallel) each trains on samples of its own, whole groups of
+  them; gradients are added up once a step, so that they are those of one process with all samples,
+  however unequally they are spread.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ._advantage import Baseline, group_advantages
 from ._objective import ClipRange, LossStats, gspo_loss
 from ._predict import from_hidden_states, from_logits
+
+_DATA_PARALLEL = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,11 @@ class GspoTrainer:
             "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
         )
         source = from_hidden_states if config.chunked_log_probs else from_logits
-        self._predict = source(self.model, self.accelerator)
+        # Past DDP's wrapper, which would add gradients up in every backward pass: see `_step`.
+        called = self.model
+        if self.accelerator.distributed_type in _DATA_PARALLEL:
+            called = self.accelerator.unwrap_model(self.model)
+        self._predict = source(called, self.accelerator)
         self.num_steps = 0
         self._after_step = after_step
 
@@ -143,16 +153,20 @@ class GspoTrainer:
         )
         pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if a != 0]
         batches = self._micro_batches(pairs, lambda pair: pair[0]) if pairs else []
+        num, num_pairs, reward, tokens = self._totals(
+            len(samples),
+            len(pairs),
+            sum(s.reward for s in samples),
+            sum(len(s.token_ids) for s in samples),
+        )
         metrics: dict[str, float] = {}
-        for _ in range(self.config.epochs if pairs else 0):
-            metrics = self._gspo_step(batches, len(samples))
+        for _ in range(self.config.epochs if num_pairs else 0):
+            metrics = self._gspo_step(batches, num)
         return metrics | {
-            "signal_share": len(pairs) / len(samples),
-            "reward": sum(s.reward for s in samples) / len(samples),
-            "tokens": float(sum(len(s.token_ids) for s in samples)),
-        }
+            "signal_share": num_pairs / num, "reward": reward / num, "tokens": tokens,
+        }  # fmt: skip
 
-    def _gspo_step(self, batches: list[list[tuple[Sample, float]]], num: int) -> dict[str, float]:
+    def _gspo_step(self, batches: list[list[tuple[Sample, float]]], num: float) -> dict[str, float]:
         def work(batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
             log_probs_T, old_T, sequence_T = self._log_probs([sample for sample, _ in batch])
             advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)
@@ -165,6 +179,8 @@ class GspoTrainer:
 
         parts = [work(batch) for batch in batches]
         metrics = self._step(sum(loss for loss, _, _ in parts))
+        if not parts:  # other processes have something to learn, this one has not
+            return metrics
         ratio_S = torch.cat([stats.ratio_S for _, stats, _ in parts])
         clipped_S = torch.cat([stats.is_clipped_S for _, stats, _ in parts])
         return metrics | {
@@ -181,7 +197,9 @@ class GspoTrainer:
             ValueError: Nothing to learn from.
             FloatingPointError: The loss is not finite; the weights are as before.
         """
-        num_tokens = sum(sum(s.loss_mask[1:]) for s in samples)
+        num_tokens, tokens = self._totals(
+            sum(sum(s.loss_mask[1:]) for s in samples), sum(len(s.token_ids) for s in samples)
+        )
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
 
@@ -191,11 +209,29 @@ class GspoTrainer:
             self.accelerator.backward(loss)
             return loss.item()
 
-        batches = self._micro_batches(list(samples), lambda sample: sample)
+        batches = self._micro_batches(list(samples), lambda sample: sample) if samples else []
         loss = sum(map(work, batches))
-        return self._step(loss) | {"tokens": float(sum(len(s.token_ids) for s in samples))}
+        return self._step(loss) | {"tokens": tokens}
+
+    def _totals(self, *numbers: float) -> list[float]:
+        """Add numbers up over all processes."""
+        if self.accelerator.num_processes == 1:
+            return list(map(float, numbers))
+        mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return cast(Tensor, self.accelerator.reduce(mine, reduction="sum")).tolist()
+
+    def _add_up_gradients(self) -> None:
+        """Give every process the sum of all processes' gradients."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
 
     def _step(self, loss: float) -> dict[str, float]:
+        if self.accelerator.distributed_type in _DATA_PARALLEL:
+            self._add_up_gradients()
+            (loss,) = self._totals(loss)
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
             raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")

@@ -385,6 +385,11 @@ class Engine:
             c.arrivals = []
             prefill.submit(identifier, c.version, c.tokens, c.num_cached)
 
+    def _stop_awaiting(self, identifier: int, c: Conversation) -> None:
+        if c.arrivals is not None and self._prefill is not None:
+            c.arrivals = None
+            self._prefill.abort(identifier)
+
     def _receive(self) -> None:
         """Take what the prefill process sent; when it died, go on without it."""
         assert self._prefill is not None
@@ -420,9 +425,7 @@ class Engine:
 
     def _abort(self, identifier: int, conversation: Conversation) -> None:
         request, conversation.request = conversation.request, None
-        if conversation.arrivals is not None and self._prefill is not None:
-            conversation.arrivals = None
-            self._prefill.abort(identifier)
+        self._stop_awaiting(identifier, conversation)
         if request is not None:
             request.future.cancel()
             if request.stream is not None:
@@ -488,8 +491,10 @@ class Engine:
                 continue
             self._note(c, outcome)
             if self.on_cached is not None:
-                identifier = next(i for i, other in self._conversations.items() if other is c)
-                self.on_cached(identifier, c)
+                self.on_cached(self._identifier_of(c), c)
+
+    def _identifier_of(self, c: Conversation) -> int:
+        return next(i for i, other in self._conversations.items() if other is c)
 
     def _note(self, c: Conversation, outcome: Outcome) -> None:
         """Write down what a step gave one conversation."""
@@ -549,4 +554,5 @@ class Engine:
             assert c.request is not None
             assert c.request.deadline is not None
             if now >= c.request.deadline:
+                self._stop_awaiting(self._identifier_of(c), c)
                 self._finish(c, c.request, "timeout")
