@@ -178,25 +178,31 @@ def test_serving_the_trained_model(trained):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert server.stdout is not None
-        assert f"fused at http://127.0.0.1:{port}/v1" in server.stdout.readline()
-        with httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}") as web:
-            for _ in range(100):
-                try:
-                    web.get("/health")
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-            body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
-            answer = web.post("/v1/chat/completions", json=body, timeout=60).json()
-        assert answer["usage"]["completion_tokens"] <= 8
-        assert answer["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
-    finally:
-        server.send_signal(signal.SIGINT)
-    assert server.wait(20) == 0
-    assert "Traceback" not in server.stdout.read()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert f"fused at http://127.0.0.1:{port}/v1" in server.stdout.readline()
+            answer = _ask(f"http://127.0.0.1:{port}")
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+        assert "Traceback" not in server.stdout.read()
+    assert answer["usage"]["completion_tokens"] <= 8
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
+
+
+def _ask(url):
+    with httpx.Client(trust_env=False, base_url=url) as web:
+        for _ in range(100):
+            try:
+                web.get("/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+        return web.post("/v1/chat/completions", json=body, timeout=60).json()
 
 
 def test_chat_with_a_server(monkeypatch):

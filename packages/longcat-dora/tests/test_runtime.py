@@ -71,6 +71,13 @@ def _straggling_worker():
     return Worker(engine=TabularEngine(), rollout=_world_with_a_straggler)
 
 
+@pytest.fixture
+def importable(request, monkeypatch):
+    """Let spawned processes import this file, whose name is relative to the root of the tests."""
+    monkeypatch.syspath_prepend(str(request.config.rootpath))
+
+
+@pytest.mark.usefixtures("importable")
 def test_a_straggler_that_never_ends_is_discarded_at_the_bound_and_the_run_goes_on(tmp_path):
     config = RunConfig(
         folder=tmp_path, max_steps=12,

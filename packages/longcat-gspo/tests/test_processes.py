@@ -64,6 +64,13 @@ def _process(rank, port, split, path):
     os._exit(0)
 
 
+@pytest.fixture
+def importable(request, monkeypatch):
+    """Let spawned processes import this file, whose name is relative to the root of the tests."""
+    monkeypatch.syspath_prepend(str(request.config.rootpath))
+
+
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(
     "split",
     [(slice(0, 4), slice(4, 12)), (slice(0, 8), slice(8, 12))],

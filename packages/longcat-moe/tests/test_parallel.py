@@ -90,6 +90,13 @@ def _free_port():
         return free.getsockname()[1]
 
 
+@pytest.fixture
+def importable(request, monkeypatch):
+    """Let spawned processes import this file, whose name is relative to the root of the tests."""
+    monkeypatch.syspath_prepend(str(request.config.rootpath))
+
+
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2, 2)], ids=["fsdp", "experts", "both"])
 def test_several_processes_train_as_one_and_their_checkpoints_are_one_s(shape, tmp_path):
     import torch.distributed.checkpoint as dcp
