@@ -7,6 +7,7 @@ import argparse
 
 import torch
 from _peer import both, compare, header
+from torch.profiler import ProfilerActivity, profile
 
 
 def main() -> None:
@@ -46,6 +47,21 @@ def main() -> None:
                 flush=True,
             )
         print(f"largest difference of the logits at {length}: {gap:.1e}")
+        print(f"ours, forward + backward: {shares(lambda: both_ways(ours))}", flush=True)
+
+
+def shares(work):
+    """What share of CPU time the operations take that take most."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        work()
+    rows = seen.key_averages()
+    total = sum(row.self_cpu_time_total for row in rows)
+    kinds = {"aten::mm": "matrix products", "dot_product": "attention", "aten::fill_": "zeroing"}
+    parts = {
+        name: sum(r.self_cpu_time_total for r in rows if key in r.key) / total
+        for key, name in kinds.items()
+    }
+    return ", ".join(f"{name} {part:.0%}" for name, part in parts.items())
 
 
 if __name__ == "__main__":
