@@ -98,12 +98,14 @@ def test_top_level_holds_what_it_should():
     }
 
 
-def test_the_lock_script_replaces_hosts_and_nothing_else():
-    text = 'source = { registry = "https://a.example/simple" }\nurl = "https://b.example/x.whl"\n'
+def test_the_lock_script_replaces_hosts_drops_sizes_and_nothing_else():
+    text = (
+        'source = { registry = "https://a.example/simple" }\n'
+        '{ url = "https://b.example/x.whl", hash = "sha256:0", size = 123, upload-time = "2026" }\n'
+    )
     done = subprocess.run(
         [sys.executable, str(ROOT / ".ci" / "lock.py")],
         input=text, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout == text.replace("a.example", "index.invalid").replace(
-        "b.example", "index.invalid"
-    )
+    expected = text.replace("a.example", "index.invalid").replace("b.example", "index.invalid")
+    assert done.stdout == expected.replace(", size = 123", "")

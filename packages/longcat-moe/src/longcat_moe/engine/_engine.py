@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import time
 from collections import deque
@@ -352,12 +353,7 @@ class Engine:
             raise ValueError(
                 f"token ids must be in [0, {self.config.vocab_size}), got {outside[0]}"
             )
-        params = SamplingParams(
-            max_tokens=min(params.max_tokens, room),
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k,
-        )
+        params = dataclasses.replace(params, max_tokens=min(params.max_tokens, room))
         self.stats.num_reused += conversation.num_cached
         conversation.tokens += token_ids
         conversation.draft = None
