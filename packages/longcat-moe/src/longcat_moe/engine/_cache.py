@@ -56,11 +56,6 @@ class LatentCache:
         shape = (num, num_blocks, block_size, config.latent_dim)
         self.latents = torch.zeros(shape, dtype=dtype, device=device)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """What one token takes, over all attentions."""
-        return self.latents[:, 0, 0].nbytes
-
     def read(self, blocks: Sequence[int]) -> Tensor:
         """Copy blocks to host memory: (A, N, block size, L)."""
         chosen = torch.tensor(blocks, device=self.latents.device)

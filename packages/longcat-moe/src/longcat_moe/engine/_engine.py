@@ -284,8 +284,8 @@ class Engine:
             SamplingParams(
                 max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k
             ),
-            (self.config.eos_token_id,) if stop_ids is None else stop_ids,
-            tuple(stop),
+            stop_ids,
+            stop,
             timeout_s,
         )
         if request is None:
@@ -318,8 +318,8 @@ class Engine:
             SamplingParams(
                 max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k
             ),
-            (self.config.eos_token_id,) if stop_ids is None else stop_ids,
-            tuple(stop),
+            stop_ids,
+            stop,
             timeout_s,
         )
         if request is None:
@@ -336,8 +336,8 @@ class Engine:
         identifier: int,
         token_ids: Sequence[int],
         params: SamplingParams,
-        stop_ids: Sequence[int],
-        stop: tuple[str, ...],
+        stop_ids: Sequence[int] | None,
+        stop: Sequence[str],
         timeout_s: float | None,
     ) -> Request | None:
         conversation = self._conversations[identifier]
@@ -361,8 +361,8 @@ class Engine:
             next(self._orders),
             params,
             asyncio.get_running_loop().create_future(),
-            frozenset(stop_ids),
-            stop,
+            frozenset((self.config.eos_token_id,) if stop_ids is None else stop_ids),
+            tuple(stop),
             None if timeout_s is None else self._clock() + timeout_s,
         )
         self._hand_over(identifier, conversation)
