@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from longcat_moe import Engine, LongcatForCausalLM, PrefillProcess
+from longcat_moe import Engine, LongcatForCausalLM, PrefillProcess, SparseAttention, Window
 
 PROMPTS = [list(range(3, 3 + n)) for n in (70, 12, 90, 41)]
 
@@ -20,9 +20,15 @@ async def _answers(engine):
     return await asyncio.gather(*(talk(n, p) for n, p in enumerate(PROMPTS)))
 
 
+NEAR = SparseAttention(layer_type="1011", window=Window(num_sink=1, num_local=3, block_size=4))
+
+
+@pytest.mark.parametrize("sparse", [None, NEAR])
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_same_answers_and_no_prompt_computed_here(model, config, speculate):
-    config = dataclasses.replace(config, num_nextn_predict_layers=int(speculate))
+def test_the_same_answers_and_no_prompt_computed_here(model, config, speculate, sparse):
+    config = dataclasses.replace(
+        config, num_nextn_predict_layers=int(speculate), sparse_attention=sparse
+    )
     taught = LongcatForCausalLM(config).eval()
     taught.load_state_dict(model.state_dict(), strict=False)
     options = {"num_slots": 4, "max_length": 256, "speculate": speculate}
@@ -39,7 +45,7 @@ def test_the_same_answers_and_no_prompt_computed_here(model, config, speculate):
         # The short prompt alone was computed here, and one token of each of the others.
         assert split.stats.num_prefilled <= 2 * 13
         assert plain.stats.num_prefilled > 200
-        assert split._scheduler.pool.num_used == 0
+        assert split._scheduler.pool.num_used == split._scheduler.near_pool.num_used == 0
     finally:
         prefill.close()
     assert not prefill.process.is_alive()

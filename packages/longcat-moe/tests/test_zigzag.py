@@ -90,16 +90,79 @@ async def test_the_engine_equals_the_forward_pass(sparse, chunk_tokens):
         assert b.log_probs == pytest.approx(expected, abs=1e-4)
 
 
+def _sparse_engine(sparse, **options):
+    engine = Engine(sparse.config, **{"num_slots": 4, "max_length": 256, "block_size": 4} | options)
+    engine.add_model(0, sparse)
+    return engine
+
+
+async def _greedy(engine, ids, num):
+    c = await engine.open(0)
+    out = await engine.generate(c, ids, max_tokens=num, stop_ids=(), temperature=0)
+    await engine.close(c)
+    return out.token_ids
+
+
+async def test_the_cache_of_sparse_attentions_grows_with_the_window_not_the_length(sparse):
+    engine = _sparse_engine(sparse, num_slots=1, chunk_tokens=8)
+    full, near = engine._scheduler.pool, engine._scheduler.near_pool
+    most = {}
+    for num in (40, 80, 160, 240):
+        c = await engine.open(0)
+        # The longest token of a step: the window, 1 + 3 blocks of 4, and the chunk of 8.
+        seen = []
+        engine.on_cached = lambda *_, seen=seen: seen.append(near.num_used)
+        await engine.generate(c, [3 + i % 50 for i in range(num - 10)], max_tokens=9, stop_ids=())
+        assert full.num_used == -(-(num - 2) // 4)
+        most[num] = max(seen)
+        await engine.close(c)
+    assert set(most.values()) == {4}
+    assert near.num_blocks <= 4 + 1 + 8 // 4 + 1
+    assert full.num_used == near.num_used == 0
+    assert engine._cache.near.shape[:2] == (3, near.num_blocks)
+
+
+async def test_a_shared_prefix_needs_what_sparse_attentions_see_too(sparse):
+    prefix = [3 + i * 7 % 90 for i in range(80)]
+    alone = await _greedy(_sparse_engine(sparse), [*prefix, 5, 6], 12)
+    engine = _sparse_engine(sparse)
+    await _greedy(engine, [*prefix, 8, 9, 10], 12)
+    before = engine.stats.num_reused
+    assert await _greedy(engine, [*prefix, 5, 6], 12) == alone
+    assert engine.stats.num_reused - before == 80
+    # Now others take the blocks of the window, while those of the full attentions stay.
+    near = engine._scheduler.near_pool
+    taken = [near.take() for _ in range(near.num_blocks)]
+    for block in taken:
+        near.give(block)
+    before = engine.stats.num_reused
+    assert await _greedy(engine, [*prefix, 5, 6], 12) == alone
+    assert engine.stats.num_reused == before
+
+
+async def test_sparse_conversations_move_to_host_memory_and_back(sparse):
+    prompts = [[3 + (i * k + k) % 90 for i in range(60)] for k in range(1, 9)]
+
+    async def talk(engine):
+        return await asyncio.gather(*(_greedy(engine, p, 30) for p in prompts))
+
+    wide = await talk(_sparse_engine(sparse, num_slots=8, max_length=128))
+    tight = _sparse_engine(sparse, num_slots=8, max_length=128, cache_tokens=256)
+    assert await talk(tight) == wide
+    assert tight.stats.num_swapped_in > 0
+    assert tight._scheduler.pool.num_used == tight._scheduler.near_pool.num_used == 0
+
+
 def test_a_decoding_step_gathers_the_window_not_the_length(sparse):
     """What is read from the cache stops growing."""
     from longcat_moe.engine._cache import LatentCache, Span
 
     cache = LatentCache(
-        sparse.config, num_blocks=64, block_size=4, dtype=torch.float32, device="cpu"
+        sparse.config, num_blocks=64, num_near=64, block_size=4, dtype=torch.float32, device="cpu"
     )
     widths = []
     for end in (10, 60, 200):
-        view = cache.view([Span(range(64), end - 1, 1)])
+        view = cache.view([Span(range(64), end - 1, 1, range(64))])
         pair = [
             next(iter(view.extend(index, torch.zeros(1, sparse.config.latent_dim)))).latents_BSL.shape[1]
             for index in (0, 1)

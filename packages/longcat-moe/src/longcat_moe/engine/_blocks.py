@@ -52,6 +52,10 @@ class BlockPool:
             self._users[block] += 1
         return block
 
+    def has(self, key: bytes) -> bool:
+        """Whether `share` would find a block."""
+        return key in self._block_of
+
     def name(self, block: int, key: bytes) -> None:
         """Make a full block findable; the first of equal ones is kept."""
         if key not in self._block_of and block not in self._key_of:

@@ -1,5 +1,8 @@
 """The cache of compressed latents, in blocks: one line of rows per attention.
 
+Sparse attentions have a store of their own, in which a conversation holds only the blocks that its
+next token may still look into. Their part of the cache grows with the window, not with the length.
+
 Dimension key: A attentions, B sequences, T new tokens of each, P new tokens of all, S tokens so far,
 N blocks of a sequence, L latent width.
 """
@@ -32,6 +35,8 @@ class Span:
     blocks: Sequence[int]
     start: int
     num: int
+    near: Sequence[int] = ()
+    """Where sparse attentions keep theirs; `GONE` for blocks out of their sight."""
 
     @property
     def end(self) -> int:
@@ -39,47 +44,114 @@ class Span:
         return self.start + self.num
 
 
+GONE = -1
+"""In place of a block that no later token looks into."""
+
+
 class LatentCache:
-    """`num_blocks` blocks of `block_size` tokens for all attentions."""
+    """`num_blocks` blocks of `block_size` tokens for attentions that see all, `num_near` for the others."""
 
     def __init__(
         self,
         config: LongcatConfig,
         *,
         num_blocks: int,
+        num_near: int = 0,
         block_size: int,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
         num = config.num_attentions + config.num_nextn_predict_layers
         self.block_size, self.config = block_size, config
-        shape = (num, num_blocks, block_size, config.latent_dim)
-        self.latents = torch.zeros(shape, dtype=dtype, device=device)
+        windows = [config.window_of(index) for index in range(num)]
+        self.window = next((window for window in windows if window is not None), None)
+        """Of sparse attentions, which all have the same."""
+        self.is_near = torch.tensor([window is not None for window in windows])
+        self._slots = [windows[:i].count(windows[i]) for i in range(num)]
+        """Place of each attention in its store."""
 
-    def read(self, blocks: Sequence[int]) -> Tensor:
-        """Copy blocks to host memory: (A, N, block size, L)."""
-        chosen = torch.tensor(blocks, device=self.latents.device)
-        return self.latents.index_select(1, chosen).to("cpu")
+        def store(num_attentions: int, num_blocks: int) -> Tensor:
+            shape = (num_attentions, num_blocks, block_size, config.latent_dim)
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-    def write(self, blocks: Sequence[int], values: Tensor) -> None:
+        num_sparse = int(self.is_near.sum())
+        self.full = store(num - num_sparse, num_blocks)
+        self.near = store(num_sparse, num_near if num_sparse else 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.full.device
+
+    @property
+    def num_bytes(self) -> int:
+        """Of both stores."""
+        return self.full.nbytes + self.near.nbytes
+
+    def store_of(self, index: int) -> Tensor:
+        """Return the blocks of one attention: (N, block size, L)."""
+        return (self.near if self.is_near[index] else self.full)[self._slots[index]]
+
+    def read(self, blocks: Sequence[int], near: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Copy blocks of both stores to host memory: (A, N, block size, L) each."""
+        full = self.full.index_select(1, self._tensor(blocks)).to("cpu")
+        return full, self.near.index_select(1, self._tensor(near)).to("cpu")
+
+    def write(
+        self, blocks: Sequence[int], near: Sequence[int], values: tuple[Tensor, Tensor]
+    ) -> None:
         """Put what `read` gave into blocks."""
-        chosen = torch.tensor(blocks, device=self.latents.device)
-        self.latents.index_copy_(1, chosen, values.to(self.latents))
+        for store, chosen, value in zip(
+            (self.full, self.near), (blocks, near), values, strict=True
+        ):
+            store.index_copy_(1, self._tensor(chosen), value.to(store))
 
-    def rows(self, blocks: Sequence[int], start: int, end: int) -> Tensor:
-        """Return where tokens `start` to `end` of a conversation lie, among all rows."""
+    def rows(self, parts: Sequence[tuple[Span, Sequence[int]]]) -> Tensor:
+        """Return where the tokens of spans lie in such blocks, negative where they are gone."""
         size = self.block_size
-        rows = [blocks[p // size] * size + p % size for p in range(start, end)]
-        return torch.tensor(rows, device=self.latents.device)
+        return self._tensor(
+            [of[p // size] * size + p % size for s, of in parts for p in range(s.start, s.end)]
+        )
 
-    def store(self, blocks: Sequence[int], start: int, latents: Tensor) -> None:
-        """Put latents (A, tokens, L) where a conversation's tokens from `start` on lie."""
-        rows = self.rows(blocks, start, start + latents.shape[1])
-        self.latents.flatten(1, 2).index_copy_(1, rows, latents.to(self.latents))
+    def put(self, span: Span, latents: Tensor) -> None:
+        """Store latents (A, tokens, L) of a conversation's tokens."""
+        for store, blocks, of in self._both(span):
+            rows = self.rows([(span, blocks)])
+            held = rows >= 0
+            values = latents[of][:, held.cpu()].to(store)
+            store.flatten(1, 2).index_copy_(1, rows[held], values)
+
+    def get(self, span: Span) -> Tensor:
+        """Return latents (A, tokens, L) of a conversation's tokens; 0 where they are gone."""
+        shape = (len(self.is_near), span.num, self.config.latent_dim)
+        out = torch.zeros(shape, dtype=self.full.dtype, device=self.device)
+        for store, blocks, of in self._both(span):
+            rows = self.rows([(span, blocks)])
+            values = store.flatten(1, 2).index_select(1, rows.clamp_min(0))
+            out[of] = values * (rows >= 0)[:, None]
+        return out
+
+    def _both(self, span: Span) -> Iterator[tuple[Tensor, Sequence[int], Tensor]]:
+        yield self.full, span.blocks, ~self.is_near
+        if self.window is not None:
+            yield self.near, span.near, self.is_near
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
 
     def view(self, spans: Sequence[Span]) -> PackedView:
         """Open blocks for new tokens, packed in the order of `spans`."""
         return PackedView(self, spans)
+
+
+def num_near_blocks(config: LongcatConfig, block_size: int) -> int:
+    """Blocks that sparse attentions look into from one token, at most; 0 without such attentions."""
+    sparse = config.sparse_attention
+    if sparse is None:
+        return 0
+    sink, local = sparse.window.num_sink, sparse.window.num_local
+    # One more for a local part that begins within a block.
+    return sum(-(-num * sparse.window.block_size // block_size) for num in (sink, local)) + 1
 
 
 class PackedView:
@@ -90,13 +162,12 @@ class PackedView:
 
     def __init__(self, cache: LatentCache, spans: Sequence[Span]) -> None:
         self.cache, self.spans = cache, spans
-        device, size = cache.latents.device, cache.block_size
-        positions, rows = [], []
-        for span in spans:
-            positions += range(span.start, span.end)
-            rows += [span.blocks[p // size] * size + p % size for p in range(span.start, span.end)]
-        self.positions_P = torch.tensor(positions, device=device)
-        self._rows_P = torch.tensor(rows, device=device)
+        positions = [p for span in spans for p in range(span.start, span.end)]
+        self.positions_P = torch.tensor(positions, device=cache.device)
+        self._rows_P = cache.rows([(s, s.blocks) for s in spans])
+        self._near_rows_P = self._rows_P
+        if cache.window is not None:
+            self._near_rows_P = cache.rows([(s, s.near) for s in spans])
         ends = itertools.accumulate((span.num for span in spans), initial=0)
         self.first = list(ends)[:-1]
         """Where each sequence's first new token stands."""
@@ -104,9 +175,9 @@ class PackedView:
 
     def extend(self, index: int, latent_PL: Tensor) -> Iterator[Stretch]:
         """Store new latents; return what each new token may see of all so far."""
-        store = self.cache.latents[index]
-        store.flatten(0, 1).index_copy_(0, self._rows_P, latent_PL.to(store.dtype))
-        window = self.cache.config.window_of(index)
+        store, window = self.cache.store_of(index), self.cache.config.window_of(index)
+        rows_P = self._rows_P if window is None else self._near_rows_P
+        store.flatten(0, 1).index_copy_(0, rows_P, latent_PL.to(store.dtype))
         if window not in self._stretches:
             self._stretches[window] = list(self._pieces(window))
         for piece in self._stretches[window]:
@@ -125,7 +196,7 @@ class PackedView:
 
     def _piece(self, group: list[int], begin: int, end: int, window: Window | None) -> _Piece:
         """New tokens `begin` to `end` of a group's sequences; a shorter one repeats its last."""
-        device, size = self.cache.latents.device, self.cache.block_size
+        device, size = self.cache.device, self.cache.block_size
         spans = [self.spans[i] for i in group]
         step_T = torch.arange(begin, end)
         num_B1 = torch.tensor([[span.num] for span in spans])
@@ -135,8 +206,9 @@ class PackedView:
         rows_BT, position_BT = first_B1 + within_BT, start_B1 + within_BT
         seen = [self._seen(span, begin, end, window) for span in spans]
         longest = max(map(len, seen))
+        held = [span.blocks if window is None else span.near for span in spans]
         table = torch.tensor(
-            [[span.blocks[n] for n in ns] + [0] * (longest - len(ns)) for span, ns in zip(spans, seen, strict=True)]
+            [[of[n] for n in ns] + [0] * (longest - len(ns)) for of, ns in zip(held, seen, strict=True)]
         )  # fmt: skip
         begins = torch.tensor(
             [[n * size for n in ns] + [_NOWHERE] * (longest - len(ns)) for ns in seen]
@@ -145,7 +217,7 @@ class PackedView:
         hidden_BTS = key_BS[:, None] > position_BT[..., None]
         if window is not None:
             hidden_BTS |= ~window.sees(position_BT[..., None], key_BS[:, None])
-        bias_BTS = torch.zeros(hidden_BTS.shape, dtype=self.cache.latents.dtype)
+        bias_BTS = torch.zeros(hidden_BTS.shape, dtype=self.cache.full.dtype)
         bias_BTS.masked_fill_(hidden_BTS, float("-inf"))
         return _Piece(rows_BT.to(device), table.to(device), bias_BTS.to(device))
 

@@ -30,7 +30,7 @@ from longcat_moe._config import LongcatConfig
 from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._packed import pack
 
-from ._cache import LatentCache
+from ._cache import LatentCache, Span, num_near_blocks
 from ._prefill import PrefillProcess
 from ._request import Conversation, EngineFullError, EngineStats, Generation, Request, Token
 from ._sampling import SamplingParams
@@ -50,7 +50,8 @@ class Engine:
         max_length: Tokens of a conversation, prompt included.
         seed: With the same requests in the same order, the same tokens.
         cache_tokens: Tokens that the cache holds; enough for all slots when absent. With less,
-            conversations are moved to host memory and back.
+            conversations are moved to host memory and back. Sparse attentions always have room for
+            the windows of all slots, and never more than this.
         watermark: Share of the cache above which nobody begins or comes back, in (0, 1].
         block_size: Tokens that are shared, and moved, together.
         chunk_tokens: Prompt tokens computed in one step.
@@ -107,8 +108,15 @@ class Engine:
             )
         self.config, self.stats = config, EngineStats()
         self.max_length, self.max_waiting = max_length, max_waiting
+        at_once = max(chunk_tokens, 0 if prefill is None else prefill.chunk_tokens)
+        num_near = num_slots * num_near_blocks(config, block_size) + at_once // block_size
         self._cache = LatentCache(
-            config, num_blocks=num_blocks, block_size=block_size, dtype=dtype, device=device
+            config,
+            num_blocks=num_blocks,
+            num_near=min(num_blocks, num_near + num_slots),
+            block_size=block_size,
+            dtype=dtype,
+            device=device,
         )
         self._scheduler = Scheduler(
             self._cache, chunk_tokens=chunk_tokens, watermark=watermark, stats=self.stats
@@ -399,8 +407,7 @@ class Engine:
 
     def latents_of(self, c: Conversation, start: int, end: int) -> torch.Tensor:
         """Return the latents (attentions, tokens, width) of a conversation's tokens."""
-        rows = self._cache.rows(c.blocks, start, end)
-        return self._cache.latents.flatten(1, 2).index_select(1, rows)
+        return self._cache.get(Span(c.blocks, start, end - start, c.near))
 
     def _is_ready(self, c: Conversation) -> bool:
         """Whether the engine itself has something to compute for a conversation."""

@@ -57,7 +57,7 @@ class PrefillProcess:
         speculate: bool = False,
         min_tokens: int = 64,
     ) -> None:
-        self.min_tokens, self.is_alive = min_tokens, True
+        self.min_tokens, self.chunk_tokens, self.is_alive = min_tokens, chunk_tokens, True
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         options = {

@@ -90,8 +90,12 @@ class Conversation:
     num_cached: int = 0
     """Tokens whose latents are computed."""
     blocks: list[int] = field(default_factory=list)
-    host: Tensor | None = None
-    """Latents that were moved out, (attentions, blocks, block size, width)."""
+    near: list[int] = field(default_factory=list)
+    """Blocks of sparse attentions, by place; `GONE` where no later token looks."""
+    num_passed: int = 0
+    """Places before which all that is out of their sight has been given back."""
+    host: tuple[Tensor, Tensor] | None = None
+    """Latents that were moved out, (attentions, blocks, block size, width), of both stores."""
     keys: list[bytes] = field(default_factory=list)
     request: Request | None = None
     draft: Draft | None = None

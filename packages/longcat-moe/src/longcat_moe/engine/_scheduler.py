@@ -6,6 +6,7 @@
   again: first those that nobody asks anything of, then the latest to come. The first in line can
   always go on, so every request ends.
 - To begin or to come back needs room below the watermark; to go on needs any room at all.
+- Blocks of sparse attentions are given back as soon as no later token can look into them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ._blocks import BlockPool, chain_keys
-from ._cache import LatentCache, Span
+from ._cache import GONE, LatentCache, Span
 from ._request import Conversation, EngineStats
 from ._sampling import SamplingParams
 
@@ -40,7 +41,7 @@ class Scheduler:
     ) -> None:
         self.cache, self.stats, self.chunk_tokens = cache, stats, chunk_tokens
         self.size = cache.block_size
-        self.pool = BlockPool(cache.latents.shape[1])
+        self.pool, self.near_pool = BlockPool(cache.full.shape[1]), BlockPool(cache.near.shape[1])
         self.limit = max(1, int(self.pool.num_blocks * watermark))
         self._step = 0
         self._everyone: Iterable[Conversation] = ()
@@ -75,7 +76,8 @@ class Scheduler:
             new.append(c.draft.token_id)
         c.last_step, c.is_computing = self._step, True
         is_last = c.num_cached + num >= len(c.tokens)
-        return Work(c, c.request.params, new, Span(c.blocks, c.num_cached, num), is_last, has_draft)
+        span = Span(c.blocks, c.num_cached, num, c.near)
+        return Work(c, c.request.params, new, span, is_last, has_draft)
 
     def confirm(self, c: Conversation, num_cached: int) -> None:
         """Note that so many tokens of a conversation are computed now."""
@@ -84,12 +86,36 @@ class Scheduler:
             chain_keys(c.version, c.tokens[:num_cached], c.keys, self.size)
             for place in range(before, num_cached // self.size):
                 self.pool.name(c.blocks[place], c.keys[place])
+                if c.near:
+                    self.near_pool.name(c.near[place], c.keys[place])
+        self._pass(c)
+
+    def _pass(self, c: Conversation) -> None:
+        """Give back what sparse attentions will not look into any more."""
+        window = self.cache.window
+        if window is None:
+            return
+        sink_end, local_begin = window.around(c.num_cached)
+        c.num_passed = max(c.num_passed, -(-sink_end // self.size))
+        while (c.num_passed + 1) * self.size <= local_begin:
+            if c.near[c.num_passed] != GONE:
+                self.near_pool.give(c.near[c.num_passed])
+                c.near[c.num_passed] = GONE
+            c.num_passed += 1
 
     def release(self, c: Conversation) -> None:
         """Give all blocks of a conversation back."""
-        for block in c.blocks:
-            self.pool.give(block)
-        c.blocks, c.host = [], None
+        self._give_all(c)
+        c.near, c.host = [], None
+
+    def _give_all(self, c: Conversation) -> None:
+        if c.host is None:
+            for block in c.blocks:
+                self.pool.give(block)
+            for block in c.near:
+                if block != GONE:
+                    self.near_pool.give(block)
+        c.blocks = []
 
     def accept(self, c: Conversation) -> None:
         """Put latents that arrived from a prefill process into blocks, as far as there is room."""
@@ -99,7 +125,7 @@ class Scheduler:
             if end > c.num_cached:
                 if not self._is_in(c, is_first=False) or not self._grow(c, end):
                     return
-                self.cache.store(c.blocks, start, latents)
+                self.cache.put(Span(c.blocks, start, end - start, c.near), latents)
                 self.confirm(c, end)
             del c.arrivals[0]
 
@@ -109,19 +135,45 @@ class Scheduler:
         """Take over blocks that others computed for the same beginning; return how many tokens."""
         if c.host is not None or c.num_cached % self.size:
             return 0
+        held = c.num_cached // self.size
+        if len(c.blocks) != held or c.num_new <= self.size:
+            return 0
         chain_keys(c.version, c.tokens, c.keys, self.size)
-        num = 0
-        while c.num_new > self.size:  # one token at least is left to compute
-            if len(c.blocks) != c.num_cached // self.size:
-                break
-            block = self.pool.share(c.keys[len(c.blocks)])
-            if block is None:
-                break
+        most = (len(c.tokens) - 1) // self.size  # one token at least is left to compute
+        found = held
+        while found < most and self.pool.has(c.keys[found]):
+            found += 1
+        while found > held and not self._is_near_there(c, found):
+            found -= 1
+        for place in range(held, found):
+            block = self.pool.share(c.keys[place])
+            assert block is not None
             c.blocks.append(block)
-            c.num_cached += self.size
-            num += self.size
+            if self.cache.window is not None:
+                seen = self._sees(found * self.size, place)
+                near = self.near_pool.share(c.keys[place]) if seen else None
+                c.near.append(GONE if near is None else near)
+        num = (found - held) * self.size
+        c.num_cached += num
+        self._pass(c)
         self.stats.num_reused += num
         return num
+
+    def _is_near_there(self, c: Conversation, num: int) -> bool:
+        """Whether after `num` blocks sparse attentions find all that they look into."""
+        if self.cache.window is None:
+            return True
+        return all(
+            c.near[place] != GONE if place < len(c.near) else self.near_pool.has(c.keys[place])
+            for place in range(num)
+            if self._sees(num * self.size, place)
+        )
+
+    def _sees(self, position: int, place: int) -> bool:
+        """Whether a token at `position`, or a later one, may look into a block of sparse attentions."""
+        assert self.cache.window is not None
+        sink_end, local_begin = self.cache.window.around(position)
+        return place * self.size < sink_end or (place + 1) * self.size > local_begin
 
     def _waits_for_prefix(self, c: Conversation, begun: set[bytes]) -> bool:
         """Share what is there; wait when another one computes the next block in this very step."""
@@ -142,12 +194,13 @@ class Scheduler:
         """Bring a conversation's latents back if they were moved out."""
         if c.host is None:
             return True
-        num = c.host.shape[1]
+        num, num_near = (part.shape[1] for part in c.host)
         limit = self.pool.num_blocks if is_first else self.limit
-        if not self._make_room(num, limit, c):
+        if not self._make_room(num, num_near, limit, c):
             return False
         c.blocks = [self.pool.take() for _ in range(num)]
-        self.cache.write(c.blocks, c.host)
+        c.near = [b if b == GONE else self.near_pool.take() for b in c.near]
+        self.cache.write(c.blocks, [b for b in c.near if b != GONE], c.host)
         c.host = None
         self.stats.num_swapped_in += num
         return True
@@ -156,30 +209,36 @@ class Scheduler:
         num = -(-length // self.size) - len(c.blocks)
         if num <= 0:
             return True
-        if not self._make_room(num, self.pool.num_blocks, c):
+        num_near = 0 if self.cache.window is None else num
+        if not self._make_room(num, num_near, self.pool.num_blocks, c):
             return False
         c.blocks += [self.pool.take() for _ in range(num)]
+        c.near += [self.near_pool.take() for _ in range(num_near)]
         return True
 
-    def _make_room(self, num: int, limit: int, c: Conversation) -> bool:
-        """Move others out until `num` more blocks stay within `limit`."""
-        if self.pool.num_used + num <= limit:
+    def _make_room(self, num: int, num_near: int, limit: int, c: Conversation) -> bool:
+        """Move others out until `num` more blocks stay within `limit`, and `num_near` find room."""
+
+        def is_room() -> bool:
+            near = self.near_pool
+            return self.pool.num_used + num <= limit and near.num_used + num_near <= near.num_blocks
+
+        if is_room():
             return True
         spare = [
             o for o in self._everyone if o.blocks and not o.is_computing and _order(o) > _order(c)
         ]
         for other in sorted(spare, key=lambda o: (-_order(o), o.last_step)):
             self._move_out(other)
-            if self.pool.num_used + num <= limit:
+            if is_room():
                 return True
         return False
 
     def _move_out(self, c: Conversation) -> None:
-        c.host = self.cache.read(c.blocks)
-        for block in c.blocks:
-            self.pool.give(block)
+        host = self.cache.read(c.blocks, [block for block in c.near if block != GONE])
         self.stats.num_swapped_out += len(c.blocks)
-        c.blocks, c.draft = [], None
+        self._give_all(c)
+        c.host, c.draft = host, None
 
 
 _IDLE = 1 << 60

@@ -10,7 +10,7 @@ Source: speculative sampling, arXiv 2211.17192, theorem 1; the head: LongCat-Fla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def compute(
 ) -> list[Outcome]:
     """Run the model on the new tokens of a batch."""
     view = cache.view([work.span for work in batch])
-    device = cache.latents.device
+    device = cache.device
     ids = torch.tensor([[t for work in batch for t in work.token_ids]], device=device)
     before = _before(model, batch, device)
     hidden_PD = model.model(ids, None, view.positions_P[None], view, before)[0]
@@ -123,7 +123,7 @@ def _guess(
         rows += range(first, first + num)
         following = [*c.tokens, *outcome.token_ids][span.start + 1 : span.start + 1 + num]
         ids += following
-        spans.append(Span(span.blocks, span.start, num))
+        spans.append(replace(span, num=num))
     head_view = cache.view(spans)
     hidden = model.predict_next(
         hidden_PD[rows][None], torch.tensor([ids]), head_view.positions_P[None], head_view
