@@ -1,54 +1,20 @@
 """The state machine under random schedules, judged by the checker, which shares no code with it."""
 
 import random
+import sys
 from collections import Counter
 
 import pytest
-from longcat_dora import EndReason, LongcatDoraError, Scheduler, SchedulerConfig, check
-
-
-def _random_run(seed: int, config: SchedulerConfig, steps: int = 400) -> list[dict]:  # noqa: C901
-    """Drive a scheduler with random events until `steps` of them happened, then end it."""
-    rng, scheduler = random.Random(seed), Scheduler(config)
-    events = [{"kind": "opened", "hard_staleness": config.hard_staleness},
-              {"kind": "published", "version": 0}]  # fmt: skip
-    running, leased, groups = [], False, 0
-    for _ in range(steps):
-        choice = rng.random()
-        if choice < 0.15 and scheduler.can_admit():
-            scheduler.admit(f"g{groups}", task="t", domain="")
-            groups += 1
-        elif choice < 0.5:
-            if (start := scheduler.start()) is not None:
-                running.append(start.trajectory)
-        elif choice < 0.85 and running:
-            # a long tail: old ones are seldom picked
-            name = running.pop(int(len(running) * rng.random() ** 0.3))
-            if rng.random() < 0.3:
-                scheduler.fail(name, EndReason.FAILED)
-            else:
-                scheduler.finish(name)
-        elif leased:
-            scheduler.commit()
-            leased = False
-        else:
-            for group in scheduler.complete_groups():
-                if rng.random() < 0.05:
-                    scheduler.evict(group, EndReason.NO_SIGNAL)
-            leased = scheduler.lease() is not None
-            discarded = set(scheduler.take_discarded())
-            running = [name for name in running if name not in discarded]
-    if leased:
-        scheduler.commit()
-    while (start := scheduler.start()) is not None or running:  # nothing may be stuck
-        scheduler.finish(start.trajectory if start else running.pop())
-    while scheduler.lease(at_least=1):
-        scheduler.commit()
-        while (start := scheduler.start()) is not None:  # what was discarded is sampled anew
-            scheduler.finish(start.trajectory)
-    assert scheduler.num_open_groups == 0
-    scheduler.end()
-    return [*events, *scheduler.take_events(), {"kind": "closed"}]
+from longcat_dora import (
+    EndReason,
+    LongcatDoraError,
+    Scheduler,
+    SchedulerConfig,
+    assign_replicas,
+    check,
+    plan_moves,
+)
+from longcat_dora.testing import random_schedule
 
 
 @pytest.mark.parametrize("hard", [0, 1, 2, 5])
@@ -57,7 +23,7 @@ def test_the_contract_holds_under_random_schedules(hard):
     for seed in range(150):
         config = SchedulerConfig(groups_per_batch=2, group_size=3, soft_staleness=min(1, hard),
                                  hard_staleness=hard, max_running=9, max_attempts=2)  # fmt: skip
-        report = check(_random_run(seed, config))
+        report = check(random_schedule(seed, config))
         assert report.breaches == []
         assert max(report.staleness, default=0) <= hard
         committed += report.num_committed
@@ -66,18 +32,121 @@ def test_the_contract_holds_under_random_schedules(hard):
     assert waited > 50 or hard > 2  # where the bound is reached, it is what held
 
 
+@pytest.mark.parametrize("at_bound", ["discard", "continue", "mask"])
 @pytest.mark.parametrize("hard", [0, 1, 3])
-def test_the_contract_holds_when_what_is_too_old_is_discarded(hard):
-    reasons = Counter()
+def test_the_contract_holds_whatever_happens_at_the_bound(hard, at_bound):
+    reasons, moved, masked = Counter(), 0, 0
     for seed in range(150):
         config = SchedulerConfig(groups_per_batch=2, group_size=3, soft_staleness=hard,
                                  hard_staleness=hard, max_running=9, max_attempts=2,
-                                 at_bound="discard")  # fmt: skip
-        report = check(_random_run(seed, config))
+                                 at_bound=at_bound)  # fmt: skip
+        events = random_schedule(seed, config)
+        report = check(events)
         assert report.breaches == []
         assert max(report.staleness, default=0) <= hard
         reasons += report.reasons
-    assert reasons["expired"] > 20 or hard == 0
+        moved, masked = moved + report.num_moved, masked + report.num_masked
+        if report.num_moved:  # the same log is a breach where nothing may move
+            assert not check([{**events[0], "at_bound": "wait"}, *events[1:]]).is_clean
+    if hard:
+        assert reasons["expired"] > (20 if at_bound == "discard" else 0)
+        assert (moved > 20) == (at_bound != "discard")
+        assert (masked > 20) == (at_bound == "mask")
+
+
+def test_what_was_trained_on_is_used_once_more_within_the_bound():
+    reused = fresh = 0
+    for seed in range(100):
+        config = SchedulerConfig(groups_per_batch=4, group_size=2, hard_staleness=3,
+                                 max_running=12, reuse_ratio=0.25)  # fmt: skip
+        events = random_schedule(seed, config, num_events=800)
+        report = check(events)
+        assert report.breaches == []
+        reused, fresh = reused + report.num_reused, fresh + report.num_committed
+    assert 0.15 < reused / (reused + fresh) <= 0.27  # the last batches are smaller
+    again = next(e for e in events if e.get("reused"))
+    assert not check([*events[:-1], {**again, "trajectories": [], "version": 10**6}]).is_clean
+
+
+def test_quotas_are_kept_and_never_stall():
+    config = SchedulerConfig(groups_per_batch=4, group_size=1, quotas={"a": 3, "b": 1})
+    scheduler, num, trained = Scheduler(config), 0, Counter()
+
+    def fill(domains):
+        nonlocal num
+        while scheduler.can_admit():
+            scheduler.admit(f"g{num}", task="t", domain=scheduler.next_domain(domains))
+            num += 1
+        while (start := scheduler.start()) is not None:
+            scheduler.finish(start.trajectory)
+
+    for _ in range(50):
+        fill(["a", "b"])
+        for group in scheduler.lease():
+            trained[scheduler._index.groups[group].domain] += 1
+        scheduler.commit()
+    assert trained == {"a": 150, "b": 50}
+    for _ in range(10):  # the first domain has nothing more to give
+        fill(["b"])
+        assert len(scheduler.lease()) == 4
+        scheduler.commit()
+
+
+def test_replicas_go_where_the_requests_are():
+    assert assign_replicas(4, {0: 1, 1: 6, 2: 5}) == {0: 1, 1: 2, 2: 1}
+    assert assign_replicas(2, {0: 1, 1: 6, 2: 5}) == {0: 0, 1: 1, 2: 1}
+    assert assign_replicas(3, {0: 0, 4: 0}) == {4: 3}
+    rng = random.Random(0)
+    for _ in range(500):
+        requests = {v: rng.randrange(20) for v in range(rng.randint(1, 5))}
+        num = rng.randint(1, 12)
+        given = assign_replicas(num, requests)
+        assert sum(given.values()) == num
+        asked = {v: r for v, r in requests.items() if r}
+        if len(asked) <= num:
+            assert all(given[v] >= 1 for v in asked)
+            for (
+                v,
+                r,
+            ) in asked.items():  # never further than one from the exact share, but for the least
+                exact = num * r / sum(asked.values())
+                assert given[v] <= max(1, exact + 1)
+        holding = [rng.choice([*requests, None]) for _ in range(num)]
+        moves = plan_moves(holding, given)
+        after = Counter(moves.get(place, version) for place, version in enumerate(holding))
+        assert all(after[v] == n for v, n in given.items())
+        kept = sum((Counter(h for h in holding if h is not None) & Counter(given)).values())
+        assert len(moves) == num - kept  # nobody moves who need not
+
+
+def test_the_cost_of_an_event_does_not_grow_with_what_is_open():
+    """Counted in lines of our own code that run, which no other load on the machine can change."""
+
+    def lines(num_running):
+        config = SchedulerConfig(groups_per_batch=num_running // 8, group_size=8,
+                                 max_running=num_running)  # fmt: skip
+        scheduler, count = Scheduler(config), 0
+        for n in range(num_running // 8):
+            scheduler.admit(f"g{n}", task="t", domain="")
+        names = [scheduler.start().trajectory for _ in range(num_running)]
+
+        def trace(*_):
+            nonlocal count
+            count += 1
+            return trace
+
+        sys.settrace(trace)
+        try:
+            for name in names[:50]:
+                scheduler.fail(name, EndReason.FAILED)
+                assert scheduler.start() is not None
+                assert scheduler.num_running == num_running
+                assert scheduler.live_versions == [0]
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert lines(8000) < 1.2 * lines(800)
 
 
 def test_at_the_bound_a_slow_one_is_discarded_and_the_step_goes_on():

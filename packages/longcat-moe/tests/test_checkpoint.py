@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from longcat_moe import LongcatForCausalLM
-from longcat_moe._checkpoint import from_fp8
-from safetensors.torch import load_file, save_file
+from longcat_moe._checkpoint import from_fp8, map_safetensors
+from safetensors.torch import load, load_file, save, save_file
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -180,3 +180,21 @@ def test_loading_takes_the_model_and_one_shard_at_most(tmp_path):
     grown, size = map(int, done.stdout.split())
     assert size < grown * 1.1  # it was really read
     assert grown < size + largest + 20_000_000
+
+
+@pytest.mark.parametrize("wrap", [bytes, memoryview])
+def test_mapped_bytes_are_what_the_library_reads(model, wrap):
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state |= {
+        "half": torch.randn(3, 5).bfloat16(),
+        "none": torch.empty(0, 4),
+        "one": torch.tensor(7),
+    }
+    data = save(state)
+    found = map_safetensors(wrap(data))
+    assert found.keys() == state.keys()
+    for key, value in load(data).items():
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key], value)
+    with pytest.raises(ValueError, match="must be safetensors bytes"):
+        map_safetensors(b"\xff" * 40)

@@ -307,3 +307,28 @@ async def test_closing_while_a_step_is_computed_frees_its_blocks(model):
 def test_wrong_sizes_are_refused(config, options, message):
     with pytest.raises(ValueError, match=message):
         Engine(config, max_length=64, **options)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_an_interrupted_request_gives_what_it_has_and_its_context_goes_on(model, threaded):
+    engine = _engine(model, max_length=256, threaded=threaded)
+    c = await engine.open(0)
+    task = asyncio.create_task(
+        engine.generate(c, [5, 6, 7], max_tokens=200, temperature=0, stop_ids=())
+    )
+    while engine.stats.num_sampled < 10:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0)
+    engine.interrupt(c)
+    first = await task
+    assert first.finish_reason == "interrupted"
+    assert 10 <= len(first.token_ids) < 200
+    await engine.close(c)
+    other = await engine.open(0)
+    rest = await engine.generate(
+        other, [5, 6, 7, *first.token_ids], max_tokens=20, temperature=0, stop_ids=()
+    )
+    whole = await engine.open(0)
+    expected = await engine.generate(
+        whole, [5, 6, 7], max_tokens=len(first.token_ids) + 20, temperature=0, stop_ids=()
+    )
+    assert first.token_ids + rest.token_ids == expected.token_ids

@@ -1,12 +1,16 @@
 """Replay a log and find every breach of the contract.
 
 The checker knows nothing of the scheduler: it keeps its own books from the events alone.
+What a run allowed at the bound (`at_bound`) is in its log, and is no breach: with `continue` and `mask` a
+trajectory may go on under a newer version, which must be told as it happens; with `mask` what is too old
+may be in a batch, if it is told that nothing is learned from it.
 
 - C1  A trajectory is produced and committed under the version it was started on, which was
       published before.
 - C2  A trajectory that was started ends exactly once: committed, ended or evicted. Only the log of
       a run that is still going may hold open ones.
-- C3  Nothing is trained on that is older than the bound, or of a version not yet published.
+- C3  Nothing is trained on that is older than the bound, or of a version not yet published; what is
+      used again was trained on once before.
 """
 
 from __future__ import annotations
@@ -27,6 +31,12 @@ class Report:
     num_events: int = 0
     num_started: int = 0
     num_committed: int = 0
+    num_moved: int = 0
+    """Went on under a newer version."""
+    num_masked: int = 0
+    """Committed, and not learned from."""
+    num_reused: int = 0
+    """Trained on once more."""
     num_ended: int = 0
     """Ended or evicted, with a reason."""
     num_open: int = 0
@@ -51,19 +61,39 @@ class Report:
         return f"{verdict}: {self.num_events} events, {ledger}, worst staleness {worst}"
 
 
+@dataclass(slots=True)
+class _Step:
+    """One step, so that it can be undone."""
+
+    version: int
+    batch: list[tuple[str, int]]
+    masked: set[str]
+    reused: list[str]
+
+
 class _Books:
     def __init__(self) -> None:
         self.report = Report()
         self.bound: int | None = None
+        self.may_move = self.may_mask = False
         self.version: int | None = None
         self.open: dict[str, int] = {}
+        self.before: dict[str, list[int]] = {}
+        """Versions that a trajectory was moved away from."""
         self.produced: set[str] = set()
         self.closed: dict[str, str] = {}
-        self.commits: list[tuple[int, list[tuple[str, int]]]] = []
+        self.committed: dict[str, int] = {}
+        self.reused: set[str] = set()
+        self.steps: list[_Step] = []
+        self.handlers = {
+            "opened": self._opened, "published": self._published, "started": self._started,
+            "moved": self._moved, "produced": self._produced, "ended": self._ended,
+            "evicted": self._evicted, "committed": self._committed, "restored": self._restored,
+        }  # fmt: skip
 
     def read(self, event: Event) -> None:
         self.report.num_events += 1
-        handler = getattr(self, f"_{event['kind']}", None)
+        handler = self.handlers.get(event["kind"])
         if handler is not None:
             handler(event)
 
@@ -72,6 +102,8 @@ class _Books:
 
     def _opened(self, event: Event) -> None:
         self.bound = event["hard_staleness"]
+        at_bound = event.get("at_bound", "wait")
+        self.may_move, self.may_mask = at_bound in ("continue", "mask"), at_bound == "mask"
 
     def _published(self, event: Event) -> None:
         self.version = event["version"]
@@ -85,14 +117,33 @@ class _Books:
         self.report.num_started += 1
         self.open[name] = version
 
-    def _produced(self, event: Event) -> None:
-        name = event["trajectory"]
-        if name not in self.open:
-            self.breach("C2", f"{name} is produced, but {self.closed.get(name, 'never started')}")
+    def _moved(self, event: Event) -> None:
+        name, version = event["trajectory"], event["version"]
+        if not self.may_move:
+            self.breach("C1", f"{name} is moved to {version}, which at_bound does not allow")
+        if name not in self.open or name in self.produced:
+            self.breach(
+                "C1", f"{name} is moved, but {self.closed.get(name, 'is not being sampled')}"
+            )
             return
-        if event["version"] != self.open[name] or len(set(event.get("versions", []))) > 1:
-            seen = event.get("versions", [event["version"]])
-            self.breach("C1", f"{name} was started on {self.open[name]}, sampled on {seen}")
+        if self.version is None or version > self.version:
+            self.breach("C1", f"{name} is moved to version {version}, newest is {self.version}")
+        self.before.setdefault(name, []).append(self.open[name])
+        self.open[name] = version
+        self.report.num_moved += 1
+
+    def _produced(self, event: Event) -> None:
+        name, version = event["trajectory"], event["version"]
+        if name not in self.open or name in self.produced:
+            self.breach(
+                "C2", f"{name} is produced, but {self.closed.get(name, 'not being sampled')}"
+            )
+            return
+        known = [*self.before.pop(name, ()), self.open[name]]
+        seen = event.get("versions", (version,))
+        if version not in known or not set(seen) <= set(known):
+            self.breach("C1", f"{name} was started on {known[0]}, sampled on {list(seen)}")
+        self.open[name] = version  # it may have been finished before it heard that it was moved
         self.produced.add(name)
 
     def _ended(self, event: Event) -> None:
@@ -117,7 +168,10 @@ class _Books:
         now = event["version"]
         if now != self.version:
             self.breach("C3", f"a step at version {now}, newest published is {self.version}")
-        batch: list[tuple[str, int]] = []
+        masked = set(event.get("masked", ()))
+        if masked and not self.may_mask:
+            self.breach("C2", "trajectories are masked, which at_bound does not allow")
+        step = _Step(now, [], masked, [])
         for name in event["trajectories"]:
             if name not in self.open:
                 self.breach("C2", f"{name} is trained on, but {self.closed.get(name, 'unknown')}")
@@ -125,25 +179,52 @@ class _Books:
             if name not in self.produced:
                 self.breach("C2", f"{name} is trained on before it was finished")
             version = self.open.pop(name)
-            staleness = now - version
-            if staleness < 0 or (self.bound is not None and staleness > self.bound):
-                self.breach("C3", f"{name} has staleness {staleness}, the bound is {self.bound}")
+            self._book(name, now, version, is_masked=name in masked)
             self.closed[name] = "committed"
-            batch.append((name, version))
-            self.report.num_committed += 1
-            self.report.staleness[staleness] += 1
-        self.commits.append((now, batch))
+            self.committed[name] = version
+            step.batch.append((name, version))
+        for name in event.get("reused", ()):
+            self._reuse(name, now)
+            step.reused.append(name)
+        self.steps.append(step)
+
+    def _book(self, name: str, now: int, version: int, *, is_masked: bool) -> None:
+        staleness = now - version
+        self.report.num_committed += 1
+        if is_masked:
+            self.report.num_masked += 1
+            return
+        self._judge(name, staleness)
+        self.report.staleness[staleness] += 1
+
+    def _judge(self, name: str, staleness: int) -> None:
+        if staleness < 0 or (self.bound is not None and staleness > self.bound):
+            self.breach("C3", f"{name} has staleness {staleness}, the bound is {self.bound}")
+
+    def _reuse(self, name: str, now: int) -> None:
+        if name not in self.committed or name in self.reused:
+            state = "was used again before" if name in self.reused else "was never trained on"
+            self.breach("C2", f"{name} is used again, but {state}")
+            return
+        self.reused.add(name)
+        self.report.num_reused += 1
+        self._judge(name, now - self.committed[name])
 
     def _restored(self, event: Event) -> None:
         """Steps at `version` and later are undone; their trajectories are open again."""
         self.version = event["version"]
-        while self.commits and self.commits[-1][0] >= event["version"]:
-            now, batch = self.commits.pop()
-            for name, version in batch:
-                del self.closed[name]
+        while self.steps and self.steps[-1].version >= event["version"]:
+            step = self.steps.pop()
+            for name, version in step.batch:
+                del self.closed[name], self.committed[name]
                 self.open[name] = version
                 self.report.num_committed -= 1
-                self.report.staleness[now - version] -= 1
+                if name in step.masked:
+                    self.report.num_masked -= 1
+                else:
+                    self.report.staleness[step.version - version] -= 1
+            self.reused.difference_update(step.reused)
+            self.report.num_reused -= len(step.reused)
 
 
 def check(events: Iterable[Event]) -> Report:

@@ -1,118 +1,179 @@
-"""A rollout controller: one process with an engine, environments, and some trajectories.
+"""A rollout controller: a virtual rollout group of an engine, environments, and some trajectories.
 
-Takes: weights, starts and retirements, over a pipe. Gives: finished and failed trajectories.
-Waits for: the pipe and its rollouts. Stops when: told to, or the manager's end of the pipe closes.
+Takes: weights, starts, moves and retirements. Gives: finished and failed trajectories, whose tokens go to a
+payload file or along with the message. Stops when: told to, or the manager is gone.
 A rollout that raises is data (`failed`), never a crash of the controller.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from ._payloads import PayloadFile
 from ._session import Session
-from ._types import EndReason, Trajectory, Worker
+from ._types import EndReason, Finished, Mask, Trajectory, Worker
+from ._weights import receive_weights
 
 Factory = Callable[[], Worker]
 
 
-def controller_main(connection: Connection, factory: Factory, deadline_s: float) -> None:
-    """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the manager decides when to stop
-    try:
-        worker = factory()
-    except BaseException:
-        connection.send(("broken", traceback.format_exc()))
-        raise
-    connection.send(("ready",))
-    asyncio.run(_Controller(connection, worker, deadline_s).run())
+class RolloutController:
+    """Obeys a manager's orders; where it runs, and how messages reach it, is the runtime's affair.
 
+    Args:
+        worker: The engine and the rollout function.
+        deadline_s: Of one rollout.
+        deliver: Takes a finished trajectory to where the manager finds it.
+        tell: Takes a message to the manager.
+    """
 
-class _Controller:
-    def __init__(self, connection: Connection, worker: Worker, deadline_s: float) -> None:
-        self.connection, self.worker, self.deadline_s = connection, worker, deadline_s
-        self.tasks: dict[str, asyncio.Task[None]] = {}
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        deadline_s: float,
+        deliver: Callable[[Trajectory], None],
+        tell: Callable[..., None],
+    ) -> None:
+        self.worker, self.deadline_s, self.deliver, self.tell = worker, deadline_s, deliver, tell
         self.stopped = asyncio.Event()
-        self.num_sessions: Counter[int] = Counter()
-        self.retiring: set[int] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[str, Session] = {}
+        self._num_sessions: Counter[int] = Counter()
+        """By version."""
+        self._retiring: set[int] = set()
 
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.connection.fileno(), self._read)
-        await self.stopped.wait()
-        loop.remove_reader(self.connection.fileno())
-        tasks = list(self.tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _read(self) -> None:
-        try:
-            while self.connection.poll():
-                self._obey(*self.connection.recv())
-        except (EOFError, OSError):
-            self.stopped.set()
-
-    def _obey(self, order: str, *arguments: Any) -> None:
+    def obey(self, order: str, *arguments: Any) -> None:
+        """Carry out an order."""
         if order == "start":
             task = asyncio.get_running_loop().create_task(self._rollout(*arguments))
             name = arguments[0]
-            self.tasks[name] = task
-            task.add_done_callback(lambda _: self.tasks.pop(name, None))
+            self._tasks[name] = task
+            task.add_done_callback(lambda _: self._tasks.pop(name, None))
         elif order == "abort":
-            if arguments[0] in self.tasks:
-                self.tasks[arguments[0]].cancel()
+            if arguments[0] in self._tasks:
+                self._tasks[arguments[0]].cancel()
+        elif order == "move":
+            self._move(*arguments)
         elif order == "weights":
             self.worker.engine.load_weights(*arguments)
         elif order == "retire":
-            self.retiring.update(arguments)
+            self._retiring.update(arguments)
             self._retire()
         elif order == "stop":
             self.stopped.set()
         else:
             raise AssertionError(f"unknown order {order!r}")
 
+    async def close(self) -> None:
+        """Cancel what is running."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _rollout(
         self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any
     ) -> None:
         session = Session(self.worker, version)
-        self.num_sessions[version] += 1
+        self._sessions[trajectory] = session
+        self._num_sessions[version] += 1
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.deadline_s):
                 outcome = await self.worker.rollout(payload, session)
         except TimeoutError:
             detail = f"the rollout of task {task!r} took more than {self.deadline_s:g} s"
-            self._send("failed", trajectory, str(EndReason.DEADLINE), detail)
+            self.tell("failed", trajectory, str(EndReason.DEADLINE), detail)
+            return
+        except Mask as mask:
+            self.tell("failed", trajectory, str(EndReason.MASKED), str(mask))
             return
         except Exception:
             detail = traceback.format_exc(limit=-3)
-            self._send("failed", trajectory, str(EndReason.FAILED), detail)
+            self.tell("failed", trajectory, str(EndReason.FAILED), detail)
             return
         finally:
             await session.close()
-            self.num_sessions[version] -= 1
+            del self._sessions[trajectory]
+            self._num_sessions[session.version] -= 1
             self._retire()
         reward, info = outcome if isinstance(outcome, tuple) else (outcome, {})
-        self._send("finished", Trajectory(
-            trajectory, group, task, domain, session.version, session.segments, float(reward),
-            info, time.monotonic() - started,
+        self.deliver(Trajectory(
+            trajectory, group, task, domain, session.first_version, session.segments,
+            float(reward), info, time.monotonic() - started,
         ))  # fmt: skip
+
+    def _move(self, trajectory: str, version: int) -> None:
+        session = self._sessions.get(trajectory)
+        if session is not None:
+            self._num_sessions[session.version] -= 1
+            self._num_sessions[version] += 1
+            session.move(version)
+            self._retire()
 
     def _retire(self) -> None:
         """Free versions that nobody here will speak on any more."""
-        for version in [v for v in self.retiring if not self.num_sessions[v]]:
-            self.retiring.discard(version)
+        for version in [v for v in self._retiring if not self._num_sessions[v]]:
+            self._retiring.discard(version)
             self.worker.engine.retire(version)
 
-    def _send(self, *message: Any) -> None:
+
+def controller_main(
+    connection: Connection, factory: Factory, deadline_s: float, folder: Path, name: str
+) -> None:
+    """Entry point of a controller in a process of its own, at one end of a pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the manager decides when to stop
+    try:
+        worker = factory()
+    except BaseException:
+        connection.send(("broken", traceback.format_exc()))
+        return
+    with contextlib.suppress(BrokenPipeError):  # the manager may be gone already
+        connection.send(("ready",))
+        asyncio.run(_serve(connection, worker, deadline_s, PayloadFile(folder, name)))
+
+
+async def _serve(
+    connection: Connection, worker: Worker, deadline_s: float, file: PayloadFile
+) -> None:
+    def tell(*message: Any) -> None:
         try:
-            self.connection.send(message)
+            connection.send(message)
         except (BrokenPipeError, OSError):
-            self.stopped.set()
+            controller.stopped.set()
+
+    def deliver(trajectory: Trajectory) -> None:
+        try:
+            payload = file.append(trajectory.to_parts())
+        except OSError as error:
+            tell("unwritable", f"{file.path} must be writable: {error.strerror}")
+            return
+        tell("finished", Finished.of(trajectory), payload)
+
+    def read() -> None:
+        try:
+            while connection.poll():
+                order, *arguments = connection.recv()
+                if order == "shared":
+                    version, size = arguments
+                    order, arguments = "weights", [version, receive_weights(connection, size)]
+                controller.obey(order, *arguments)
+        except (EOFError, OSError):
+            controller.stopped.set()
+
+    controller = RolloutController(worker, deadline_s=deadline_s, deliver=deliver, tell=tell)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(connection.fileno(), read)
+    await controller.stopped.wait()
+    loop.remove_reader(connection.fileno())
+    await controller.close()

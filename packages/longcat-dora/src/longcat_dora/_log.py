@@ -1,39 +1,44 @@
 """The event log: append-only, checksummed, and healed after a crash.
 
-One JSON object a line: `{"crc": ..., "event": {...}}`. Bulk data (trajectories) goes to a second
-file; the event that owns it holds its offset and length. A line whose checksum is wrong or that is
-torn ends the log: what follows was never acknowledged and is cut off when the log is opened again.
+One JSON object a line: `{"crc": ..., "event": {...}}`. Bulk data (trajectories) lies in files beside it,
+one per process that samples; the event that owns it says where (`Payload`). A line whose checksum is wrong
+or that is torn ends the log: what follows was never acknowledged and is cut off when the log is opened
+again. Resume, audit, replay and the timeline read this log and nothing else.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ._types import LongcatDoraError, Trajectory
+from ._payloads import PayloadReader
+from ._types import LongcatDoraError, Payload, Trajectory
 
-EVENTS, PAYLOADS = "events.jsonl", "payloads.bin"
+EVENTS = "events.jsonl"
 Event = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode_event(event: Event) -> bytes:
     """Return the line of an event."""
-    body = json.dumps(event, separators=(",", ":"))
-    return f'{{"crc":{zlib.crc32(body.encode())},"event":{body}}}\n'.encode()
+    body = _encode(event).encode()
+    return b'{"crc":%d,"event":%b}\n' % (zlib.crc32(body), body)
 
 
 def decode_event(line: bytes) -> Event | None:
     """Read a line; `None` if it is torn or altered."""
-    head, found, rest = line.partition(b',"event":')
-    if not found or not head.startswith(b'{"crc":') or not rest.endswith(b"}\n"):
+    comma = line.find(b",", 7, 18)
+    if comma < 0 or line[:7] != b'{"crc":' or line[comma : comma + 9] != b',"event":':
         return None
-    body = rest[:-2]
-    if head[len(b'{"crc":') :] != str(zlib.crc32(body)).encode():
+    if line[-2:] != b"}\n":
+        return None
+    body = line[comma + 9 : -2]
+    if line[7:comma] != b"%d" % zlib.crc32(body):
         return None
     return json.loads(body)
 
@@ -52,18 +57,15 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
     """Yield every finished trajectory of a log folder, trained on or not, in order.
 
     Raises:
-        LongcatDoraError: There is no log.
+        LongcatDoraError: There is no log, or a trajectory is not what was written.
     """
-    with (folder / PAYLOADS).open("rb") if (folder / PAYLOADS).is_file() else io.BytesIO() as bulk:
+    reader = PayloadReader(folder)
+    try:
         for event in read_events(folder):
             if event["kind"] == "produced":
-                yield Trajectory.from_bytes(_payload(bulk, event))
-
-
-def _payload(bulk: BinaryIO, event: Event) -> bytes:
-    offset, length = event["payload"]
-    bulk.seek(offset)
-    return bulk.read(length)
+                yield Trajectory.from_bytes(reader.read(Payload(*event["payload"])))
+    finally:
+        reader.close()
 
 
 def _read(path: Path) -> Iterator[tuple[Event, int]]:
@@ -81,7 +83,10 @@ def _read(path: Path) -> Iterator[tuple[Event, int]]:
 
 
 class EventLog:
-    """Appends to a log; opening an existing one heals its tail and continues it."""
+    """Appends to a log; opening an existing one heals its tail and continues it.
+
+    Each event is given the seconds since the log was opened, as `at`; the clock cannot be set back.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,25 +96,41 @@ class EventLog:
             for _, end in _read(folder):  # noqa: B007 - the last value is what is wanted
                 pass
             os.truncate(folder / EVENTS, end)
-        self._events = (folder / EVENTS).open("ab")
-        self._payloads = (folder / PAYLOADS).open("ab")
+        self._end = end
+        self._events = os.open(
+            folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+        )
+        self._opened = time.monotonic()
 
-    def append(self, event: Event, payload: bytes | None = None) -> None:
-        """Write one event; its payload is on its way to the disk before the event is."""
-        if payload is not None:
-            offset = self._payloads.seek(0, os.SEEK_END)
-            self._payloads.write(payload)
-            self._payloads.flush()
-            event = {**event, "payload": [offset, len(payload)]}
-        self._events.write(encode_event(event))
-        self._events.flush()
+    def append(self, *events: Event) -> None:
+        """Write events, all of them or none.
 
-    def read_payload(self, event: Event) -> bytes:
-        """Return the bulk data of an event."""
-        with (self.folder / PAYLOADS).open("rb") as bulk:
-            return _payload(bulk, event)
+        Raises:
+            LongcatDoraError: The disk is full, say.
+        """
+        if not events:
+            return
+        at = round(time.monotonic() - self._opened, 4)
+        data = memoryview(b"".join([encode_event({**event, "at": at}) for event in events]))
+        try:
+            length, rest = len(data), data
+            while rest:
+                rest = rest[os.write(self._events, rest) :]
+        except OSError as error:
+            os.ftruncate(self._events, self._end)
+            path = self.folder / EVENTS
+            raise LongcatDoraError(f"{path} must be writable: {error.strerror}") from error
+        self._end += length
 
     def close(self) -> None:
-        """Close both files."""
-        self._events.close()
-        self._payloads.close()
+        """Close the file."""
+        os.close(self._events)
+
+
+def with_payload(events: Sequence[Event], payload: Payload) -> list[Event]:
+    """Return events whose last one owns a payload."""
+    owner = {
+        **events[-1],
+        "payload": [payload.file, payload.offset, payload.length, payload.crc],
+    }
+    return [*events[:-1], owner]

@@ -59,6 +59,8 @@ class _State:
             self.group_of[event["trajectory"]] = event["group"]
             self.running[event["trajectory"]] = event["version"]
             self.num_trajectories += 1
+        elif kind == "moved":
+            self.running[event["trajectory"]] = event["version"]
         elif kind == "produced":
             self.running.pop(event["trajectory"], None)
             self.produced[event["trajectory"]] = event
@@ -78,8 +80,11 @@ class _State:
             self.closed.difference_update(self.commits.pop()[1])
 
 
-def recover(events: Iterable[Event], version: int) -> Recovered:
-    """Rebuild what a run had, as of the checkpoint of `version`."""
+def recover(events: Iterable[Event], version: int, *, hard_staleness: int) -> Recovered:
+    """Rebuild what a run had, as of the checkpoint of `version`.
+
+    What would be older than the bound ends as `expired`: the bound may have been lowered meanwhile.
+    """
     state = _State()
     for event in events:
         state.read(event)
@@ -97,6 +102,8 @@ def recover(events: Iterable[Event], version: int) -> Recovered:
             continue
         if event["version"] > version:
             end(name, EndReason.ROLLED_BACK)
+        elif event["version"] < version - hard_staleness:
+            end(name, EndReason.EXPIRED)
         else:
             kept.setdefault(state.group_of[name], []).append(name)
     groups: list[RecoveredGroup] = []

@@ -1,12 +1,12 @@
-"""The local runtime: real processes on one machine around the scheduler.
+"""What every runtime does: a manager, a trainer in a thread, and controllers somewhere.
 
-    tasks ──> RolloutManager ──(pipes)──> RolloutController x n   each: engine + environments
+    tasks ──> RolloutManager ──(orders)──> RolloutController x n   each: engine + environments
                  │   ▲                          │
                  │   └──── finished, at once ───┘
                  ▼
              SampleQueue ──> Trainer (a thread) ──> weights n + 1 ──> every controller
 
-- The manager loop never blocks: it waits for pipes and for the trainer's thread together.
+- The loop never blocks: it waits for messages and for the trainer's thread together.
 - Whatever happens is in the event log before it is acted upon; a run continues from its folder.
 - A controller that dies is replaced, and what it was sampling is tried again.
 """
@@ -14,24 +14,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import json
-import multiprocessing
-import queue
-import threading
+import shutil
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ._controller import Factory, controller_main
-from ._log import EventLog, read_events
-from ._recover import recover
-from ._scheduler import Scheduler, SchedulerConfig
-from ._types import EndReason, LongcatDoraError, Task, Trainer, Trajectory
+from ._controller import Factory
+from ._manager import RolloutManager, Tasks
+from ._processes import ControllerProcess
+from ._scheduler import SchedulerConfig
+from ._types import LongcatDoraError, Trainer, Trajectory
+from ._weights import HAS_MEMORY_FILES, SharedWeights
 from ._why import write_status
 
 
@@ -62,47 +62,26 @@ class Progress:
     batch: list[Trajectory]
 
 
-class _Handle:
-    """A controller seen from the manager; orders leave through a thread, so none can block it."""
+class Handle(Protocol):
+    """A controller, wherever it runs."""
 
-    def __init__(self, process: BaseProcess, connection: Connection) -> None:
-        self.process, self.connection = process, connection
-        self.running: set[str] = set()
-        self.is_ready = False
-        self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        self._sender = threading.Thread(target=self._send, daemon=True)
-        self._sender.start()
+    running: set[str]
+    is_ready: bool
 
     def post(self, *order: Any) -> None:
-        """Send an order after all earlier ones."""
-        self._outbox.put(order)
-
-    def _send(self) -> None:
-        while (order := self._outbox.get()) is not None:
-            try:
-                self.connection.send(order)
-            except OSError:
-                return  # the reader finds the closed pipe and takes care of what was running
-
-    def close(self) -> None:
-        """Wait for the process (killed if it does not end by itself) and close the pipe."""
-        self.process.join(timeout=5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self._outbox.put(None)
-        self._sender.join()
-        self.connection.close()
+        """Send an order after all earlier ones; never blocks."""
+        ...
 
 
-class LocalRuntime:
+class Runtime(ABC):
     """Runs controllers, queue and trainer side by side until `max_steps`, or until `tasks` end.
 
     Args:
         config: The run; its folder holds the log, the checkpoints and `metrics.jsonl`.
-        factory: Builds a `Worker` inside each controller process; must be importable there.
+        factory: Builds a `Worker` where a controller runs; must be importable there.
         trainer: Learns in a thread of this process.
-        tasks: What to try, in order; asked for one more whenever there is room.
+        tasks: What to try, in order; asked for one more whenever there is room. With `quotas`, one
+            iterator for each domain.
         on_step: Called after each step.
         on_group: Called with each complete group, before it is filtered or queued.
     """
@@ -113,33 +92,30 @@ class LocalRuntime:
         *,
         factory: Factory,
         trainer: Trainer,
-        tasks: Iterator[Task],
+        tasks: Tasks,
         on_step: Callable[[Progress], None] | None = None,
         on_group: Callable[[list[Trajectory]], None] | None = None,
     ) -> None:
         self.config, self.factory, self.trainer, self.tasks = config, factory, trainer, tasks
         self.on_step, self.on_group = on_step, on_group
-        self.scheduler = Scheduler(config.scheduler)
-        self._log: EventLog
-        self._handles: list[_Handle] = []
-        self._payloads: dict[str, Task] = {}
-        self._queue: dict[str, Trajectory] = {}
-        self._judged: set[str] = set()
-        self._is_exhausted = False
-        self._num_groups = self._num_restarts = self._num_filtered = 0
-        self._weights = b""
+        self.manager: RolloutManager
+        self.handles: list[Handle] = []
+        self.num_restarts = 0
+        self._weights: Any = None
+        """As orders carry them; the newest version's."""
         self._trained = 0
         self._idle_s = 0.0
         self._loads: deque[float] = deque(maxlen=10_000)
-        self._rewards: list[float] = []
-        """Of all groups that completed since the last step, with a signal or not."""
         self._wake = asyncio.Event()
         self._progress_at = 0.0
+        self._started_at = self._waited_from = 0.0
+        self._training: asyncio.Task[Mapping[str, float]] | None = None
         self._training_at: float | None = None
-        self._started_at: dict[str, float] = {}
+        self._batch: list[Trajectory] = []
         self._status: tuple[str, float] = ("", 0.0)
         """What is waited for, and since when."""
         self._status_at = 0.0
+        self._failure: BaseException | None = None
 
     def run(self) -> int:
         """Run to the end; return the last version. Continues the folder's run if there is one.
@@ -150,58 +126,56 @@ class LocalRuntime:
         """
         return asyncio.run(self._run())
 
+    # -- what a runtime decides --------------------------------------------------------------
+
+    @abstractmethod
+    def spawn(self, place: int) -> Handle:
+        """Start a controller; its messages go to `receive`, its death to `lost`."""
+
+    @abstractmethod
+    async def join(self, handle: Any) -> None:
+        """Listen to a controller no more, and wait until it has ended."""
+
+    def share(self, weights: bytes) -> Any:
+        """Turn weights into what orders carry."""
+        return weights
+
     # -- life --------------------------------------------------------------------------------
 
     async def _run(self) -> int:
-        self._open()
-        self._weights = self.trainer.weights()
+        folder = self.config.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        version = self._restore() if (folder / "log").is_dir() else 0
+        self.manager = RolloutManager(
+            folder / "log",
+            self.config.scheduler,
+            tasks=self.tasks,
+            version=version,
+            on_group=self.on_group,
+        )
+        self._publish(self.trainer.weights())
         self._progress_at = time.monotonic()
         try:
             for place in range(self.config.num_controllers):
-                self._handles.append(self._spawn(place))
+                self.handles.append(self.spawn(place))
+            self.manager.controllers = list(self.handles)
             await self._loop()
-            self.scheduler.end(EndReason.RUN_ENDED)
-            self._flush()
-            self._log.append({"kind": "closed"})
+            self.manager.end()
             self._save()
             self._tell(is_over=True)
         except (KeyboardInterrupt, asyncio.CancelledError):
+            if self._training is not None:  # a step that was begun is finished, and counts
+                await self._advance(await self._training)
             self._save()
             raise
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            where = error.filename or self.config.folder
+            raise LongcatDoraError(f"{where} must be writable: {error.strerror}") from error
         finally:
-            self._stop()
-        return self.scheduler.version
-
-    def _open(self) -> None:
-        folder = self.config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "log"
-        before = list(read_events(log)) if log.is_dir() else []
-        self._log = EventLog(log)
-        version = self._restore() if before else 0
-        bounds = self.config.scheduler
-        self._log.append({
-            "kind": "opened",
-            "hard_staleness": bounds.hard_staleness,
-            "soft_staleness": bounds.soft_staleness,
-            "group_size": bounds.group_size,
-        })  # fmt: skip
-        if before:
-            self.scheduler = Scheduler(bounds, version=version)
-            recovered = recover(before, version)
-            for event in recovered.events:
-                self._log.append(event)
-            for group in recovered.groups:
-                self.scheduler.adopt(
-                    group.id, task=group.task, domain=group.domain, finished=group.finished
-                )
-            for event in recovered.produced:
-                trajectory = Trajectory.from_bytes(self._log.read_payload(event))
-                self._queue[trajectory.id] = trajectory
-            self.scheduler.skip_names(recovered.num_trajectories)
-            self._num_groups = recovered.num_groups
-        else:
-            self._log.append({"kind": "published", "version": 0})
+            await self._stop()
+        return self.manager.scheduler.version
 
     def _restore(self) -> int:
         """Return the trainer to its newest checkpoint, and the version it stands for."""
@@ -212,156 +186,105 @@ class LocalRuntime:
         return int(folders[-1].name.removeprefix("step-"))
 
     def _save(self) -> None:
-        version = self.scheduler.version
+        version = self.manager.scheduler.version
         folder = self.config.folder / "checkpoints"
         final = folder / f"step-{version:06d}"
         if final.exists():
             return
         part = folder / f".part-{version:06d}"
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it saved
         self.trainer.save(part)
         part.rename(final)
         for old in sorted(folder.glob("step-*"))[:-2]:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+            shutil.rmtree(old)
 
-    def _stop(self) -> None:
-        for handle in self._handles:
+    async def _stop(self) -> None:
+        for handle in self.handles:
             handle.post("stop")
-        for handle in self._handles:
-            handle.close()
-        self._flush()
-        self._log.close()
+        for handle in self.handles:
+            await self.join(handle)
+        self.manager.log.close()
 
     # -- controllers -------------------------------------------------------------------------
 
-    def _spawn(self, place: int) -> _Handle:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=controller_main,
-            args=(theirs, self.factory, self.config.rollout_deadline_s),
-            name=f"controller-{place}",
-            daemon=True,
-        )
-        process.start()
-        theirs.close()
-        handle = _Handle(process, ours)
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._receive, handle)
-        return handle
-
-    def _receive(self, handle: _Handle) -> None:
-        """Take everything a controller has sent."""
-        try:
-            while handle.connection.poll():
-                self._handle(handle, *handle.connection.recv())
-        except (EOFError, OSError):
-            self._lost(handle)
-        self._wake.set()
-
-    def _handle(self, handle: _Handle, kind: str, *arguments: Any) -> None:
+    def receive(self, handle: Handle, kind: str, *arguments: Any) -> None:
+        """Take a message of a controller."""
         self._progress_at = time.monotonic()
         if kind == "ready":
-            handle.post("weights", self.scheduler.version, self._weights)
+            handle.post("weights", self.manager.scheduler.version, self._weights)
             handle.is_ready = True
         elif kind == "finished":
-            self._finished(handle, *arguments)
+            self.manager.finished(handle, *arguments)
         elif kind == "failed":
-            name, reason, detail = arguments
-            handle.running.discard(name)
-            self._started_at.pop(name, None)
-            if self.scheduler.is_running(name):
-                self.scheduler.fail(name, EndReason(reason), detail=detail)
+            self.manager.failed(handle, *arguments)
+        elif kind == "unwritable":
+            raise LongcatDoraError(arguments[0])
         elif kind == "broken":
             raise LongcatDoraError(f"a controller could not be built:\n{arguments[0]}")
+        else:
+            raise AssertionError(f"unknown message {kind!r}")
 
-    def _finished(self, handle: _Handle, trajectory: Trajectory) -> None:
-        handle.running.discard(trajectory.id)
-        self._started_at.pop(trajectory.id, None)
-        if not self.scheduler.is_running(trajectory.id):
-            return  # it was discarded when this was on its way
-        if trajectory.num_sampled == 0:
-            self.scheduler.fail(trajectory.id, EndReason.NOTHING_SAMPLED)
-            return
-        self.scheduler.finish(
-            trajectory.id, reward=trajectory.reward, tokens=trajectory.num_tokens,
-            versions=[trajectory.version], domain=trajectory.domain,
-        )  # fmt: skip
-        self._flush(payload=trajectory.to_bytes())
-        self._queue[trajectory.id] = trajectory
+    def wake(self) -> None:
+        """Let the loop look again."""
+        self._wake.set()
 
-    def _lost(self, handle: _Handle) -> None:
-        """A controller died: what it was sampling ends, and another process takes its place."""
-        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
-        handle.close()
-        for name in handle.running:
-            self.scheduler.fail(name, EndReason.CONTROLLER_LOST)
-        place = self._handles.index(handle)
-        self._num_restarts += 1
-        if self._num_restarts > self.config.max_controller_restarts:
+    def crash(self, error: BaseException) -> None:
+        """End the run with an error that came up outside the loop."""
+        self._failure = self._failure or error
+        self._wake.set()
+
+    def lost(self, handle: Handle, how: str) -> None:
+        """A controller died: what it was sampling ends, and another one takes its place."""
+        self.manager.lost(handle)
+        place = self.handles.index(handle)
+        self.num_restarts += 1
+        if self.num_restarts > self.config.max_controller_restarts:
+            del self.handles[place]
             raise LongcatDoraError(
-                f"controller {place} died (exit code {handle.process.exitcode}), and "
+                f"controller {place} died ({how}), and "
                 f"max_controller_restarts={self.config.max_controller_restarts} are used up"
             )
-        self._handles[place] = self._spawn(place)
+        self.handles[place] = self.spawn(place)
+        self.manager.controllers = list(self.handles)
 
-    # -- the manager loop --------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------
 
     async def _loop(self) -> None:
         """Takes: messages, the trainer's results. Waits for: either. Stops: after `max_steps`."""
-        started = time.monotonic()
-        training: asyncio.Task[Any] | None = None
-        leased: list[Trajectory] = []
-        waited_from = started
+        manager = self.manager
+        self._started_at = self._waited_from = time.monotonic()
         loop = asyncio.get_running_loop()
-        failure: list[BaseException] = []
-        loop.set_exception_handler(lambda _, context: self._crash(failure, context))
+        loop.set_exception_handler(lambda _, context: self.crash(_error_of(context)))
         while True:
-            if failure:
-                raise failure[0]
-            self._feed()
-            self._filter()
-            if training is not None and training.done():
-                waited_from = time.monotonic()
-                await self._advance(training.result(), leased, waited_from - started)
-                training = None
-                over = time.monotonic() - started > self.config.max_seconds
-                if self.scheduler.version >= self.config.max_steps or over:
+            if self._failure is not None:
+                raise self._failure
+            manager.feed()
+            manager.filter()
+            running, most = manager.scheduler.num_running, self.config.scheduler.max_running
+            self._loads.append(running / most)
+            if self._training is not None and self._training.done():
+                await self._advance(self._training.result())
+                over = time.monotonic() - self._started_at > self.config.max_seconds
+                if manager.scheduler.version >= self.config.max_steps or over:
                     return
                 continue
-            if training is None:
-                is_drained = self._is_exhausted and not self.scheduler.num_running
-                groups = self.scheduler.lease(at_least=1 if is_drained else None)
-                self._drop_discarded()
-                if groups is None and is_drained:
-                    return  # the last task was tried and trained on
-                if groups is not None:
-                    names = [name for group in groups for name in self.scheduler.members(group)]
-                    leased = [self._queue[name] for name in names]
-                    self._flush()
-                    self._idle_s += time.monotonic() - waited_from
-                    training = asyncio.create_task(asyncio.to_thread(self.trainer.train, leased))
-                    training.add_done_callback(lambda _: self._wake.set())
-            self._flush()
-            self._training_at = None if training is None else self._training_at or time.monotonic()
+            if self._training is None and not self._train() and manager.is_drained:
+                return  # the last task was tried and trained on
             self._tell()
-            await self._sleep(training is not None)
+            await self._sleep()
 
-    def _drop_discarded(self) -> None:
-        """Stop what the scheduler ended at the bound."""
-        for name in self.scheduler.take_discarded():
-            self._queue.pop(name, None)
-            self._started_at.pop(name, None)
-            for handle in self._handles:
-                if name in handle.running:
-                    handle.running.discard(name)
-                    handle.post("abort", name)
+    def _train(self) -> bool:
+        """Begin a step if one may be taken."""
+        batch = self.manager.lease()
+        if batch is None:
+            return False
+        self._batch, self._training_at = batch, time.monotonic()
+        self._idle_s += self._training_at - self._waited_from
+        self._training = asyncio.create_task(asyncio.to_thread(self.trainer.train, batch))
+        self._training.add_done_callback(lambda _: self._wake.set())
+        return True
 
-    def _crash(self, failure: list[BaseException], context: dict[str, Any]) -> None:
-        failure.append(context.get("exception") or LongcatDoraError(context["message"]))
-        self._wake.set()
-
-    async def _sleep(self, is_training: bool) -> None:
+    async def _sleep(self) -> None:
         self._wake.clear()
         try:
             async with asyncio.timeout(1.0):
@@ -369,32 +292,15 @@ class LocalRuntime:
         except TimeoutError:
             pass
         silent = time.monotonic() - self._progress_at
-        if not is_training and silent > self.config.stall_deadline_s:
+        if self._training is None and silent > self.config.stall_deadline_s:
             raise LongcatDoraError(f"no progress for {silent:.0f} s: {self.explain()}")
 
     def explain(self) -> str:
         """Say in one line who waits for what."""
-        now, running = time.monotonic(), self.scheduler.running
         if self._training_at is not None:
-            return f"training; {len(running)} rollouts run meanwhile"
-        blocked = self.scheduler.blocked_by()
-        if blocked:
-            shown = ", ".join(f"{name} ({self._whose(name, now)})" for name in blocked[:3])
-            more = f" and {len(blocked) - 3} more" if len(blocked) > 3 else ""
-            return f"the trainer waits for {shown}{more} to keep the hard bound"
-        if running:
-            oldest = min(running, key=lambda name: self._started_at.get(name, now))
-            return (
-                f"the trainer waits for {len(running)} rollouts, the oldest is {oldest} "
-                f"({self._whose(oldest, now)})"
-            )
-        if not any(handle.is_ready for handle in self._handles):
-            return "no controller is ready yet"
-        return "nothing is running"
-
-    def _whose(self, name: str, now: float) -> str:
-        place = next((i for i, h in enumerate(self._handles) if name in h.running), None)
-        return f"controller {place}, {now - self._started_at.get(name, now):.0f} s"
+            running = self.manager.scheduler.num_running
+            return f"training; {running} rollouts run meanwhile"
+        return self.manager.explain()
 
     def _tell(self, *, is_over: bool = False) -> None:
         """Write down who waits for what, twice a second at most."""
@@ -406,94 +312,95 @@ class LocalRuntime:
             self._status = (phase, now)
         self._status_at = now
         write_status(
-            self.config.folder, version=self.scheduler.version, why=self.explain(),
+            self.config.folder, version=self.manager.scheduler.version, why=self.explain(),
             for_s=round(now - self._status[1], 1), is_over=is_over,
         )  # fmt: skip
 
-    def _feed(self) -> None:
-        """Admit groups and start trajectories, on the controller with the fewest."""
-        scheduler = self.scheduler
-        while scheduler.can_admit():
-            task = next(self.tasks, None)
-            if task is None:
-                self._is_exhausted = True
-                break
-            name = f"g{self._num_groups:05d}"
-            self._num_groups += 1
-            self._payloads[name] = task
-            scheduler.admit(name, task=task.id, domain=task.domain)
-        ready = [handle for handle in self._handles if handle.is_ready]
-        while ready and (start := scheduler.start()) is not None:
-            handle = min(ready, key=lambda h: len(h.running))
-            handle.running.add(start.trajectory)
-            self._started_at[start.trajectory] = time.monotonic()
-            task = self._payloads[start.group]
-            handle.post(
-                "start", start.trajectory, start.group, task.id, task.domain, start.version,
-                task.payload,
-            )  # fmt: skip
-        self._loads.append(scheduler.num_running / scheduler.config.max_running)
-
-    def _filter(self) -> None:
-        """Judge groups that have just completed; those without a signal are evicted at once."""
-        for group in self.scheduler.complete_groups():
-            if group in self._judged:
-                continue
-            self._judged.add(group)
-            self._payloads.pop(group, None)
-            members = [self._queue[name] for name in self.scheduler.members(group)]
-            if self.on_group is not None:
-                self.on_group(members)
-            self._rewards += [trajectory.reward for trajectory in members]
-            if len({trajectory.reward for trajectory in members}) < 2:
-                self._num_filtered += 1
-                self.scheduler.evict(group, EndReason.NO_SIGNAL)
-                for trajectory in members:
-                    del self._queue[trajectory.id]
-
-    async def _advance(
-        self, metrics: dict[str, float], batch: list[Trajectory], elapsed_s: float
-    ) -> None:
-        """Commit, publish the new weights everywhere, retire the old, report."""
-        at = self.scheduler.version
-        staleness = Counter(at - trajectory.version for trajectory in batch)
-        weights = await asyncio.to_thread(self.trainer.weights)
-        version, self._weights = self.scheduler.commit(), weights
-        for trajectory in batch:
-            del self._queue[trajectory.id]
-        self._trained += len(batch)
-        for handle in self._handles:
+    def _publish(self, weights: bytes) -> None:
+        """Give the newest weights to every controller that is ready."""
+        version = self.manager.scheduler.version
+        self._weights = self.share(weights)
+        digest = hashlib.blake2b(weights, digest_size=16).hexdigest()
+        self.manager.log.append({"kind": "weights", "version": version, "digest": digest})
+        for handle in self.handles:
             if handle.is_ready:
-                handle.post("weights", version, weights)
-                handle.post("retire", at)
-        self._flush()
+                handle.post("weights", version, self._weights)
+                handle.post("retire", version - 1)
+
+    async def _advance(self, metrics: Mapping[str, float]) -> None:
+        """Commit, publish the new weights everywhere, retire the old, report."""
+        batch, self._batch = self._batch, []
+        self._training = self._training_at = None
+        self._waited_from = time.monotonic()
+        elapsed_s = self._waited_from - self._started_at
+        manager, at = self.manager, self.manager.scheduler.version
+        weights = await asyncio.to_thread(self.trainer.weights)
+        version = manager.commit()
+        self._publish(weights)
+        self._trained += len(batch)
         if version % self.config.save_every == 0:
             self._save()
+        rewards, loads = manager.take_rewards(), self._loads
         record: dict[str, Any] = {
             "step": version,
             "elapsed_s": round(elapsed_s, 3),
             **metrics,
             "trajectories": self._trained,
             "trajectories_per_s": self._trained / elapsed_s,
-            "staleness": dict(sorted(staleness.items())),
-            "live_versions": len(self.scheduler.live_versions),
-            "sampled_reward": sum(self._rewards) / max(len(self._rewards), 1),
-            "load_ratio": sum(self._loads) / max(len(self._loads), 1),
+            "staleness": dict(sorted(Counter(at - t.versions[-1] for t in batch).items())),
+            "live_versions": len(manager.scheduler.live_versions),
+            "sampled_reward": sum(rewards) / max(len(rewards), 1),
+            "load_ratio": sum(loads) / max(len(loads), 1),
             "trainer_idle_share": self._idle_s / elapsed_s,
-            "filtered_groups": self._num_filtered,
-            "controller_restarts": self._num_restarts,
-            "domains": dict(Counter(trajectory.domain for trajectory in batch)),
+            "oldest_s": round(manager.age_of_oldest_s(), 3),
+            "filtered_groups": manager.num_filtered,
+            "controller_restarts": self.num_restarts,
+            "domains": manager.domains(batch),
         }
-        self._loads.clear()
-        self._rewards.clear()
+        loads.clear()
         with (self.config.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._progress_at = time.monotonic()
         if self.on_step is not None:
             self.on_step(Progress(version, record, batch))
 
-    def _flush(self, payload: bytes | None = None) -> None:
-        """Write the scheduler's events; a payload belongs to the last one."""
-        events = self.scheduler.take_events()
-        for place, event in enumerate(events):
-            self._log.append(event, payload if place == len(events) - 1 else None)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _error_of(context: dict[str, Any]) -> BaseException:
+    return context.get("exception") or LongcatDoraError(context["message"])
+
+
+class LocalRuntime(Runtime):
+    """Controllers are processes of this machine. Arguments: see `Runtime`."""
+
+    def spawn(self, place: int) -> ControllerProcess:
+        """Start a process and listen to it."""
+        handle = ControllerProcess(
+            self.factory, place=place, deadline_s=self.config.rollout_deadline_s,
+            folder=self.config.folder / "log", writer=self.manager.writer(),
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        loop.add_reader(handle.connection.fileno(), self._read, handle)
+        return handle
+
+    async def join(self, handle: ControllerProcess) -> None:
+        """Wait for the process to end; it was told to stop."""
+        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+        await asyncio.to_thread(handle.close)
+
+    def share(self, weights: bytes) -> SharedWeights | bytes:
+        """Put weights where all processes can map them."""
+        return SharedWeights(weights) if HAS_MEMORY_FILES else weights
+
+    def _read(self, handle: ControllerProcess) -> None:
+        """Take everything a controller has sent."""
+        try:
+            while handle.connection.poll():
+                self.receive(handle, *handle.connection.recv())
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+            handle.close()
+            self.lost(handle, f"exit code {handle.process.exitcode}")
+        self.wake()

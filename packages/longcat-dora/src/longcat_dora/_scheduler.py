@@ -2,35 +2,47 @@
 
 What always holds, with `n` the version in training and `H = hard_staleness`:
 
-- C1  A trajectory is started on one version and never moves to another.
+- C1  A trajectory is started on one version and never moves to another (but see `continue` and `mask`).
 - C2  A started trajectory is committed once, or ended once with a reason.
 - C3  `n - v <= H` for every trajectory of version `v` that is trained on at `n`.
 
 C3 needs no dropping. A step is allowed only if it takes along every open trajectory of version
 `n - H`; what stays behind is then at least of version `n + 1 - H`, and `n` becomes `n + 1`.
-If one of those is still being sampled, the step waits for it, or (`at_bound="discard"`) it ends with a
-reason and is sampled anew. The soft target shapes admission:
-at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included. One
-batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
+If one of those is still being sampled, `at_bound` decides (see `AtBound`). The soft target shapes
+admission: at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included.
+One batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
 (Little's law), and is `soft_staleness` steps old when it is trained on.
 
-    admit ──> start ──> finish ──┐            ┌──> commit
+    admit ──> start ──> finish ──┐            ┌──> commit ──> (lease again: reuse)
                 │                ├─> lease ───┘
                 └──> fail ──> (another attempt)    evict (no signal, too few left, end of run)
 
-Every transition is recorded as an event; `take_events` hands them to the log.
+Every transition costs the same whatever is open, and is recorded as an event; `take_events` hands them
+to the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ._group import Group, Index
 from ._types import EndReason, LongcatDoraError
 
 Event = dict[str, Any]
-AtBound = Literal["wait", "discard"]
+AtBound = Literal["wait", "discard", "continue", "mask"]
+"""What happens when a step could be taken but for a group that holds version `n - H` and is not complete.
+
+- `wait`: the trainer waits for it. Nothing is lost, C1 to C3 hold.
+- `discard`: its members of that version end as `expired` and are sampled anew (the 2509 report). C1 to C3 hold.
+- `continue`: members being sampled go on under the newest version, and each token's version is recorded;
+  finished ones are discarded. C3 holds for the newest token of a trajectory.
+- `mask`: members being sampled go on likewise; what is older than the bound is not learned from, and counts
+  for its group's mean alone. C3 holds for every token that is learned from.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +52,9 @@ class SchedulerConfig:
     groups_per_batch: int = 4
     group_size: int = 8
     """Attempts at each task; advantages are formed within a group."""
-    soft_staleness: int = 1
-    """Steps a trajectory waits on average: shapes admission."""
+    soft_staleness: float = 1
+    """Steps a trajectory waits on average: shapes admission. Batches open at once, over-provisioning
+    included, are one more."""
     hard_staleness: int = 4
     """Never exceeded: the trainer waits instead."""
     max_running: int = 64
@@ -49,8 +62,12 @@ class SchedulerConfig:
     max_attempts: int = 3
     """Of one member of a group, after which the group makes do without it."""
     at_bound: AtBound = "wait"
-    """What happens when the hard bound is reached and a group is not complete: the trainer waits for it,
-    and nothing is lost; or what is too old ends as `expired` and is sampled anew (as in the 2509 report)."""
+    """What happens when the hard bound is reached and a group is not complete."""
+    quotas: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Domain to its share of what is trained on, as weights; groups are chosen in the order they came when
+    empty. A domain that has nothing to give never holds up a step."""
+    reuse_ratio: float = 0.0
+    """Share of a batch's groups that were trained on before, each once more at most, within the bound."""
 
     def __post_init__(self) -> None:
         if self.at_bound not in get_args(AtBound):
@@ -63,11 +80,15 @@ class SchedulerConfig:
                 f"need 0 <= soft_staleness <= hard_staleness, got {self.soft_staleness} and "
                 f"{self.hard_staleness}"
             )
+        if not 0 <= self.reuse_ratio < 1:
+            raise ValueError(f"reuse_ratio must be in [0, 1), got {self.reuse_ratio}")
+        if any(weight < 0 for weight in self.quotas.values()):
+            raise ValueError(f"quotas must not be negative, got {dict(self.quotas)}")
 
     @property
     def max_open_groups(self) -> int:
-        """`(soft_staleness + 1) * groups_per_batch`."""
-        return (self.soft_staleness + 1) * self.groups_per_batch
+        """`(soft_staleness + 1) * groups_per_batch`, rounded up."""
+        return math.ceil((self.soft_staleness + 1) * self.groups_per_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +101,13 @@ class Start:
     version: int
 
 
-@dataclass(slots=True)
-class _Group:
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """A group that was trained on and may be once more."""
+
     id: str
-    task: str
-    domain: str
-    size: int
-    num_issued: int = 0
-    running: dict[str, int] = field(default_factory=dict[str, int])
-    """Trajectory to version."""
-    finished: dict[str, int] = field(default_factory=dict[str, int])
-    attempts_left: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        return not self.running and len(self.finished) >= self.size
-
-    @property
-    def oldest(self) -> int | None:
-        return min([*self.running.values(), *self.finished.values()], default=None)
+    members: list[str]
+    oldest: int
 
 
 class Scheduler:
@@ -117,12 +126,18 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig, *, version: int = 0) -> None:
         self.config, self.version = config, version
-        self._groups: dict[str, _Group] = {}
-        self._group_of: dict[str, str] = {}
-        self._leased: list[str] = []
-        self._num_trajectories = 0
+        self._index = Index()
+        self._leased: list[Group] | None = None
+        self._reused: list[_Past] = []
+        self._past: deque[_Past] = deque()
+        self._reuse_owed = 0.0
+        self._num_groups = self._num_trajectories = 0
         self._events: list[Event] = []
         self._discarded: list[str] = []
+        self._moved: list[tuple[str, int]] = []
+        self._contributed: Counter[str] = Counter()
+        """Domain to groups that were trained on."""
+        self._open_of: Counter[str] = Counter()
 
     # -- what a runtime asks -----------------------------------------------------------------
 
@@ -136,35 +151,58 @@ class Scheduler:
         discarded, self._discarded = self._discarded, []
         return discarded
 
+    def take_moved(self) -> list[tuple[str, int]]:
+        """Return the trajectories that go on under another version since the last call, with it."""
+        moved, self._moved = self._moved, []
+        return moved
+
+    def take_complete(self) -> list[str]:
+        """Return the groups that have become complete since the last call."""
+        return self._index.take_new()
+
     def is_running(self, trajectory: str) -> bool:
         """Whether a trajectory is being sampled."""
-        group = self._group_of.get(trajectory)
-        return group is not None and trajectory in self._groups[group].running
+        group = self._index.group_of.get(trajectory)
+        return group is not None and trajectory in group.running
 
     @property
     def num_running(self) -> int:
         """Trajectories being sampled."""
-        return sum(len(group.running) for group in self._groups.values())
+        return self._index.num_running
 
     @property
     def num_open_groups(self) -> int:
         """Groups that are neither committed nor evicted."""
-        return len(self._groups)
+        return len(self._index.groups)
 
     @property
     def running(self) -> list[str]:
         """Ids of the trajectories being sampled, oldest group first."""
-        return [name for group in self._groups.values() for name in group.running]
+        return list(self._index.running())
 
     @property
     def live_versions(self) -> list[int]:
         """Versions that must stay available: the newest, and those being sampled on."""
-        versions = {v for group in self._groups.values() for v in group.running.values()}
-        return sorted(versions | {self.version})
+        return sorted({*self._index.num_running_of, self.version})
+
+    @property
+    def reusable(self) -> list[str]:
+        """Trajectories that were trained on and may be once more."""
+        return [name for past in self._past for name in past.members]
 
     def can_admit(self) -> bool:
         """Whether another group may be opened; those in training count until they are committed."""
-        return len(self._groups) < self.config.max_open_groups
+        return len(self._index.groups) < self.config.max_open_groups
+
+    def next_domain(self, domains: Collection[str]) -> str:
+        """The domain that is furthest behind its quota, counting what is open."""
+        have = {d: self._contributed[d] + self._open_of[d] for d in domains}
+        weights = {d: self.config.quotas.get(d, 0.0) for d in domains}
+        total = sum(weights.values())
+        if not total:
+            return min(domains, key=lambda d: have[d])
+        num = sum(have.values()) + 1
+        return max(domains, key=lambda d: weights[d] / total * num - have[d])
 
     def blocked_by(self) -> list[str]:
         """Trajectories whose end the next step must wait for, to keep the hard bound."""
@@ -174,129 +212,156 @@ class Scheduler:
 
     def admit(self, group: str, *, task: str, domain: str) -> None:
         """Open a group of `group_size` attempts at a task."""
-        if group in self._groups:
+        if group in self._index.groups:
             raise LongcatDoraError(f"group {group!r} is open already")
         size = self.config.group_size
         attempts = size * (self.config.max_attempts - 1)
-        self._groups[group] = _Group(group, task, domain, size, attempts_left=attempts)
+        self._add(Group(group, task, domain, size, self._num_groups, attempts))
         self._emit("admitted", group=group, task=task, domain=domain, size=size)
+
+    def _add(self, group: Group) -> None:
+        self._num_groups += 1
+        self._index.add(group)
+        self._open_of[group.domain] += 1
 
     def start(self) -> Start | None:
         """Order the next trajectory, of the oldest group that wants one; `None` if none may start."""
-        if self.num_running >= self.config.max_running:
+        if self._index.num_running >= self.config.max_running:
             return None
-        if self._leased and self.config.hard_staleness == 0:
+        if self._leased is not None and self.config.hard_staleness == 0:
             return None  # it would be too old as soon as the step is done
-        for group in self._groups.values():
-            if group.num_issued < group.size and group.id not in self._leased:
-                return self._start(group)
-        return None
-
-    def _start(self, group: _Group) -> Start:
+        group = self._index.wanting()
+        if group is None:
+            return None
         name = f"t{self._num_trajectories:06d}"
         self._num_trajectories += 1
-        group.num_issued += 1
-        group.running[name] = self.version
-        self._group_of[name] = group.id
+        self._index.run(group, name, self.version)
         self._emit("started", trajectory=name, group=group.id, version=self.version)
         return Start(name, group.id, group.task, self.version)
 
-    def finish(self, trajectory: str, **fields: Any) -> None:
-        """A trajectory is complete; `fields` go to the log."""
+    def finish(self, trajectory: str, *, version: int | None = None, **fields: Any) -> None:
+        """A trajectory is complete.
+
+        Args:
+            trajectory: One being sampled.
+            version: Of its newest token: it may have been finished before it heard that it was to go
+                on under a newer one. What the scheduler knows when absent.
+            **fields: For the log.
+        """
         group = self._running_group(trajectory)
-        version = group.running.pop(trajectory)
-        group.finished[trajectory] = version
+        version = group.running[trajectory] if version is None else version
+        self._index.finish(group, trajectory, version)
         self._emit("produced", trajectory=trajectory, group=group.id, version=version, **fields)
 
     def fail(self, trajectory: str, reason: EndReason, *, detail: str = "") -> None:
-        """A trajectory ended without a result; another attempt takes its place while any is left."""
-        group = self._running_group(trajectory)
-        del group.running[trajectory], self._group_of[trajectory]
-        self._emit("ended", trajectory=trajectory, reason=str(reason), detail=detail[:500])
-        self._try_again(group, EndReason.FAILED)
+        """A trajectory ended without a result; another attempt takes its place while any is left.
 
-    def _try_again(self, group: _Group, reason: EndReason) -> None:
-        """Let another attempt take the place of one that ended, while any is left."""
-        group.num_issued -= 1
-        if group.attempts_left > 0:
+        One that is `masked` needs no other attempt: the group makes do without it.
+        """
+        group = self._running_group(trajectory)
+        self._end(group, trajectory, reason, detail)
+        if reason != EndReason.MASKED and group.attempts_left > 0:
             group.attempts_left -= 1
+        elif group.size == 1:
+            self.evict(group.id, EndReason.FAILED)
         else:
-            group.size -= 1
-            if group.size == 0:
-                self.evict(group.id, reason)
+            self._index.resize(group, group.size - 1)
+            self._close_if_hollow(group)
 
     def complete_groups(self) -> list[str]:
         """Groups all of whose members are finished, oldest first; not those leased."""
-        return [g.id for g in self._groups.values() if g.is_complete and g.id not in self._leased]
+        return [group.id for group in self._index.complete()]
 
     def members(self, group: str) -> list[str]:
         """The finished trajectories of a group."""
-        return list(self._groups[group].finished)
+        return list(self._index.groups[group].finished)
 
     def evict(self, group: str, reason: EndReason) -> None:
         """Close a group that will not be trained on."""
-        gone = self._groups.pop(group)
+        gone = self._index.groups[group]
         if gone.running:
             raise LongcatDoraError(f"group {group!r} has running members, it cannot be evicted")
-        for name in gone.finished:
-            del self._group_of[name]
+        self._remove(gone)
         self._emit("evicted", group=group, reason=str(reason), trajectories=list(gone.finished))
+
+    def _remove(self, group: Group) -> None:
+        self._index.remove(group)
+        self._open_of[group.domain] -= 1
 
     def lease(self, *, at_least: int | None = None) -> list[str] | None:
         """Choose the groups of the next step; `None` while the step has to wait.
 
-        All groups that would otherwise break the hard bound, then the oldest complete ones.
+        All groups that would otherwise break the hard bound, then the oldest complete ones, or those of
+        the domains that are furthest behind. `batch` has their trajectories.
         """
-        if self._leased:
+        if self._leased is not None:
             raise LongcatDoraError("the last lease was not committed")
-        if self.config.at_bound == "discard":
-            self._discard()
+        self._forget_past()
+        num_reused = min(len(self._past), int(self._reuse_owed + self._reuse_per_batch))
+        num = max(1, (at_least or self.config.groups_per_batch) - num_reused)
+        if self._index.num_complete < num:
+            return None
+        if self.config.at_bound != "wait":
+            self._make_way()
         due = self._due()
-        if any(not group.is_complete for group in due):
+        if any(not group.is_complete for group in due) or self._index.num_complete < num:
             return None
-        complete = self.complete_groups()
-        if len(complete) < (at_least or self.config.groups_per_batch):
-            return None
-        chosen = [group.id for group in due]
-        for name in complete:
-            if len(chosen) >= self.config.groups_per_batch:
-                break
-            if name not in chosen:
-                chosen.append(name)
+        chosen = self._choose(due, self.config.groups_per_batch - num_reused)
+        self._reused = [self._past.popleft() for _ in range(num_reused)]
+        self._reuse_owed += self._reuse_per_batch - num_reused
         self._leased = chosen
+        for group in chosen:
+            self._index.lease(group)
         self._assert_bound(chosen)
-        self._emit("leased", version=self.version, groups=chosen)
-        return chosen
+        names = [group.id for group in chosen]
+        self._emit("leased", version=self.version, groups=names)
+        return names
+
+    def batch(self) -> list[str]:
+        """Trajectories of the leased groups, in order, then those that are reused."""
+        fresh = [name for group in self._leased or () for name in group.finished]
+        return fresh + [name for past in self._reused for name in past.members]
+
+    @property
+    def masked(self) -> set[str]:
+        """Trajectories of the batch that are not learned from."""
+        return {name for group in self._leased or () for name in group.masked}
 
     def commit(self) -> int:
         """The leased groups were trained on; return the new version."""
-        names = [name for group in self._leased for name in self._groups[group].finished]
-        for group in self._leased:
-            del self._groups[group]
-        for name in names:
-            del self._group_of[name]
-        self._leased = []
-        self._emit("committed", version=self.version, trajectories=names)
+        names: list[str] = []
+        fields: dict[str, Any] = {}
+        masked = sorted(self.masked)
+        for group in self._leased or ():
+            names += group.finished
+            self._contributed[group.domain] += 1
+            oldest = group.oldest
+            self._remove(group)
+            if self.config.reuse_ratio and oldest is not None and not group.masked:
+                self._past.append(_Past(group.id, list(group.finished), oldest))
+        if masked:
+            fields["masked"] = masked
+        if self._reused:
+            fields["reused"] = [name for past in self._reused for name in past.members]
+        self._leased, self._reused = None, []
+        self._emit("committed", version=self.version, trajectories=names, **fields)
         self.version += 1
         self._emit("published", version=self.version)
         return self.version
 
     def end(self, reason: EndReason = EndReason.RUN_ENDED) -> None:
         """Close everything that is open; running trajectories end with the reason too."""
-        for group in list(self._groups.values()):
+        for group in list(self._index.groups.values()):
             for name in list(group.running):
-                del group.running[name], self._group_of[name]
-                self._emit("ended", trajectory=name, reason=str(reason), detail="")
+                self._end(group, name, reason)
             self.evict(group.id, reason)
 
     # -- recovery ----------------------------------------------------------------------------
 
-    def adopt(self, group: str, *, task: str, domain: str, finished: dict[str, int]) -> None:
+    def adopt(self, group: str, *, task: str, domain: str, finished: Mapping[str, int]) -> None:
         """Take over a group of an earlier run as it stands, complete with what it has."""
-        self._groups[group] = _Group(
-            group, task, domain, len(finished), num_issued=len(finished), finished=dict(finished)
-        )
-        self._group_of.update(dict.fromkeys(finished, group))
+        serial, size = self._num_groups, len(finished)
+        self._add(Group(group, task, domain, size, serial, 0, finished=dict(finished)))
 
     def skip_names(self, num_trajectories: int) -> None:
         """Name trajectories from this number on."""
@@ -304,53 +369,107 @@ class Scheduler:
 
     # -- the bound ---------------------------------------------------------------------------
 
-    def _discard(self) -> None:
-        """End what is too old to wait for, in groups that are not complete.
+    def _due(self) -> list[Group]:
+        """Groups that must be part of the next step: they hold a trajectory of version `n - H`."""
+        return self._index.holding(self.version - self.config.hard_staleness)
 
-        A group of which half is finished makes do with that; else its old members are sampled anew.
-        """
-        if len(self.complete_groups()) < self.config.groups_per_batch:
-            return  # no step could be taken anyway
+    def _make_way(self) -> None:
+        """See to it that groups which are not complete hold nothing of version `n - H`."""
         limit = self.version - self.config.hard_staleness
-        for group in [g for g in self._due() if not g.is_complete]:
-            makes_do = len(group.finished) >= max(2, group.size / 2)
-            for name, version in list(group.running.items()):
-                if makes_do or version <= limit:
-                    self._end_expired(group, name, group.running)
-            if makes_do:
-                group.size = group.num_issued = len(group.finished)
-                continue
-            for name, version in list(group.finished.items()):
-                if version <= limit:
-                    self._end_expired(group, name, group.finished)
+        for group in self._due():
+            if group.is_complete:
+                # One that was told to move may have been finished before it heard of it.
+                self._clear(group, limit - 1)
+            if not group.is_complete and group.id in self._index.groups:
+                if self.config.at_bound == "discard" and self._makes_do(group):
+                    continue
+                self._clear(group, limit)
 
-    def _end_expired(self, group: _Group, name: str, members: dict[str, int]) -> None:
-        del members[name], self._group_of[name]
-        group.num_issued -= 1
+    def _clear(self, group: Group, limit: int) -> None:
+        """Let go of a group's members of version `limit` and older, as the config says."""
+        for name in [name for name, version in group.running.items() if version <= limit]:
+            if self.config.at_bound == "discard":
+                self._expire(group, name)
+            else:
+                self._move(group, name)
+        old = [name for name, version in group.finished.items() if version <= limit]
+        for name in old:
+            if self.config.at_bound != "mask":
+                self._expire(group, name)
+            elif name not in group.masked:
+                self._index.mask(group, name)
+        self._close_if_hollow(group)
+
+    def _close_if_hollow(self, group: Group) -> None:
+        """Evict a group of which nothing can be learned any more."""
+        if group.is_complete and len(group.masked) == len(group.finished):
+            self.evict(group.id, EndReason.EXPIRED)
+
+    def _makes_do(self, group: Group) -> bool:
+        """A group of which half is finished is trained on without the rest."""
+        if len(group.finished) < max(2, group.size / 2):
+            return False
+        for name in list(group.running):
+            self._expire(group, name)
+        self._index.resize(group, len(group.finished))
+        return True
+
+    def _expire(self, group: Group, name: str) -> None:
         self._discarded.append(name)
-        reason = str(EndReason.EXPIRED)
-        self._emit(
-            "ended", trajectory=name, reason=reason, detail="older than the hard bound allows"
-        )
+        self._end(group, name, EndReason.EXPIRED, "older than the hard bound allows")
+
+    def _move(self, group: Group, name: str) -> None:
+        before = group.running[name]
+        self._index.move(group, name, self.version)
+        self._moved.append((name, self.version))
+        self._emit("moved", trajectory=name, before=before, version=self.version)
 
     # -- parts -------------------------------------------------------------------------------
 
-    def _due(self) -> Sequence[_Group]:
-        """Groups that must be part of the next step: they hold a trajectory of version `n - H`."""
-        limit = self.version - self.config.hard_staleness
-        return [g for g in self._groups.values() if g.oldest is not None and g.oldest <= limit]
+    @property
+    def _reuse_per_batch(self) -> float:
+        return self.config.reuse_ratio * self.config.groups_per_batch
 
-    def _assert_bound(self, groups: Sequence[str]) -> None:
-        for name in groups:
-            oldest = self._groups[name].oldest
+    def _forget_past(self) -> None:
+        """Drop what would be too old to be trained on once more."""
+        limit = self.version - self.config.hard_staleness
+        self._past = deque(past for past in self._past if past.oldest >= limit)
+
+    def _choose(self, due: Sequence[Group], num: int) -> list[Group]:
+        chosen = list(due)
+        rest = [group for group in self._index.complete() if group not in chosen]
+        if not self.config.quotas:
+            return chosen + rest[: max(0, num - len(chosen))]
+        have = self._contributed + Counter(group.domain for group in chosen)
+        total = sum(self.config.quotas.values())
+        while rest and len(chosen) < num:
+            goal = sum(have.values()) + 1
+
+            def behind(group: Group, goal: int = goal) -> float:
+                share = self.config.quotas.get(group.domain, 0.0) / total
+                return share * goal - have[group.domain]
+
+            best = max(rest, key=behind)  # the first, and so the oldest, of equals
+            rest.remove(best)
+            chosen.append(best)
+            have[best.domain] += 1
+        return chosen
+
+    def _assert_bound(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            oldest = group.oldest
             assert oldest is not None
             assert self.version - oldest <= self.config.hard_staleness, "C3 would be broken"
 
-    def _running_group(self, trajectory: str) -> _Group:
-        name = self._group_of.get(trajectory)
-        if name is None or trajectory not in self._groups[name].running:
+    def _running_group(self, trajectory: str) -> Group:
+        group = self._index.group_of.get(trajectory)
+        if group is None or trajectory not in group.running:
             raise LongcatDoraError(f"trajectory {trajectory!r} is not being sampled")
-        return self._groups[name]
+        return group
+
+    def _end(self, group: Group, name: str, reason: EndReason, detail: str = "") -> None:
+        self._index.drop(group, name)
+        self._emit("ended", trajectory=name, reason=str(reason), detail=detail[:500])
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._events.append({"kind": kind, **fields})

@@ -1,72 +1,182 @@
 """A policy pinned to one version that records exactly what was sampled.
 
-Tokens are extended, never rendered again: the record of a conversation is the engine's own.
+Tokens are extended, never rendered again: the record of a conversation is the engine's own. Messages that
+do not continue a conversation begin another one, and another segment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._types import Segment, Worker
+
+Message = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """What was said in one context, as messages and as tokens."""
+
+    version: int
+    """That the engine answers it with; another one takes over when it is opened anew."""
+    engine_id: int | None = None
+    is_busy: bool = False
+    messages: list[Message] = field(default_factory=list[Message])
+    tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    token_ids: list[int] = field(default_factory=list[int])
+    loss_mask: list[bool] = field(default_factory=list[bool])
+    log_probs: list[float] = field(default_factory=list[float])
+    moves: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+
+    def record(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> None:
+        """Append what was given (no log-probs) or sampled."""
+        self.token_ids += token_ids
+        self.loss_mask += [log_probs is not None] * len(token_ids)
+        self.log_probs += [0.0] * len(token_ids) if log_probs is None else log_probs
 
 
 class Session:
     """The `Policy` of one trajectory."""
 
     def __init__(self, worker: Worker, version: int) -> None:
-        self.version = version
+        self.first_version = self.version = version
         self._worker = worker
-        self._conversation: int | None = None
-        self._num_seen = 0
-        self._segment = Segment([], [], [])
+        self._conversations: list[_Conversation] = []
+        self._current: _Conversation | None = None
+        """Of `generate`."""
 
     @property
     def segments(self) -> list[Segment]:
-        """What was given and sampled so far."""
-        return [self._segment] if self._segment.token_ids else []
+        """What was given and sampled so far, one for each conversation."""
+        return [
+            Segment(c.token_ids, c.loss_mask, c.log_probs, c.moves)
+            for c in self._conversations
+            if c.token_ids
+        ]
 
     async def chat(
-        self, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]]
+        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]]
     ) -> dict[str, Any] | None:
-        """Answer a conversation that starts fresh or continues the one before.
+        """Answer messages that continue a conversation of this session, or begin one.
 
-        Between calls, `messages` must only grow: the last answer, then what came after it.
+        They continue it when they begin with all that was said in it, answers included.
         """
         renderer = self._worker.renderer
         if renderer is None:
             raise RuntimeError("Policy.chat needs Worker(renderer=...)")
-        if self._num_seen == 0:
+        tools = list(tools)
+        c = self._continued(messages, tools)
+        if c is None:
+            c = self._begin()
+            c.tools = tools
             ids = renderer.start(messages, tools)
         else:
-            ids = renderer.extend(messages[self._num_seen + 1 :])
-        self._num_seen = len(messages)
-        sampled = await self.generate(ids)
-        return renderer.parse(sampled, tools) if sampled else None
+            ids = renderer.extend(messages[len(c.messages) :])
+        sampled = await self._sample(c, ids)
+        if not sampled:
+            return None
+        answer = renderer.parse(sampled, tools)
+        c.messages = [*messages, answer]
+        return answer
 
     async def generate(self, token_ids: Sequence[int]) -> list[int]:
         """Append tokens and return the sampled continuation; empty when no room is left."""
-        engine = self._worker.engine
-        if self._conversation is None:
-            self._conversation = await engine.open(self.version)
-        result = await engine.generate(
-            self._conversation,
-            token_ids,
-            max_tokens=self._worker.max_tokens,
-            temperature=self._worker.temperature,
-        )
-        if result.token_ids:
-            self._record(token_ids, sampled=False, log_probs=[0.0] * len(token_ids))
-            self._record(result.token_ids, sampled=True, log_probs=result.log_probs)
-        return result.token_ids
+        if self._current is None:
+            self._current = self._begin()
+        return await self._sample(self._current, token_ids)
+
+    def move(self, version: int) -> None:
+        """Go on under another version from the next token on."""
+        self.version = version
+        if not any(c.token_ids or c.is_busy for c in self._conversations):
+            self.first_version = version
+        interrupt = getattr(self._worker.engine, "interrupt", None)
+        for c in self._conversations:
+            if c.is_busy and c.engine_id is not None and interrupt is not None:
+                interrupt(c.engine_id)
 
     async def close(self) -> None:
-        """Give the engine's slot back."""
-        if self._conversation is not None:
-            conversation, self._conversation = self._conversation, None
-            await self._worker.engine.close(conversation)
+        """Give the engine's slots back."""
+        for c in self._conversations:
+            await self._close(c)
 
-    def _record(self, token_ids: Sequence[int], *, sampled: bool, log_probs: list[float]) -> None:
-        self._segment.token_ids.extend(token_ids)
-        self._segment.loss_mask.extend([sampled] * len(token_ids))
-        self._segment.log_probs.extend(log_probs)
+    # -- parts -------------------------------------------------------------------------------
+
+    def _begin(self) -> _Conversation:
+        c = _Conversation(self.first_version)
+        self._conversations.append(c)
+        return c
+
+    def _continued(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]]
+    ) -> _Conversation | None:
+        """The longest conversation that these messages continue."""
+        for c in sorted(self._conversations, key=lambda c: -len(c.messages)):
+            num = len(c.messages)
+            if c.is_busy or not 0 < num < len(messages) or c.tools != tools:
+                continue
+            if all(_key(a) == _key(b) for a, b in zip(c.messages, messages, strict=False)):
+                return c
+        return None
+
+    async def _sample(self, c: _Conversation, given: Sequence[int]) -> list[int]:
+        """Let the engine continue a conversation, under a newer version if it was moved meanwhile."""
+        sampled: list[int] = []
+        c.is_busy = True
+        try:
+            while (budget := self._worker.max_tokens - len(sampled)) > 0:
+                new = await self._opened(c, given)
+                assert c.engine_id is not None
+                result = await self._worker.engine.generate(
+                    c.engine_id, new, max_tokens=budget, temperature=self._worker.temperature
+                )
+                if result.token_ids:
+                    c.record(given, None)
+                    c.record(result.token_ids, result.log_probs)
+                    sampled, given = sampled + result.token_ids, []
+                if result.finish_reason != "interrupted":
+                    break
+                await self._close(c)
+        finally:
+            c.is_busy = False
+        return sampled
+
+    async def _opened(self, c: _Conversation, given: Sequence[int]) -> Sequence[int]:
+        """See to it that the engine holds a conversation; return what it has not seen of it."""
+        if c.engine_id is not None and c.version == self.version:
+            return given
+        await self._close(c)
+        for (
+            other
+        ) in self._conversations:  # an engine has few slots, and what it computed may be shared
+            if not other.is_busy:
+                await self._close(other)
+        if c.version != self.version:
+            c.version = self.version
+            c.moves.append((len(c.token_ids), c.version))
+        c.engine_id = await self._worker.engine.open(c.version)
+        return [*c.token_ids, *given]
+
+    async def _close(self, c: _Conversation) -> None:
+        if c.engine_id is not None:
+            engine_id, c.engine_id = c.engine_id, None
+            await self._worker.engine.close(engine_id)
+
+
+def _key(message: Message) -> Any:
+    """What two messages must have in common to be the same; clients add and drop other fields."""
+    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    return message["role"], message.get("content") or "", calls, message.get("tool_call_id")
+
+
+def _call(call: Mapping[str, Any]) -> Any:
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments)
+    return function.get("name"), arguments

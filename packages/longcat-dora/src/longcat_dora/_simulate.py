@@ -183,14 +183,14 @@ def plan(
         ValueError: See `simulate`.
     """
 
-    def run(soft: int, hard: int) -> Simulation:
+    def run(soft: float, hard: int) -> Simulation:
         changed = dataclasses.replace(config, soft_staleness=soft, hard_staleness=hard)
         return simulate(changed, latencies, train_s=train_s, num_steps=num_steps, seed=seed)
 
     unbounded = run(config.soft_staleness, 10**9)
     by_bound: dict[int, Simulation] = {}
     free = most
-    for bound in range(config.soft_staleness, most + 1):
+    for bound in range(math.ceil(config.soft_staleness), most + 1):
         by_bound[bound] = run(config.soft_staleness, bound)
         if by_bound[bound].throughput >= _FREE * unbounded.throughput:
             free = bound

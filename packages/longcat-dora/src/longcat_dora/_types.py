@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import zlib
+import struct
+from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,13 @@ from typing import Any, Protocol
 
 class LongcatDoraError(Exception):
     """The run cannot go on; the message says who waited for what, or what was refused."""
+
+
+class Mask(Exception):
+    """Raise it in a rollout whose signal is incomplete: a grader that failed, an answer cut by length.
+
+    The trajectory is not trained on and not tried again; an error, by contrast, is.
+    """
 
 
 class EndReason(StrEnum):
@@ -34,6 +42,8 @@ class EndReason(StrEnum):
     """All rewards of its group are equal: nothing to learn."""
     RUN_ENDED = "run_ended"
     """The run took its last step first."""
+    MASKED = "masked"
+    """Its rollout raised `Mask`: the signal is incomplete, and the group makes do without it."""
     NOTHING_SAMPLED = "nothing_sampled"
     """The policy never spoke: there is no token to learn from."""
 
@@ -56,7 +66,10 @@ class Segment:
     loss_mask: list[bool]
     """True where the policy sampled the token."""
     log_probs: list[float]
-    """Of sampled tokens under the version that sampled them; 0 elsewhere."""
+    """Of sampled tokens under the version that sampled them, in float32; 0 elsewhere."""
+    moves: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Where another version than the trajectory's took over: position of its first token, version. Empty
+    unless `at_bound` let the trajectory go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,7 @@ class Trajectory:
     task: str
     domain: str
     version: int
+    """Of its first token."""
     segments: list[Segment]
     reward: float
     info: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -84,16 +98,109 @@ class Trajectory:
         """Tokens that the policy sampled."""
         return sum(sum(segment.loss_mask) for segment in self.segments)
 
+    @property
+    def versions(self) -> list[int]:
+        """All that sampled it, in order; one, unless it went on under a newer one."""
+        moves = [version for segment in self.segments for _, version in segment.moves]
+        return sorted({self.version, *moves})
+
+    def masked_before(self, version: int) -> Trajectory:
+        """Return it with nothing to learn from tokens of older versions."""
+        segments: list[Segment] = []
+        for segment in self.segments:
+            mask, place, now = list(segment.loss_mask), 0, self.version
+            for position, after in [*segment.moves, (len(mask), now)]:
+                if now < version:
+                    mask[place:position] = [False] * (position - place)
+                place, now = position, after
+            segments.append(replace(segment, loss_mask=mask))
+        return replace(self, segments=segments)
+
     def to_bytes(self) -> bytes:
-        """Return compressed JSON."""
-        return zlib.compress(json.dumps(asdict(self), separators=(",", ":")).encode(), 1)
+        """Return a JSON header and the numbers as they lie in memory (little-endian)."""
+        return b"".join(self.to_parts())
+
+    def to_parts(self) -> list[bytes | memoryview]:
+        """Return `to_bytes` in pieces, so that they need not be joined to be written."""
+        head = {
+            "id": self.id, "group": self.group, "task": self.task, "domain": self.domain,
+            "version": self.version, "reward": self.reward, "info": self.info,
+            "duration_s": self.duration_s,
+            "segments": [[len(segment.token_ids), segment.moves] for segment in self.segments],
+        }  # fmt: skip
+        header = json.dumps(head, separators=(",", ":")).encode()
+        parts: list[bytes | memoryview] = [_HEAD.pack(_MAGIC, len(header)), header]
+        for segment in self.segments:
+            parts += [
+                memoryview(array("i", segment.token_ids)).cast("B"),
+                memoryview(array("f", segment.log_probs)).cast("B"),
+                bytes(segment.loss_mask),
+            ]
+        return parts
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Trajectory:
-        """Read what `to_bytes` wrote."""
-        raw = json.loads(zlib.decompress(data))
-        raw["segments"] = [Segment(**segment) for segment in raw["segments"]]
-        return cls(**raw)
+    def from_bytes(cls, data: bytes | memoryview) -> Trajectory:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            LongcatDoraError: It is something else.
+        """
+        view = memoryview(data)
+        magic, length = _HEAD.unpack_from(view)
+        if magic != _MAGIC:
+            raise LongcatDoraError(f"a trajectory must begin with {_MAGIC!r}, got {magic!r}")
+        place = _HEAD.size + length
+        head = json.loads(bytes(view[_HEAD.size : place]))
+        segments: list[Segment] = []
+        for num, moves in head.pop("segments"):
+            ids, log_probs = array("i"), array("f")
+            ids.frombytes(view[place : place + 4 * num])
+            log_probs.frombytes(view[place + 4 * num : place + 8 * num])
+            mask = view[place + 8 * num : place + 9 * num]
+            place += 9 * num
+            segments.append(
+                Segment(
+                    ids.tolist(), list(map(bool, mask)), log_probs.tolist(), [*map(tuple, moves)]
+                )
+            )
+        return cls(segments=segments, **head)
+
+
+_MAGIC, _HEAD = b"LCT1", struct.Struct("<4sI")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Where a trajectory's bytes lie: in a file of the log's folder, with their checksum."""
+
+    file: str
+    offset: int
+    length: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a manager knows of a finished trajectory; its tokens stay where they lie."""
+
+    id: str
+    version: int
+    """Of its newest token."""
+    versions: list[int]
+    domain: str
+    reward: float
+    num_tokens: int
+    num_sampled: int
+    duration_s: float
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Finished:
+        """Take what matters of a trajectory."""
+        versions = trajectory.versions
+        return cls(
+            trajectory.id, versions[-1], versions, trajectory.domain, trajectory.reward,
+            trajectory.num_tokens, trajectory.num_sampled, trajectory.duration_s,
+        )  # fmt: skip
 
 
 class Sampled(Protocol):
@@ -118,8 +225,11 @@ class Sampled(Protocol):
 class Engine(Protocol):
     """Generates under several weight versions at once. `longcat_moe.Engine` is one."""
 
-    def load_weights(self, version: int, weights: bytes) -> None:
-        """Make a version available beside those that are live."""
+    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """Make a version available beside those that are live.
+
+        A view stays valid while it is referred to, and cannot be written to.
+        """
         ...
 
     def retire(self, version: int) -> None:
@@ -138,6 +248,14 @@ class Engine(Protocol):
 
     async def close(self, identifier: int) -> None:
         """End a conversation."""
+        ...
+
+
+class InterruptibleEngine(Engine, Protocol):
+    """An engine that can end a request with what it has, as `at_bound="continue"` and `"mask"` like it."""
+
+    def interrupt(self, identifier: int) -> None:
+        """Let a running `generate` return what is sampled, with the reason `interrupted`."""
         ...
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ._types import Policy, Trajectory, Worker
+from ._scheduler import Event, Scheduler, SchedulerConfig
+from ._types import EndReason, Policy, Trajectory, Worker
 
 NUM_TOKENS = 8
 
@@ -51,9 +52,9 @@ class TabularEngine:
         self._ids = itertools.count()
         self._rng = random.Random(seed)
 
-    def load_weights(self, version: int, weights: bytes) -> None:
+    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
         """Keep the table of a version."""
-        self.tables[version] = json.loads(weights)
+        self.tables[version] = json.loads(bytes(weights))
 
     def retire(self, version: int) -> None:
         """Drop a version when no conversation holds it."""
@@ -148,3 +149,98 @@ def tabular_worker(
         return reward
 
     return Worker(engine=TabularEngine(latency_s=latency_s), rollout=rollout)
+
+
+def random_schedule(seed: int, config: SchedulerConfig, *, num_events: int = 400) -> list[Event]:
+    """Drive a scheduler with random events, then to its end; return its log, for `check`.
+
+    Old trajectories are seldom the ones that finish (a long tail); some fail, some are masked, some groups
+    have no signal; of those that are moved to another version some finish before they hear of it.
+    """
+    rng, scheduler = random.Random(seed), Scheduler(config)
+    run = _Schedule(rng, scheduler)
+    for _ in range(num_events):
+        run.step()
+    if run.is_leased:
+        scheduler.commit()
+    run.drain()
+    assert scheduler.num_open_groups == 0, "something is stuck"
+    scheduler.end()
+    opened = {
+        "kind": "opened",
+        "hard_staleness": config.hard_staleness,
+        "at_bound": config.at_bound,
+    }
+    published = {"kind": "published", "version": 0}
+    return [opened, published, *scheduler.take_events(), {"kind": "closed"}]
+
+
+class _Schedule:
+    def __init__(self, rng: random.Random, scheduler: Scheduler) -> None:
+        self.rng, self.scheduler = rng, scheduler
+        self.running: list[str] = []
+        self.late: dict[str, int] = {}
+        """Moved, and not yet told: the version that they are still sampled on."""
+        self.version_of: dict[str, int] = {}
+        self.is_leased, self.num_groups = False, 0
+
+    def step(self) -> None:
+        choice, scheduler = self.rng.random(), self.scheduler
+        if choice < 0.15 and scheduler.can_admit():
+            domain = scheduler.next_domain(["a", "b"])
+            scheduler.admit(f"g{self.num_groups}", task="t", domain=domain)
+            self.num_groups += 1
+        elif choice < 0.5:
+            self.start()
+        elif choice < 0.85 and self.running:
+            place = int(len(self.running) * self.rng.random() ** 0.3)
+            self.finish(self.running.pop(place))
+        elif self.is_leased:
+            scheduler.commit()
+            self.is_leased = False
+        else:
+            for group in scheduler.take_complete():
+                if self.rng.random() < 0.05:
+                    scheduler.evict(group, EndReason.NO_SIGNAL)
+            self.is_leased = scheduler.lease() is not None
+            self.hear()
+
+    def start(self) -> bool:
+        start = self.scheduler.start()
+        if start is not None:
+            self.running.append(start.trajectory)
+            self.version_of[start.trajectory] = start.version
+        return start is not None
+
+    def finish(self, name: str) -> None:
+        chance = self.rng.random()
+        if chance < 0.05:
+            self.scheduler.fail(name, EndReason.MASKED)
+        elif chance < 0.3:
+            self.scheduler.fail(name, EndReason.FAILED)
+        else:
+            version = self.late.pop(name, self.version_of[name])
+            self.scheduler.finish(name, version=version)
+
+    def hear(self) -> None:
+        discarded = set(self.scheduler.take_discarded())
+        self.running = [name for name in self.running if name not in discarded]
+        for name, version in self.scheduler.take_moved():
+            if self.rng.random() < 0.2:
+                self.late.setdefault(name, self.version_of[name])
+            else:
+                self.late.pop(name, None)
+            self.version_of[name] = version
+
+    def drain(self) -> None:
+        """Finish everything: nothing may be stuck."""
+        while True:
+            while self.start() or self.running:
+                name = self.running.pop()
+                self.scheduler.finish(name, version=self.late.pop(name, self.version_of[name]))
+            leased = self.scheduler.lease(at_least=1)
+            self.hear()
+            if leased is None and not self.start():
+                return
+            if leased is not None:
+                self.scheduler.commit()

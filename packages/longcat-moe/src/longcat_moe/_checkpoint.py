@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,44 @@ def _plan_shards(state: Mapping[str, Tensor], limit: int) -> list[list[str]]:
         shards[-1].append(key)
         size += tensor.nbytes
     return shards
+
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+def map_safetensors(data: bytes | memoryview) -> dict[str, Tensor]:
+    """Read safetensors bytes without copying them: the tensors lie where the bytes do.
+
+    They must not be written to. (The library's own reader copies, and takes `bytes` alone.)
+
+    Raises:
+        ValueError: It is not safetensors.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8 : 8 + length]))
+    except ValueError as error:
+        raise ValueError(f"weights must be safetensors bytes: {error}") from error
+    found: dict[str, Tensor] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+            if begin == end:
+                found[name] = torch.empty(shape, dtype=dtype)
+                continue
+            flat = torch.frombuffer(
+                data, dtype=dtype, offset=8 + length + begin, count=(end - begin) // dtype.itemsize
+            )
+            found[name] = flat.view(shape)
+    return found
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

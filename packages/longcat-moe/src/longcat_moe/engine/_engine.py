@@ -24,8 +24,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 
 import torch
-from safetensors.torch import load as load_safetensors
 
+from longcat_moe._checkpoint import map_safetensors
 from longcat_moe._config import LongcatConfig
 from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._packed import pack
@@ -146,12 +146,15 @@ class Engine:
         """Weight versions that are live, oldest first."""
         return sorted(self._models)
 
-    def load_weights(self, version: int, weights: bytes) -> None:
-        """Make a version available, from safetensors bytes of the model's state dict."""
+    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """Make a version available, from safetensors bytes of the model's state dict.
+
+        They are read where they lie, and may be in memory that another process shares.
+        """
         with torch.device("meta"):
             model = LongcatForCausalLM(self.config)
         model.to_empty(device=self._device).to(self._dtype)
-        model.load_state_dict(load_safetensors(weights))
+        model.load_state_dict(map_safetensors(weights))
         self.add_model(version, model)
 
     def add_model(self, version: int, model: LongcatForCausalLM) -> None:
@@ -376,6 +379,13 @@ class Engine:
         self._hand_over(identifier, conversation)
         self._wake()
         return conversation.request
+
+    def interrupt(self, identifier: int) -> None:
+        """End a running request with what it has, with the finish reason `interrupted`."""
+        c = self._conversations[identifier]
+        if c.request is not None:
+            self._stop_awaiting(identifier, c)
+            self._finish(c, c.request, "interrupted")
 
     # -- the prefill process -----------------------------------------------------------------
 

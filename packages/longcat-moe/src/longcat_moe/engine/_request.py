@@ -22,7 +22,8 @@ class Generation:
     token_ids: list[int]
     log_probs: list[float]
     finish_reason: str
-    """`stop` (a stop id or a stop string), `length` (no room or no tokens left) or `timeout`."""
+    """`stop` (a stop id or a stop string), `length` (no room or no tokens left), `timeout` or
+    `interrupted`."""
 
 
 @dataclass(frozen=True, slots=True)

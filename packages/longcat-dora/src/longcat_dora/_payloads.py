@@ -1,0 +1,90 @@
+"""Trajectories on their way from those who sample to the one who trains: the log's own files.
+
+Whoever samples appends to a file of its own and says where; whoever trains reads there. One copy into the
+page cache, one out of it; what is finished survives the death of both processes, since the queue is the log.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._types import LongcatDoraError, Payload
+
+_MOST_PARTS = 64
+"""Pieces written by one call; the system has a limit on them."""
+
+
+class PayloadFile:
+    """A file with one writer."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._file = os.open(self.path, flags, 0o644)
+        self._end = os.fstat(self._file).st_size
+
+    def append(self, parts: Sequence[bytes | memoryview]) -> Payload:
+        """Write the parts one after another; return where they lie.
+
+        Raises:
+            OSError: The disk is full, say; what was written in part is taken back.
+        """
+        if len(parts) > _MOST_PARTS:
+            parts = [b"".join(parts)]
+        crc = length = 0
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+            length += len(part)
+        try:
+            written = os.writev(self._file, parts)
+            if written < length:  # a signal, or a disk that has just become full
+                rest = memoryview(b"".join(parts))[written:]
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            os.ftruncate(self._file, self._end)
+            raise
+        payload = Payload(self.path.name, self._end, length, crc)
+        self._end += length
+        return payload
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class PayloadReader:
+    """Reads payloads of a folder; keeps its files open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, int] = {}
+
+    def read(self, payload: Payload) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            LongcatDoraError: They are missing, or are not what was written.
+        """
+        path = self.folder / payload.file
+        try:
+            if payload.file not in self._files:
+                self._files[payload.file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            data = os.pread(self._files[payload.file], payload.length, payload.offset)
+        except OSError as error:
+            raise LongcatDoraError(f"{path} must be readable: {error.strerror}") from error
+        if len(data) != payload.length or zlib.crc32(data) != payload.crc:
+            raise LongcatDoraError(
+                f"{path}: {payload.length} bytes at {payload.offset} must have checksum "
+                f"{payload.crc}, got {len(data)} bytes with {zlib.crc32(data)}"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()

@@ -1,0 +1,75 @@
+"""A controller in a process of this machine: orders leave through a thread, so that none can block."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ._controller import Factory, controller_main
+from ._weights import SharedWeights
+
+_MOST_END_S = 5.0
+
+
+class ControllerProcess:
+    """One controller seen from the manager: see `Controller`."""
+
+    def __init__(
+        self, factory: Factory, *, place: int, deadline_s: float, folder: Path, writer: str
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(
+            target=controller_main,
+            args=(theirs, factory, deadline_s, folder, writer),
+            name=f"controller-{place}",
+            daemon=True,
+        )
+        self.process.start()
+        theirs.close()
+        self.running: set[str] = set()
+        self.is_ready = False
+        self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=_send, args=(self,), daemon=True)
+        self._sender.start()
+
+    def post(self, *order: Any) -> None:
+        """Send an order after all earlier ones."""
+        self._outbox.put(order)
+
+    def take(self) -> tuple[Any, ...] | None:
+        """Wait for the next order to be sent."""
+        return self._outbox.get()
+
+    def close(self) -> None:
+        """Wait for the process (killed if it does not end by itself) and close the pipe."""
+        self.process.join(timeout=_MOST_END_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self._outbox.put(None)
+        self._sender.join()
+        self.connection.close()
+
+
+def _send(controller: ControllerProcess) -> None:
+    connection, pid = controller.connection, controller.process.pid
+    assert pid is not None
+    while (order := controller.take()) is not None:
+        try:
+            _send_one(connection, pid, order)
+        except OSError:
+            return  # the reader finds the closed pipe and takes care of what was running
+
+
+def _send_one(connection: Connection, pid: int, order: tuple[Any, ...]) -> None:
+    if order[0] == "weights" and isinstance(order[2], SharedWeights):
+        connection.send(("shared", order[1], order[2].size))
+        order[2].send(connection, pid)
+    else:
+        connection.send(order)

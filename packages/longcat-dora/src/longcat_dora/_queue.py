@@ -1,0 +1,49 @@
+"""What is finished and waits to be trained on.
+
+The queue knows where each trajectory lies and what it is worth; its tokens stay in the log's files until a
+batch of them is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ._payloads import PayloadReader
+from ._types import Finished, Payload, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    finished: Finished
+    payload: Payload
+
+
+class SampleQueue:
+    """Finished trajectories by name; which of them may be trained on is the scheduler's affair."""
+
+    def __init__(self, reader: PayloadReader) -> None:
+        self._reader = reader
+        self._samples: dict[str, _Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def put(self, finished: Finished, payload: Payload) -> None:
+        """Take one in."""
+        self._samples[finished.id] = _Sample(finished, payload)
+
+    def look(self, names: Iterable[str]) -> list[Finished]:
+        """Return what is known of trajectories without reading them."""
+        return [self._samples[name].finished for name in names]
+
+    def read(self, names: Iterable[str]) -> list[Trajectory]:
+        """Return trajectories whole; they stay in the queue."""
+        return [
+            Trajectory.from_bytes(self._reader.read(self._samples[name].payload)) for name in names
+        ]
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Let go of trajectories; those that are not here are none."""
+        for name in names:
+            self._samples.pop(name, None)
