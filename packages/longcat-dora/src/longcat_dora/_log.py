@@ -22,6 +22,7 @@ from ._types import LongcatDoraError, Payload, Trajectory
 EVENTS = "events.jsonl"
 Event = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
 
 
 def encode_event(event: Event) -> bytes:
@@ -32,15 +33,11 @@ def encode_event(event: Event) -> bytes:
 
 def decode_event(line: bytes) -> Event | None:
     """Read a line; `None` if it is torn or altered."""
-    comma = line.find(b",", 7, 18)
-    if comma < 0 or line[:7] != b'{"crc":' or line[comma : comma + 9] != b',"event":':
+    head, found, rest = line.partition(b',"event":')
+    body = rest[:-2]
+    if not found or rest[-2:] != b"}\n" or head != b'{"crc":%d' % zlib.crc32(body):
         return None
-    if line[-2:] != b"}\n":
-        return None
-    body = line[comma + 9 : -2]
-    if line[7:comma] != b"%d" % zlib.crc32(body):
-        return None
-    return json.loads(body)
+    return _decode(body.decode())[0]
 
 
 def read_events(path: Path) -> Iterator[Event]:

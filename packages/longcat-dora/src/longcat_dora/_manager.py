@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ._balance import LoadBalancer
-from ._log import EventLog, read_events, with_payload
+from ._log import EVENTS, EventLog, read_events, with_payload
 from ._payloads import PayloadReader
 from ._queue import SampleQueue
 from ._recover import recover
@@ -69,8 +69,11 @@ class RolloutManager:
         self._started_at: dict[str, float] = {}
         self._rewards: list[float] = []
         self._num_groups = self.num_filtered = 0
-        before = list(read_events(folder)) if folder.is_dir() else []
-        self.log, self.queue = EventLog(folder), SampleQueue(PayloadReader(folder))
+        before = list(read_events(folder)) if (folder / EVENTS).is_file() else []
+        self.log, self.queue = (
+            EventLog(folder),
+            SampleQueue(PayloadReader(folder, verify=bool(before))),
+        )
         self.num_writers = sum(event["kind"] == "writer" for event in before)
         self.scheduler = Scheduler(config, version=version)
         self.log.append({

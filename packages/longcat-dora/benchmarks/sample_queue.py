@@ -1,0 +1,201 @@
+"""Trajectories from one process to another, against what others use, same bytes, same run.
+
+usage: python sample_queue.py [--bytes 104448] [--num 4000] [--repeats 3]
+
+Ours writes each trajectory to the log's file, with its checksum, says where it lies over a pipe, writes the
+event, and reads it back; once with the log on disk, once in memory (`/dev/shm`). Peers hold it in memory alone. Peers that are not
+installed are left out: `pip install pyzmq msgpack ray verl`.
+"""
+
+# ruff: noqa: PLC0415 - peers are imported where they are used, and may be absent
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from longcat_dora import EventLog, Payload, PayloadFile, PayloadReader
+from longcat_dora._log import with_payload
+
+WINDOW = 64
+"""Sent at most before one is taken, on all sides."""
+
+
+def _payload(size):
+    return os.urandom(size)
+
+
+def _ours_producer(connection, folder, size, num):
+    file, data = PayloadFile(Path(folder), "payloads-000.bin"), _payload(size)
+    credit = WINDOW
+    for _ in range(num):
+        if not credit:
+            credit += connection.recv()
+        credit -= 1
+        payload = file.append([data[:100], data[100:]])
+        connection.send((payload.file, payload.offset, payload.length, payload.crc))
+
+
+def ours_in_memory(size, num):
+    return ours(size, num, "/dev/shm")
+
+
+def ours(size, num, place=None):
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        reader, log = PayloadReader(Path(folder), verify=False), EventLog(Path(folder))
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=_ours_producer, args=(there, folder, size, num))
+        process.start()
+        started = None
+        for n in range(num):
+            payload = Payload(*here.recv())
+            if started is None:
+                started = time.perf_counter()
+            event = {"kind": "produced", "trajectory": f"t{n}", "group": "g", "version": 0}
+            log.append(*with_payload([event], payload))
+            assert len(reader.read(payload)) == size
+            if n % (WINDOW // 2) == 0:
+                here.send(WINDOW // 2)
+        seconds = time.perf_counter() - started
+        process.kill()
+        process.join()
+        return (num - 1) / seconds
+
+
+def _zmq_producer(address, size, num):
+    import msgpack
+    import zmq
+
+    socket = zmq.Context().socket(zmq.PUSH)
+    socket.set_hwm(WINDOW)
+    socket.connect(address)
+    data = _payload(size)
+    for n in range(num):
+        socket.send(msgpack.packb({"id": n, "data": data}), copy=False)
+    time.sleep(60)
+
+
+def zmq_msgpack(size, num):
+    import msgpack
+    import zmq
+
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"ipc://{folder}/socket"
+        socket = zmq.Context().socket(zmq.PULL)
+        socket.set_hwm(WINDOW)
+        socket.bind(address)
+        process = multiprocessing.Process(target=_zmq_producer, args=(address, size, num))
+        process.start()
+        started = None
+        for _ in range(num):
+            item = msgpack.unpackb(socket.recv())
+            started = started or time.perf_counter()
+            assert len(item["data"]) == size
+        seconds = time.perf_counter() - started
+        process.kill()
+        process.join()
+        return (num - 1) / seconds
+
+
+def _mp_producer(queue, size, num):
+    data = _payload(size)
+    for n in range(num):
+        queue.put({"id": n, "data": data})
+    time.sleep(60)
+
+
+def mp_queue(size, num):
+    queue = multiprocessing.Queue(WINDOW)
+    process = multiprocessing.Process(target=_mp_producer, args=(queue, size, num))
+    process.start()
+    started = None
+    for _ in range(num):
+        item = queue.get()
+        started = started or time.perf_counter()
+        assert len(item["data"]) == size
+    seconds = time.perf_counter() - started
+    process.kill()
+    process.join()
+    return (num - 1) / seconds
+
+
+def verl_queue(size, num):
+    """verl's own class, put by one actor and taken by the driver, as its recipe does."""
+    import ray
+    from omegaconf import OmegaConf
+    from verl.experimental.fully_async_policy.message_queue import MessageQueue, MessageQueueClient
+
+    num = min(num, 500)
+    if not ray.is_initialized():
+        ray.init(num_cpus=4, logging_level="ERROR", include_dashboard=False)
+    queue = MessageQueue.remote(OmegaConf.create({}), max_queue_size=num)
+
+    @ray.remote
+    def produce(queue, size, num):
+        import asyncio
+
+        from verl.experimental.fully_async_policy.message_queue import MessageQueueClient
+
+        async def main():
+            client, data = MessageQueueClient(queue), _payload(size)
+            for _ in range(num):
+                await client.put_sample(data)
+
+        asyncio.run(main())
+
+    import asyncio
+
+    async def take():
+        client, started = MessageQueueClient(queue), None
+        for _ in range(num):
+            await client.get_sample()
+            started = started or time.perf_counter()
+        return (num - 1) / (time.perf_counter() - started)
+
+    done = produce.remote(queue, size, num)
+    rate = asyncio.run(take())
+    ray.get(done)
+    return rate
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bytes", type=int, default=104_448)
+    parser.add_argument("--num", type=int, default=4000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    sides = {
+        "ours, log on disk": ours,
+        "ours, log in memory": ours_in_memory,
+        "multiprocessing.Queue": mp_queue,
+    }
+    if all(map(importlib.util.find_spec, ("zmq", "msgpack"))):
+        sides["ZMQ push/pull + msgpack, ipc"] = zmq_msgpack
+    if all(map(importlib.util.find_spec, ("ray", "verl"))):
+        sides["verl MessageQueue"] = verl_queue
+    rates = {name: [] for name in sides}
+    for _ in range(options.repeats):  # one after another, so that all see the same machine
+        for name, side in sides.items():
+            rates[name].append(side(options.bytes, options.num))
+    load = os.getloadavg()[0]
+    print(
+        f"{options.bytes:,} bytes, load {load:.1f}, median (least, greatest) of {options.repeats}"
+    )
+    print("| way | trajectories/s | MB/s | ours, on disk and in memory, is |")
+    print("| --- | --- | --- | --- |")
+    both = [rates["ours, log on disk"], rates["ours, log in memory"]]
+    for name, values in rates.items():
+        ratio = " and ".join(
+            f"{median(a / b for a, b in zip(mine, values, strict=True)):.1f}" for mine in both
+        )
+        print(
+            f"| {name} | {median(values):,.0f} ({min(values):,.0f}, {max(values):,.0f}) | "
+            f"{median(values) * options.bytes / 1e6:,.0f} | {ratio} times |"
+        )
+
+
+if __name__ == "__main__":
+    main()
