@@ -7,10 +7,12 @@ from ._log import EventLog, read_events, read_trajectories
 from ._manager import RolloutManager
 from ._payloads import PayloadFile, PayloadReader
 from ._queue import SampleQueue
+from ._replay import ReplayedStep, replay
 from ._runtime import LocalRuntime, Progress, RunConfig, Runtime
 from ._scheduler import AtBound, Scheduler, SchedulerConfig, Start
 from ._session import Session
 from ._simulate import Plan, Simulation, plan, simulate
+from ._timeline import timeline
 from ._types import (
     EndReason,
     Engine,
@@ -49,6 +51,7 @@ __all__ = [
     "Policy",
     "Progress",
     "Renderer",
+    "ReplayedStep",
     "Report",
     "Rollout",
     "RolloutController",
@@ -73,6 +76,8 @@ __all__ = [
     "plan_moves",
     "read_events",
     "read_trajectories",
+    "replay",
     "simulate",
+    "timeline",
     "why",
 ]

@@ -1,9 +1,10 @@
-"""Check a log, say who waits for what, plan a staleness bound, or see a small run."""
+"""Check a log, train on it again, draw it, say who waits for what, plan a staleness bound, see a small run."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import sys
 import tempfile
@@ -11,10 +12,12 @@ from pathlib import Path
 
 from ._check import check
 from ._log import read_events, read_trajectories
+from ._replay import replay
 from ._runtime import LocalRuntime, Progress, RunConfig
 from ._scheduler import SchedulerConfig
 from ._simulate import plan
-from ._types import LongcatDoraError, Task
+from ._timeline import timeline
+from ._types import LongcatDoraError, Task, Trainer
 from ._why import why
 from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
@@ -39,6 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
     planner.add_argument("--max-running", type=int, default=SchedulerConfig().max_running)
     planner.add_argument("--groups-per-batch", type=int, default=SchedulerConfig().groups_per_batch)
     planner.add_argument("--soft", type=int, default=1, help="soft staleness")
+    drawer = commands.add_parser("timeline", help="write a trace that ui.perfetto.dev opens")
+    drawer.add_argument("run", type=Path, help="a run folder with a log")
+    drawer.add_argument("out", type=Path, help="the trace, a .json file")
+    replayer = commands.add_parser(
+        "replay", help="train again on a log; the same bits, or it says where not"
+    )
+    replayer.add_argument("run", type=Path, help="a run folder with a log")
+    replayer.add_argument(
+        "--trainer",
+        required=True,
+        help="who builds the trainer as it was, as package.module:function",
+    )
     commands.add_parser("demo", help="train a tabular policy with real processes")
     options = parser.parse_args(arguments)
     try:
@@ -47,6 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "why":
             print(why(options.run))
             return 0
+        if options.command == "timeline":
+            return _timeline(options.run, options.out)
+        if options.command == "replay":
+            return _replay(options.run, options.trainer)
         return _plan(options) if options.command == "plan" else _demo()
     except (LongcatDoraError, ValueError) as error:
         print(f"longcat-dora: {error}", file=sys.stderr)
@@ -61,6 +80,43 @@ def _check(log: Path) -> int:
         print(breach)
     print(report.summary())
     return 0 if report.is_clean else 1
+
+
+def _timeline(run: Path, out: Path) -> int:
+    trace = timeline(read_events(_log_of(run)))
+    try:
+        out.write_text(json.dumps(trace), encoding="utf-8")
+    except OSError as error:
+        raise LongcatDoraError(f"{out} must be writable: {error.strerror}") from error
+    print(f"{len(trace['traceEvents']):,} events in {out}; open it at ui.perfetto.dev")
+    return 0
+
+
+def _replay(run: Path, name: str) -> int:
+    step, num = None, 0
+    for step in replay(_log_of(run), _trainer(name)):
+        num += 1
+        if not step.is_exact:
+            print(f"step {step.version} differs: {step.recorded} then, {step.digest} now")
+            return 1
+    last = f", last {step.digest}" if step is not None else ""
+    print(f"{num} steps, every bit the same{last}")
+    return 0
+
+
+def _log_of(run: Path) -> Path:
+    return run / "log" if (run / "log").is_dir() else run
+
+
+def _trainer(name: str) -> Trainer:
+    module, found, attribute = name.partition(":")
+    if not found:
+        raise LongcatDoraError(f"--trainer must be package.module:function, got {name!r}")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise LongcatDoraError(f"--trainer {name} must be importable: {error}") from error
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -82,9 +82,10 @@ class RolloutController:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _rollout(
-        self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any
-    ) -> None:
-        session = Session(self.worker, version)
+        self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any,
+        seed: int,
+    ) -> None:  # fmt: skip
+        session = Session(self.worker, version, seed=seed)
         self._sessions[trajectory] = session
         self._num_sessions[version] += 1
         started = time.monotonic()

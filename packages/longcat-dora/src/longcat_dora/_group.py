@@ -6,10 +6,19 @@ sampled, which groups want one more, which have just become complete, which hold
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Seat(NamedTuple):
+    """A place in a group, and which attempt is to take it: what a rollout's seed is made of."""
+
+    member: int
+    attempt: int
 
 
 @dataclass(slots=True)
@@ -19,32 +28,40 @@ class Group:
     id: str
     task: str
     domain: str
-    size: int
     serial: int
     """In order of admission."""
+    wanted: list[Seat]
+    """Attempts that are still to be started."""
     attempts_left: int
     running: dict[str, int] = field(default_factory=dict[str, int])
     """Trajectory to version."""
     finished: dict[str, int] = field(default_factory=dict[str, int])
+    seats: dict[str, Seat] = field(default_factory=dict[str, Seat])
+    """Of running and finished trajectories."""
     masked: set[str] = field(default_factory=set[str])
     """Finished, and too old to be learned from; they count for the group's mean."""
     is_leased: bool = False
 
     @property
-    def num_wanted(self) -> int:
-        """Attempts that are still to be started."""
-        return 0 if self.is_leased else self.size - len(self.running) - len(self.finished)
+    def size(self) -> int:
+        """Members that it has or will have."""
+        return len(self.wanted) + len(self.running) + len(self.finished)
 
     @property
     def is_complete(self) -> bool:
         """Whether it can be trained on."""
-        return not self.running and not self.is_leased and len(self.finished) >= self.size
+        return not (self.running or self.wanted or self.is_leased) and bool(self.finished)
 
     @property
     def oldest(self) -> int | None:
         """The least version that would be trained on."""
         learned = (v for name, v in self.finished.items() if name not in self.masked)
         return min([*self.running.values(), *learned], default=None)
+
+    @property
+    def members(self) -> list[str]:
+        """The finished trajectories in the order of their seats, whoever was first."""
+        return sorted(self.finished, key=lambda name: self.seats[name])
 
 
 class Index:
@@ -68,7 +85,7 @@ class Index:
         """The oldest group that wants another attempt."""
         while self._wanting:
             group = self.groups.get(self._wanting[0][1])
-            if group is not None and group.num_wanted > 0:
+            if group is not None and group.wanted and not group.is_leased:
                 return group
             heapq.heappop(self._wanting)
         return None
@@ -113,13 +130,15 @@ class Index:
         self._complete.pop(group.id, None)
         del self.groups[group.id]
 
-    def run(self, group: Group, name: str, version: int) -> None:
-        """An attempt begins."""
-        group.running[name] = version
+    def run(self, group: Group, name: str, version: int) -> Seat:
+        """An attempt begins, at the first seat that is wanted."""
+        seat = group.wanted.pop(0)
+        group.running[name], group.seats[name] = version, seat
         self.group_of[name] = group
         self._count(version, 1)
         self._hold(group, version)
         self._touch(group)
+        return seat
 
     def finish(self, group: Group, name: str, version: int) -> None:
         """An attempt is complete, under this version at last."""
@@ -135,8 +154,8 @@ class Index:
         self._count(version, 1)
         self._hold(group, version)
 
-    def drop(self, group: Group, name: str) -> None:
-        """An attempt is gone, running or finished."""
+    def drop(self, group: Group, name: str, *, again: bool) -> None:
+        """An attempt is gone, running or finished; another one takes its seat, or the group shrinks."""
         if name in group.running:
             self._stop(group, name)
         else:
@@ -144,18 +163,21 @@ class Index:
             if name not in group.masked:
                 self._let_go(group, version)
             group.masked.discard(name)
+        seat = group.seats.pop(name)
+        if again:
+            bisect.insort(group.wanted, Seat(seat.member, seat.attempt + 1))
         del self.group_of[name]
+        self._touch(group)
+
+    def shrink(self, group: Group) -> None:
+        """A group makes do with what it has."""
+        group.wanted.clear()
         self._touch(group)
 
     def mask(self, group: Group, name: str) -> None:
         """A finished attempt will not be learned from."""
         group.masked.add(name)
         self._let_go(group, group.finished[name])
-
-    def resize(self, group: Group, size: int) -> None:
-        """A group makes do with fewer members."""
-        group.size = size
-        self._touch(group)
 
     def lease(self, group: Group) -> None:
         """A group is being trained on."""
@@ -188,7 +210,7 @@ class Index:
 
     def _touch(self, group: Group) -> None:
         """Note what a group wants now, and whether it is complete."""
-        if group.num_wanted > 0 and not self._is_listed(group):
+        if group.wanted and not self._is_listed(group):
             heapq.heappush(self._wanting, (group.serial, group.id))
         if group.is_complete and group.id not in self._complete:
             self._complete[group.id] = None

@@ -9,6 +9,11 @@ starts nothing; the runtimes do.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import hashlib
+import itertools
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +22,7 @@ from typing import Any, Protocol
 
 from ._balance import LoadBalancer
 from ._log import EVENTS, EventLog, read_events, with_payload
-from ._payloads import PayloadReader
+from ._payloads import PayloadFile, PayloadReader
 from ._queue import SampleQueue
 from ._recover import recover
 from ._scheduler import Scheduler, SchedulerConfig, Start
@@ -45,7 +50,9 @@ class RolloutManager:
         folder: Of the log; a log that is there is continued.
         config: Sizes and bounds.
         tasks: What to try, in order; or by domain, of which the one furthest behind its quota goes first.
+            When a run is continued, as many are passed over as were admitted before.
         version: That the trainer stands at.
+        seed: Of what is sampled, by engines that take one.
         on_group: Called with each complete group, before it is filtered or queued.
     """
 
@@ -56,9 +63,10 @@ class RolloutManager:
         *,
         tasks: Tasks,
         version: int = 0,
+        seed: int = 0,
         on_group: Callable[[list[Trajectory]], None] | None = None,
     ) -> None:
-        self.on_group = on_group
+        self.on_group, self.seed = on_group, seed
         self._tasks: dict[str, Iterator[Task]] = (
             dict(tasks) if isinstance(tasks, Mapping) else {"": tasks}
         )
@@ -70,10 +78,8 @@ class RolloutManager:
         self._rewards: list[float] = []
         self._num_groups = self.num_filtered = 0
         before = list(read_events(folder)) if (folder / EVENTS).is_file() else []
-        self.log, self.queue = (
-            EventLog(folder),
-            SampleQueue(PayloadReader(folder, verify=bool(before))),
-        )
+        self.log, self._reader = EventLog(folder), PayloadReader(folder, verify=bool(before))
+        self.queue, self._task_file = SampleQueue(self._reader), PayloadFile(folder, "tasks.bin")
         self.num_writers = sum(event["kind"] == "writer" for event in before)
         self.scheduler = Scheduler(config, version=version)
         self.log.append({
@@ -93,10 +99,6 @@ class RolloutManager:
     def _continue(self, before: list[dict[str, Any]], version: int) -> None:
         recovered = recover(before, version, hard_staleness=self.scheduler.config.hard_staleness)
         self.log.append(*recovered.events)
-        for group in recovered.groups:
-            self.scheduler.adopt(
-                group.id, task=group.task, domain=group.domain, finished=group.finished
-            )
         for event in recovered.produced:
             self.queue.put(
                 Finished(
@@ -105,8 +107,24 @@ class RolloutManager:
                 ),
                 Payload(*event["payload"]),
             )  # fmt: skip
+        for group in recovered.groups:
+            admitted = group.admitted
+            self.scheduler.adopt(
+                admitted["group"], task=admitted["task"], domain=admitted["domain"],
+                finished=group.finished, wanted=group.wanted,
+            )  # fmt: skip
+            if group.wanted:
+                data = self._reader.read(Payload(*admitted["payload"]))
+                self._task_of[admitted["group"]] = pickle.loads(data)
         self.scheduler.skip_names(recovered.num_trajectories)
         self._num_groups = recovered.num_groups
+        self._skip(Counter(e["domain"] for e in before if e["kind"] == "admitted"))
+
+    def _skip(self, admitted: Counter[str]) -> None:
+        """Pass over the tasks that were admitted before: they are done, or in the log."""
+        for domain, tasks in self._tasks.items():
+            num = admitted[domain] if domain else sum(admitted.values())
+            collections.deque(itertools.islice(tasks, num), maxlen=0)
 
     # -- tasks and starts --------------------------------------------------------------------
 
@@ -132,8 +150,13 @@ class RolloutManager:
             task = self._task_of[start.group]
             controller.post(
                 "start", start.trajectory, start.group, task.id, task.domain, start.version,
-                task.payload,
+                task.payload, self._seed_of(start),
             )  # fmt: skip
+
+    def _seed_of(self, start: Start) -> int:
+        """What an attempt samples with: the same whenever, wherever and however often it is started."""
+        place = f"{self.seed}:{start.group}:{start.member}:{start.attempt}"
+        return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=6).digest(), "little")
 
     def _admit(self) -> None:
         domain = self.scheduler.next_domain(self._tasks) if len(self._tasks) > 1 else None
@@ -145,7 +168,10 @@ class RolloutManager:
         name = f"g{self._num_groups:05d}"
         self._num_groups += 1
         self._task_of[name] = task
-        self.scheduler.admit(name, task=task.id, domain=task.domain)
+        payload = self._task_file.append([pickle.dumps(task)])
+        self.scheduler.admit(
+            name, task=task.id, domain=task.domain, payload=dataclasses.astuple(payload)
+        )
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -253,6 +279,12 @@ class RolloutManager:
         self.scheduler.end(EndReason.RUN_ENDED)
         self.flush()
         self.log.append({"kind": "closed"})
+
+    def close(self) -> None:
+        """Close the files; the run can be continued."""
+        self.log.close()
+        self._reader.close()
+        self._task_file.close()
 
     def flush(self) -> None:
         """Write the scheduler's events."""

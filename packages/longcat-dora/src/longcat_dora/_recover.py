@@ -1,8 +1,9 @@
 """What an interrupted run still has: read from its log alone.
 
-Finished trajectories are kept where their group can still be trained on; what was being sampled
-ends as `interrupted`. Steps since the checkpoint are undone: their trajectories return to the
-queue, unless the version that sampled them is itself undone.
+- Finished trajectories are kept; what was being sampled ends as `interrupted`, and its place in the group
+  is sampled anew, so that no group is made of those alone who were fast.
+- Steps since the checkpoint are undone: their trajectories return to the queue. Those of versions that are
+  undone themselves end as `rolled_back`, and are sampled anew too.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import Any
 from ._types import EndReason
 
 Event = dict[str, Any]
-MIN_GROUP = 2
-"""A group with fewer finished members has no advantages."""
 
 
 @dataclass(slots=True)
 class RecoveredGroup:
-    """A group and its finished trajectories, by version."""
+    """A group as it goes on."""
 
-    id: str
-    task: str
-    domain: str
-    finished: dict[str, int] = field(default_factory=dict[str, int])
+    admitted: Event
+    """Its `admitted` event, which points at the task."""
+    finished: dict[str, tuple[int, int, int]] = field(
+        default_factory=dict[str, tuple[int, int, int]]
+    )
+    """Trajectory to version, member and attempt."""
+    wanted: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Member and attempt of what is sampled anew."""
 
 
 @dataclass(slots=True)
@@ -41,43 +44,72 @@ class Recovered:
 
 
 @dataclass(slots=True)
-class _State:
-    groups: dict[str, RecoveredGroup] = field(default_factory=dict[str, RecoveredGroup])
-    group_of: dict[str, str] = field(default_factory=dict[str, str])
+class _Open:
+    """A group that is neither trained on nor evicted."""
+
+    admitted: Event
+    seats: dict[int, int]
+    """Members to the attempt that is next, or under way."""
     running: dict[str, int] = field(default_factory=dict[str, int])
-    produced: dict[str, Event] = field(default_factory=dict[str, Event])
-    closed: set[str] = field(default_factory=set[str])
-    commits: list[tuple[int, list[str]]] = field(default_factory=list[tuple[int, list[str]]])
+    """Trajectory to member."""
+    finished: dict[str, tuple[int, Event]] = field(default_factory=dict[str, tuple[int, Event]])
+
+
+@dataclass(slots=True)
+class _State:
+    open: dict[str, _Open] = field(default_factory=dict[str, _Open])
+    group_of: dict[str, str] = field(default_factory=dict[str, str])
+    steps: list[tuple[int, list[_Open]]] = field(default_factory=list[tuple[int, list[_Open]]])
     num_trajectories: int = 0
+    num_groups: int = 0
 
     def read(self, event: Event) -> None:
-        kind = event["kind"]
-        if kind == "admitted":
-            group = RecoveredGroup(event["group"], event["task"], event["domain"])
-            self.groups[group.id] = group
-        elif kind == "started":
-            self.group_of[event["trajectory"]] = event["group"]
-            self.running[event["trajectory"]] = event["version"]
-            self.num_trajectories += 1
-        elif kind == "moved":
-            self.running[event["trajectory"]] = event["version"]
-        elif kind == "produced":
-            self.running.pop(event["trajectory"], None)
-            self.produced[event["trajectory"]] = event
-        elif kind == "ended":
-            self.running.pop(event["trajectory"], None)
-            self.closed.add(event["trajectory"])
-        elif kind == "evicted":
-            self.closed.update(event["trajectories"])
-        elif kind == "committed":
-            self.commits.append((event["version"], event["trajectories"]))
-            self.closed.update(event["trajectories"])
-        elif kind == "restored":
-            self.undo(event["version"])
+        handler = getattr(self, f"_{event['kind']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _admitted(self, event: Event) -> None:
+        self.open[event["group"]] = _Open(event, dict.fromkeys(range(event["size"]), 0))
+        self.num_groups += 1
+
+    def _started(self, event: Event) -> None:
+        name, group = event["trajectory"], self.open[event["group"]]
+        self.group_of[name] = event["group"]
+        group.running[name] = event["member"]
+        group.seats[event["member"]] = event["attempt"]
+        self.num_trajectories += 1
+
+    def _produced(self, event: Event) -> None:
+        group = self.open[event["group"]]
+        member = group.running.pop(event["trajectory"])
+        group.finished[event["trajectory"]] = member, event
+
+    def _ended(self, event: Event) -> None:
+        name = event["trajectory"]
+        group = self.open[self.group_of[name]]
+        member = group.running.pop(name, None)
+        if member is None:
+            member, _ = group.finished.pop(name)
+        if event.get("again"):
+            group.seats[member] += 1
+        elif event["reason"] not in (EndReason.INTERRUPTED, EndReason.ROLLED_BACK):
+            del group.seats[member]
+
+    def _evicted(self, event: Event) -> None:
+        del self.open[event["group"]]
+
+    def _committed(self, event: Event) -> None:
+        names = dict.fromkeys(self.group_of[name] for name in event["trajectories"])
+        self.steps.append((event["version"], [self.open.pop(name) for name in names]))
+
+    def _restored(self, event: Event) -> None:
+        self.undo(event["version"])
 
     def undo(self, version: int) -> None:
-        while self.commits and self.commits[-1][0] >= version:
-            self.closed.difference_update(self.commits.pop()[1])
+        """Take steps at `version` and later back."""
+        while self.steps and self.steps[-1][0] >= version:
+            for group in self.steps.pop()[1]:
+                self.open[group.admitted["group"]] = group
 
 
 def recover(events: Iterable[Event], version: int, *, hard_staleness: int) -> Recovered:
@@ -90,29 +122,29 @@ def recover(events: Iterable[Event], version: int, *, hard_staleness: int) -> Re
         state.read(event)
     state.undo(version)
     out: list[Event] = [{"kind": "restored", "version": version}]
-
-    def end(name: str, reason: EndReason) -> None:
-        out.append({"kind": "ended", "trajectory": name, "reason": str(reason), "detail": ""})
-
-    for name in state.running:
-        end(name, EndReason.INTERRUPTED)
-    kept: dict[str, list[str]] = {}
-    for name, event in state.produced.items():
-        if name in state.closed:
-            continue
-        if event["version"] > version:
-            end(name, EndReason.ROLLED_BACK)
-        elif event["version"] < version - hard_staleness:
-            end(name, EndReason.EXPIRED)
-        else:
-            kept.setdefault(state.group_of[name], []).append(name)
     groups: list[RecoveredGroup] = []
-    for group, names in kept.items():
-        if len(names) < MIN_GROUP:
-            for name in names:
-                end(name, EndReason.INTERRUPTED)
-            continue
-        state.groups[group].finished = {name: state.produced[name]["version"] for name in names}
-        groups.append(state.groups[group])
-    produced = [state.produced[name] for group in groups for name in group.finished]
-    return Recovered(groups, produced, out, state.num_trajectories, len(state.groups))
+    produced: list[Event] = []
+    for group in sorted(state.open.values(), key=lambda group: group.admitted["group"]):
+        kept = RecoveredGroup(group.admitted)
+        for name, member in group.running.items():
+            out.append(_end(name, EndReason.INTERRUPTED))
+            kept.wanted.append((member, group.seats[member]))
+        for name, (member, event) in group.finished.items():
+            seat = (member, group.seats[member])
+            if event["version"] > version:
+                out.append(_end(name, EndReason.ROLLED_BACK))
+                kept.wanted.append(seat)
+            elif event["version"] < version - hard_staleness:
+                out.append({**_end(name, EndReason.EXPIRED), "again": True})
+                kept.wanted.append((member, seat[1] + 1))
+            else:
+                kept.finished[name] = (event["version"], *seat)
+                produced.append(event)
+        taken = {*group.running.values(), *(member for member, _ in group.finished.values())}
+        kept.wanted += [seat for seat in group.seats.items() if seat[0] not in taken]
+        groups.append(kept)
+    return Recovered(groups, produced, out, state.num_trajectories, state.num_groups)
+
+
+def _end(name: str, reason: EndReason) -> Event:
+    return {"kind": "ended", "trajectory": name, "reason": str(reason), "detail": ""}

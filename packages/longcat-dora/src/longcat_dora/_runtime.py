@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import json
 import shutil
 import time
@@ -29,6 +28,7 @@ from typing import Any, Protocol
 from ._controller import Factory
 from ._manager import RolloutManager, Tasks
 from ._processes import ControllerProcess
+from ._replay import digest_of
 from ._scheduler import SchedulerConfig
 from ._types import LongcatDoraError, Trainer, Trajectory
 from ._weights import HAS_MEMORY_FILES, SharedWeights
@@ -51,6 +51,8 @@ class RunConfig:
     max_controller_restarts: int = 10
     max_seconds: float = float("inf")
     """Stop after the step that passes this."""
+    seed: int = 0
+    """Of what engines sample; each attempt has its own, made from this and its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ class Runtime(ABC):
         factory: Builds a `Worker` where a controller runs; must be importable there.
         trainer: Learns in a thread of this process.
         tasks: What to try, in order; asked for one more whenever there is room. With `quotas`, one
-            iterator for each domain.
+            iterator for each domain. To continue a run, pass the same again: what was admitted before is
+            passed over.
         on_step: Called after each step.
         on_group: Called with each complete group, before it is filtered or queued.
     """
@@ -151,6 +154,7 @@ class Runtime(ABC):
             self.config.scheduler,
             tasks=self.tasks,
             version=version,
+            seed=self.config.seed,
             on_group=self.on_group,
         )
         self._publish(self.trainer.weights())
@@ -203,7 +207,7 @@ class Runtime(ABC):
             handle.post("stop")
         for handle in self.handles:
             await self.join(handle)
-        self.manager.log.close()
+        self.manager.close()
 
     # -- controllers -------------------------------------------------------------------------
 
@@ -320,7 +324,7 @@ class Runtime(ABC):
         """Give the newest weights to every controller that is ready."""
         version = self.manager.scheduler.version
         self._weights = self.share(weights)
-        digest = hashlib.blake2b(weights, digest_size=16).hexdigest()
+        digest = digest_of(weights)
         self.manager.log.append({"kind": "weights", "version": version, "digest": digest})
         for handle in self.handles:
             if handle.is_ready:

@@ -29,7 +29,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ._group import Group, Index
+from ._group import Group, Index, Seat
 from ._types import EndReason, LongcatDoraError
 
 Event = dict[str, Any]
@@ -99,6 +99,10 @@ class Start:
     group: str
     task: str
     version: int
+    member: int = 0
+    """Of the group."""
+    attempt: int = 0
+    """At this member's place; with the group and the member, what its seed is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +214,15 @@ class Scheduler:
 
     # -- transitions -------------------------------------------------------------------------
 
-    def admit(self, group: str, *, task: str, domain: str) -> None:
-        """Open a group of `group_size` attempts at a task."""
+    def admit(self, group: str, *, task: str, domain: str, **fields: Any) -> None:
+        """Open a group of `group_size` attempts at a task; `fields` are for the log."""
         if group in self._index.groups:
             raise LongcatDoraError(f"group {group!r} is open already")
         size = self.config.group_size
         attempts = size * (self.config.max_attempts - 1)
-        self._add(Group(group, task, domain, size, self._num_groups, attempts))
-        self._emit("admitted", group=group, task=task, domain=domain, size=size)
+        seats = [Seat(member, 0) for member in range(size)]
+        self._add(Group(group, task, domain, self._num_groups, seats, attempts))
+        self._emit("admitted", group=group, task=task, domain=domain, size=size, **fields)
 
     def _add(self, group: Group) -> None:
         self._num_groups += 1
@@ -235,9 +240,12 @@ class Scheduler:
             return None
         name = f"t{self._num_trajectories:06d}"
         self._num_trajectories += 1
-        self._index.run(group, name, self.version)
-        self._emit("started", trajectory=name, group=group.id, version=self.version)
-        return Start(name, group.id, group.task, self.version)
+        member, attempt = self._index.run(group, name, self.version)
+        self._emit(
+            "started", trajectory=name, group=group.id, version=self.version, member=member,
+            attempt=attempt,
+        )  # fmt: skip
+        return Start(name, group.id, group.task, self.version, member, attempt)
 
     def finish(self, trajectory: str, *, version: int | None = None, **fields: Any) -> None:
         """A trajectory is complete.
@@ -259,13 +267,12 @@ class Scheduler:
         One that is `masked` needs no other attempt: the group makes do without it.
         """
         group = self._running_group(trajectory)
-        self._end(group, trajectory, reason, detail)
-        if reason != EndReason.MASKED and group.attempts_left > 0:
-            group.attempts_left -= 1
-        elif group.size == 1:
+        again = reason != EndReason.MASKED and group.attempts_left > 0
+        group.attempts_left -= again
+        self._end(group, trajectory, reason, detail, again=again)
+        if not group.size:
             self.evict(group.id, EndReason.FAILED)
         else:
-            self._index.resize(group, group.size - 1)
             self._close_if_hollow(group)
 
     def complete_groups(self) -> list[str]:
@@ -273,8 +280,8 @@ class Scheduler:
         return [group.id for group in self._index.complete()]
 
     def members(self, group: str) -> list[str]:
-        """The finished trajectories of a group."""
-        return list(self._index.groups[group].finished)
+        """The finished trajectories of a group, in the order of their places in it."""
+        return self._index.groups[group].members
 
     def evict(self, group: str, reason: EndReason) -> None:
         """Close a group that will not be trained on."""
@@ -282,7 +289,7 @@ class Scheduler:
         if gone.running:
             raise LongcatDoraError(f"group {group!r} has running members, it cannot be evicted")
         self._remove(gone)
-        self._emit("evicted", group=group, reason=str(reason), trajectories=list(gone.finished))
+        self._emit("evicted", group=group, reason=str(reason), trajectories=gone.members)
 
     def _remove(self, group: Group) -> None:
         self._index.remove(group)
@@ -319,7 +326,7 @@ class Scheduler:
 
     def batch(self) -> list[str]:
         """Trajectories of the leased groups, in order, then those that are reused."""
-        fresh = [name for group in self._leased or () for name in group.finished]
+        fresh = [name for group in self._leased or () for name in group.members]
         return fresh + [name for past in self._reused for name in past.members]
 
     @property
@@ -333,12 +340,13 @@ class Scheduler:
         fields: dict[str, Any] = {}
         masked = sorted(self.masked)
         for group in self._leased or ():
-            names += group.finished
+            members = group.members
+            names += members
             self._contributed[group.domain] += 1
             oldest = group.oldest
             self._remove(group)
             if self.config.reuse_ratio and oldest is not None and not group.masked:
-                self._past.append(_Past(group.id, list(group.finished), oldest))
+                self._past.append(_Past(group.id, members, oldest))
         if masked:
             fields["masked"] = masked
         if self._reused:
@@ -353,15 +361,35 @@ class Scheduler:
         """Close everything that is open; running trajectories end with the reason too."""
         for group in list(self._index.groups.values()):
             for name in list(group.running):
-                self._end(group, name, reason)
+                self._end(group, name, reason, again=False)
             self.evict(group.id, reason)
 
     # -- recovery ----------------------------------------------------------------------------
 
-    def adopt(self, group: str, *, task: str, domain: str, finished: Mapping[str, int]) -> None:
-        """Take over a group of an earlier run as it stands, complete with what it has."""
-        serial, size = self._num_groups, len(finished)
-        self._add(Group(group, task, domain, size, serial, 0, finished=dict(finished)))
+    def adopt(
+        self,
+        group: str,
+        *,
+        task: str,
+        domain: str,
+        finished: Mapping[str, tuple[int, int, int]],
+        wanted: Sequence[tuple[int, int]],
+    ) -> None:
+        """Take over a group of an earlier run.
+
+        Args:
+            group: Its name.
+            task: Its task.
+            domain: Of the task.
+            finished: Trajectory to its version, member and attempt.
+            wanted: Member and attempt of those to be sampled still.
+        """
+        seats = {name: Seat(member, attempt) for name, (_, member, attempt) in finished.items()}
+        attempts = (len(finished) + len(wanted)) * (self.config.max_attempts - 1)
+        self._add(Group(
+            group, task, domain, self._num_groups, sorted(Seat(*seat) for seat in wanted), attempts,
+            finished={name: version for name, (version, _, _) in finished.items()}, seats=seats,
+        ))  # fmt: skip
 
     def skip_names(self, num_trajectories: int) -> None:
         """Name trajectories from this number on."""
@@ -411,12 +439,12 @@ class Scheduler:
             return False
         for name in list(group.running):
             self._expire(group, name)
-        self._index.resize(group, len(group.finished))
+        self._index.shrink(group)
         return True
 
     def _expire(self, group: Group, name: str) -> None:
         self._discarded.append(name)
-        self._end(group, name, EndReason.EXPIRED, "older than the hard bound allows")
+        self._end(group, name, EndReason.EXPIRED, "older than the hard bound allows", again=True)
 
     def _move(self, group: Group, name: str) -> None:
         before = group.running[name]
@@ -467,9 +495,11 @@ class Scheduler:
             raise LongcatDoraError(f"trajectory {trajectory!r} is not being sampled")
         return group
 
-    def _end(self, group: Group, name: str, reason: EndReason, detail: str = "") -> None:
-        self._index.drop(group, name)
-        self._emit("ended", trajectory=name, reason=str(reason), detail=detail[:500])
+    def _end(
+        self, group: Group, name: str, reason: EndReason, detail: str = "", *, again: bool
+    ) -> None:
+        self._index.drop(group, name, again=again)
+        self._emit("ended", trajectory=name, reason=str(reason), again=again, detail=detail[:500])
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._events.append({"kind": kind, **fields})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +43,11 @@ class _Conversation:
 class Session:
     """The `Policy` of one trajectory."""
 
-    def __init__(self, worker: Worker, version: int) -> None:
+    def __init__(self, worker: Worker, version: int, *, seed: int | None = None) -> None:
         self.first_version = self.version = version
+        self.seed = seed
+        """Of the attempt: for engines that take one, and for worlds that want the same luck again."""
+        self._num_opened = 0
         self._worker = worker
         self._conversations: list[_Conversation] = []
         self._current: _Conversation | None = None
@@ -158,8 +162,16 @@ class Session:
         if c.version != self.version:
             c.version = self.version
             c.moves.append((len(c.token_ids), c.version))
-        c.engine_id = await self._worker.engine.open(c.version)
+        c.engine_id = await self._open_engine(c.version)
         return [*c.token_ids, *given]
+
+    async def _open_engine(self, version: int) -> int:
+        engine = self._worker.engine
+        if self.seed is None or not self._worker.takes_seed:
+            return await engine.open(version)
+        self._num_opened += 1
+        seed = zlib.crc32(f"{self.seed}:{self._num_opened}".encode())
+        return await engine.open(version, seed=seed)
 
     async def _close(self, c: _Conversation) -> None:
         if c.engine_id is not None:

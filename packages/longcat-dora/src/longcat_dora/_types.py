@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import struct
 from array import array
@@ -236,8 +238,11 @@ class Engine(Protocol):
         """Free a version once its last conversation has closed."""
         ...
 
-    async def open(self, version: int) -> int:
-        """Begin a conversation on a version; it stays on it."""
+    async def open(self, version: int, *, seed: int | None = None) -> int:
+        """Begin a conversation on a version; it stays on it. `seed` makes what it samples repeatable.
+
+        An engine that takes no seed may leave it out.
+        """
         ...
 
     async def generate(
@@ -315,7 +320,7 @@ Rollout = Callable[[Any, Policy], Awaitable[float | tuple[float, dict[str, Any]]
 """Tries one task's payload with a policy; returns the reward, or reward and information."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Worker:
     """What a rollout controller runs; built inside its process by a factory."""
 
@@ -326,3 +331,8 @@ class Worker:
     max_tokens: int = 256
     """Per request."""
     temperature: float = 1.0
+
+    @functools.cached_property
+    def takes_seed(self) -> bool:
+        """Whether the engine's `open` has the parameter."""
+        return "seed" in inspect.signature(self.engine.open).parameters

@@ -51,6 +51,7 @@ class TabularEngine:
         self._retired: set[int] = set()
         self._ids = itertools.count()
         self._rng = random.Random(seed)
+        self._rng_of: dict[int, random.Random] = {}
 
     def load_weights(self, version: int, weights: bytes | memoryview) -> None:
         """Keep the table of a version."""
@@ -62,12 +63,13 @@ class TabularEngine:
         if version not in self._open.values():
             self.tables.pop(version, None)
 
-    async def open(self, version: int) -> int:
+    async def open(self, version: int, *, seed: int | None = None) -> int:
         """Begin a conversation."""
         if version not in self.tables:
             raise KeyError(f"version {version} must be live, live are {sorted(self.tables)}")
         identifier = next(self._ids)
         self._open[identifier] = version
+        self._rng_of[identifier] = self._rng if seed is None else random.Random(seed)
         return identifier
 
     async def generate(
@@ -76,12 +78,13 @@ class TabularEngine:
         """Sample one token given the last one."""
         await asyncio.sleep(self.latency_s * self._rng.expovariate(1.0))
         probs = _probs(self.tables[self._open[identifier]][token_ids[-1]])
-        token = self._rng.choices(range(NUM_TOKENS), probs)[0]
+        token = self._rng_of[identifier].choices(range(NUM_TOKENS), probs)[0]
         return TabularSample([token], [math.log(probs[token])])
 
     async def close(self, identifier: int) -> None:
         """End a conversation."""
         version = self._open.pop(identifier)
+        del self._rng_of[identifier]
         if version in self._retired:
             self.retire(version)
 
