@@ -24,7 +24,7 @@ from ._balance import LoadBalancer
 from ._log import EVENTS, EventLog, read_events, with_payload
 from ._payloads import PayloadFile, PayloadReader
 from ._queue import SampleQueue
-from ._recover import recover
+from ._recover import RecoveredGroup, recover
 from ._scheduler import Scheduler, SchedulerConfig, Start
 from ._types import EndReason, Finished, Payload, Task, Trajectory
 
@@ -76,6 +76,8 @@ class RolloutManager:
         """Of groups that want attempts still."""
         self._started_at: dict[str, float] = {}
         self._rewards: list[float] = []
+        self._backlog: collections.deque[RecoveredGroup] = collections.deque()
+        """Groups of an earlier run of which nothing is kept."""
         self._num_groups = self.num_filtered = 0
         before = list(read_events(folder)) if (folder / EVENTS).is_file() else []
         self.log, self._reader = EventLog(folder), PayloadReader(folder, verify=bool(before))
@@ -108,17 +110,23 @@ class RolloutManager:
                 Payload(*event["payload"]),
             )  # fmt: skip
         for group in recovered.groups:
-            admitted = group.admitted
-            self.scheduler.adopt(
-                admitted["group"], task=admitted["task"], domain=admitted["domain"],
-                finished=group.finished, wanted=group.wanted,
-            )  # fmt: skip
-            if group.wanted:
-                data = self._reader.read(Payload(*admitted["payload"]))
-                self._task_of[admitted["group"]] = pickle.loads(data)
+            if group.finished:
+                self._adopt(group)
+            else:  # nothing of it is kept: it waits for room like a new one
+                self._backlog.append(group)
         self.scheduler.skip_names(recovered.num_trajectories)
         self._num_groups = recovered.num_groups
         self._skip(Counter(e["domain"] for e in before if e["kind"] == "admitted"))
+
+    def _adopt(self, group: RecoveredGroup) -> None:
+        admitted = group.admitted
+        self.scheduler.adopt(
+            admitted["group"], task=admitted["task"], domain=admitted["domain"],
+            finished=group.finished, wanted=group.wanted,
+        )  # fmt: skip
+        if group.wanted:
+            data = self._reader.read(Payload(*admitted["payload"]))
+            self._task_of[admitted["group"]] = pickle.loads(data)
 
     def _skip(self, admitted: Counter[str]) -> None:
         """Pass over the tasks that were admitted before: they are done, or in the log."""
@@ -131,12 +139,15 @@ class RolloutManager:
     @property
     def is_drained(self) -> bool:
         """Whether no task is left, and nothing is being sampled."""
-        return not self._tasks and not self.scheduler.num_running
+        return not (self._tasks or self._backlog or self.scheduler.num_running)
 
     def feed(self) -> None:
         """Admit groups and start trajectories, on the controller with the most room."""
-        while self._tasks and self.scheduler.can_admit():
-            self._admit()
+        while (self._backlog or self._tasks) and self.scheduler.can_admit():
+            if self._backlog:
+                self._adopt(self._backlog.popleft())
+            else:
+                self._admit()
         orders: list[tuple[Controller, Start]] = []
         while (controller := self.balancer.choose(self.controllers)) is not None:
             start = self.scheduler.start()

@@ -119,6 +119,8 @@ class Runtime(ABC):
         """What is waited for, and since when."""
         self._status_at = 0.0
         self._failure: BaseException | None = None
+        self.is_over = False
+        """Whether controllers are being stopped; what they say is not heard any more."""
 
     def run(self) -> int:
         """Run to the end; return the last version. Continues the folder's run if there is one.
@@ -157,9 +159,9 @@ class Runtime(ABC):
             seed=self.config.seed,
             on_group=self.on_group,
         )
-        self._publish(self.trainer.weights())
         self._progress_at = time.monotonic()
         try:
+            self._publish(self.trainer.weights())
             for place in range(self.config.num_controllers):
                 self.handles.append(self.spawn(place))
             self.manager.controllers = list(self.handles)
@@ -203,6 +205,7 @@ class Runtime(ABC):
             shutil.rmtree(old)
 
     async def _stop(self) -> None:
+        self.is_over = True
         for handle in self.handles:
             handle.post("stop")
         for handle in self.handles:
@@ -213,6 +216,8 @@ class Runtime(ABC):
 
     def receive(self, handle: Handle, kind: str, *arguments: Any) -> None:
         """Take a message of a controller."""
+        if self.is_over:
+            return
         self._progress_at = time.monotonic()
         if kind == "ready":
             handle.post("weights", self.manager.scheduler.version, self._weights)
@@ -239,6 +244,8 @@ class Runtime(ABC):
 
     def lost(self, handle: Handle, how: str) -> None:
         """A controller died: what it was sampling ends, and another one takes its place."""
+        if self.is_over:
+            return
         self.manager.lost(handle)
         place = self.handles.index(handle)
         self.num_restarts += 1
@@ -262,14 +269,15 @@ class Runtime(ABC):
         while True:
             if self._failure is not None:
                 raise self._failure
-            manager.feed()
+            if manager.scheduler.version >= self.config.max_steps:
+                return
             manager.filter()
+            manager.feed()
             running, most = manager.scheduler.num_running, self.config.scheduler.max_running
             self._loads.append(running / most)
             if self._training is not None and self._training.done():
                 await self._advance(self._training.result())
-                over = time.monotonic() - self._started_at > self.config.max_seconds
-                if manager.scheduler.version >= self.config.max_steps or over:
+                if time.monotonic() - self._started_at > self.config.max_seconds:
                     return
                 continue
             if self._training is None and not self._train() and manager.is_drained:
@@ -405,6 +413,8 @@ class LocalRuntime(Runtime):
                 self.receive(handle, *handle.connection.recv())
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+            if self.is_over:
+                return  # `join` waits for it
             handle.close()
             self.lost(handle, f"exit code {handle.process.exitcode}")
         self.wake()

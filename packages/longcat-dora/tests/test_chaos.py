@@ -1,0 +1,283 @@
+"""Faults at random moments, each many times: nothing is lost, nothing is trained on twice, and it goes on."""
+
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from longcat_dora import (
+    Finished,
+    LocalRuntime,
+    LongcatDoraError,
+    Payload,
+    PayloadFile,
+    RolloutManager,
+    RunConfig,
+    SchedulerConfig,
+    Task,
+    check,
+    read_events,
+    read_trajectories,
+    replay,
+)
+from longcat_dora.testing import TabularTrainer, tabular_worker
+
+SCRIPT = Path(__file__).with_name("chaos_run.py")
+NUM = 20
+
+
+def _command(folder, *options):
+    return [sys.executable, str(SCRIPT), str(folder), *options]
+
+
+def _ledger(folder):
+    """Check the log, and that produced = committed + evicted or ended; return the report."""
+    events = list(read_events(folder / "log"))
+    report = check(events)
+    assert report.breaches == []
+    assert report.num_started == report.num_committed + report.num_ended + report.num_open
+    return report
+
+
+def _until_gone(group, seconds=5.0):
+    """Wait until no process of a group is left."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("controllers outlive their manager")
+
+
+@pytest.fixture
+def chaos_run(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import chaos_run
+
+    return chaos_run
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
+    tmp_path, everything, chaos_run
+):
+    """The trainer, the queue's owner and the publisher are one process: kill it, or all at once."""
+    rng, kills, steps = random.Random(everything), 0, 250
+    while True:
+        process = subprocess.Popen(
+            _command(tmp_path, f"steps={steps}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.25, 0.65) if kills < NUM else 120)
+        except subprocess.TimeoutExpired:
+            (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
+            process.communicate()
+            _until_gone(process.pid)
+            kills += 1
+            if (tmp_path / "log" / "events.jsonl").is_file():
+                _ledger(tmp_path)
+            continue
+        out, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+        break
+    assert kills == NUM
+    report = _ledger(tmp_path)
+    assert report.num_open == 0
+    assert max(report.staleness) <= 2
+    assert report.reasons["interrupted"] > 0
+    taken = list(replay(tmp_path / "log", chaos_run.trainer()))
+    assert [step.version for step in taken] == [*range(1, steps + 1)]
+    assert all(step.is_exact for step in taken)
+    # What is trained on is in the log whole, and once.
+    committed = Counter(
+        name
+        for e in read_events(tmp_path / "log")
+        if e["kind"] == "committed"
+        for name in e["trajectories"]
+    )
+    on_disk = {trajectory.id for trajectory in read_trajectories(tmp_path / "log")}
+    assert set(committed) <= on_disk
+    del out
+
+
+def test_a_synchronous_run_that_is_killed_ends_with_the_same_bits(tmp_path):
+    whole = subprocess.run(
+        _command(tmp_path / "whole", "sync"), capture_output=True, text=True, check=True
+    )
+    rng, kills = random.Random(0), 0
+    while True:
+        process = subprocess.Popen(
+            _command(tmp_path / "cut", "sync"), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            out, _ = process.communicate(timeout=rng.uniform(0.4, 0.8) if kills < 6 else 60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        break
+    assert kills > 1
+    assert out == whole.stdout
+    assert set(_ledger(tmp_path / "cut").staleness) == {0}
+
+
+def test_killed_controllers_are_noticed_and_replaced_at_once(tmp_path):
+    rng, noticed, recovered = random.Random(0), [], []
+    config = RunConfig(
+        folder=tmp_path, max_steps=10**6, num_controllers=2, max_controller_restarts=10**6, save_every=10**6,
+        scheduler=SchedulerConfig(groups_per_batch=2, group_size=4, max_attempts=1000, max_running=16),
+    )  # fmt: skip
+    tasks = (Task(f"n{n}", n % 8) for n in range(10**6))
+    runtime = LocalRuntime(
+        config, factory=functools.partial(tabular_worker, 0.01),
+        trainer=TabularTrainer(learning_rate=0.01), tasks=iter(tasks),
+        on_step=lambda _: done.is_set() and runtime.crash(StopIteration()),
+    )  # fmt: skip
+    done = threading.Event()
+
+    def kill():
+        while len(recovered) < NUM:
+            time.sleep(rng.uniform(0.02, 0.2))
+            place = rng.randrange(2)
+            if len(runtime.handles) < 2 or not runtime.handles[place].is_ready:
+                continue
+            victim = runtime.handles[place]
+            os.kill(victim.process.pid, signal.SIGKILL)
+            began = time.monotonic()
+            while runtime.handles[place] is victim:
+                time.sleep(0.002)
+            noticed.append(time.monotonic() - began)
+            while not runtime.handles[place].is_ready:
+                time.sleep(0.002)
+            recovered.append(time.monotonic() - began)
+        done.set()
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(RuntimeError):
+        runtime.run()
+    report = _ledger(tmp_path)
+    assert report.reasons["controller_lost"] > 0
+    assert report.num_committed > 0
+    assert max(noticed) < 1.0
+    assert sorted(recovered)[int(0.95 * len(recovered))] < 2.0
+
+
+def test_a_world_that_dies_is_never_a_reward(tmp_path):
+    process = subprocess.Popen(
+        _command(tmp_path, "env"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    rng, killed = random.Random(0), 0
+    while process.poll() is None:
+        time.sleep(rng.uniform(0.01, 0.1))
+        found = subprocess.run(
+            ["pgrep", "-g", str(process.pid), "-x", "cat"], capture_output=True, text=True
+        )
+        worlds = found.stdout.split()
+        if worlds:
+            try:
+                os.kill(int(rng.choice(worlds)), signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                pass
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+    assert killed >= NUM
+    report = _ledger(tmp_path)
+    assert report.reasons["failed"] >= NUM // 2  # some died when they had answered already
+    for trajectory in read_trajectories(tmp_path / "log"):
+        question, answer = trajectory.segments[0].token_ids
+        assert trajectory.reward == float(answer == (3 * question + 1) % 8)
+    assert "world is gone" in str([e.get("detail") for e in read_events(tmp_path / "log")])
+
+
+def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(tmp_path):
+    for limit in (3_000, 20_000, 60_000):
+        done = subprocess.run(_command(tmp_path, f"limit={limit}"), capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "must be writable: File too large" in done.stderr
+        assert "Traceback" not in done.stderr
+        _ledger(tmp_path)
+    done = subprocess.run(_command(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert _ledger(tmp_path).num_open == 0
+
+
+class _Controller:
+    def __init__(self):
+        self.running, self.is_ready, self.orders = set(), True, []
+
+    def post(self, *order):
+        self.orders.append(order)
+
+
+def test_what_is_delivered_twice_counts_once(tmp_path):
+    config = SchedulerConfig(groups_per_batch=1, group_size=2)
+    manager = RolloutManager(tmp_path, config, tasks=iter([Task("a", 0), Task("b", 1)]))
+    manager.controllers = [_Controller()]
+    manager.feed()
+    file = PayloadFile(tmp_path, manager.writer())
+    rng = random.Random(0)
+    for order in list(manager.controllers[0].orders):
+        told = Finished(order[1], 0, [0], "", rng.random(), 3, 1, 0.1)
+        payload = file.append([b"x"])
+        for _ in range(rng.randint(1, 3)):
+            manager.finished(manager.controllers[0], told, payload)
+        manager.failed(manager.controllers[0], order[1], "failed", "late, and wrong")
+    manager.queue.read = lambda names: []
+    manager.filter()
+    assert manager.lease() is not None
+    manager.commit()
+    manager.finished(manager.controllers[0], told, payload)
+    manager.end()
+    manager.close()
+    report = check(read_events(tmp_path))
+    assert report.breaches == []
+    assert (report.num_started, report.num_committed) == (4, 2)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    rng, real = random.Random(0), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + rng.uniform(-1e6, 1e6))
+    config = RunConfig(folder=tmp_path, max_steps=10, rollout_deadline_s=5, stall_deadline_s=5)
+    tasks = (Task(f"n{n}", n % 8) for n in range(400))
+    runtime = LocalRuntime(
+        config, factory=tabular_worker, trainer=TabularTrainer(learning_rate=0.1), tasks=tasks
+    )
+    assert runtime.run() == 10
+    times = [e["at"] for e in read_events(tmp_path / "log")]
+    assert times == sorted(times)
+    assert _ledger(tmp_path).num_open == 0
+
+
+def test_an_altered_trajectory_is_named(tmp_path):
+    file = PayloadFile(tmp_path, "payloads-000.bin")
+    payload = file.append([b"hello ", b"world"])
+    assert (payload.offset, payload.length) == (0, 11)
+    manager = RolloutManager(tmp_path, SchedulerConfig(), tasks=iter([]))
+    manager.close()
+    again = RolloutManager(
+        tmp_path, SchedulerConfig(), tasks=iter([])
+    )  # what was on a disk is checked
+    assert again._reader.read(payload) == b"hello world"
+    (tmp_path / "payloads-000.bin").write_bytes(b"hellO world")
+    with pytest.raises(LongcatDoraError, match="must have checksum"):
+        again._reader.read(payload)
+    with pytest.raises(LongcatDoraError, match="No such file"):
+        again._reader.read(Payload("payloads-009.bin", 0, 1, 0))
