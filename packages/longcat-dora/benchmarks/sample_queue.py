@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 
 from longcat_dora import EventLog, Payload, PayloadFile, PayloadReader
-from longcat_dora._log import with_payload
 
 WINDOW = 64
 """Sent at most before one is taken, on all sides."""
@@ -55,7 +54,9 @@ def ours(size, num, place=None):
             if started is None:
                 started = time.perf_counter()
             event = {"kind": "produced", "trajectory": f"t{n}", "group": "g", "version": 0}
-            log.append(*with_payload([event], payload))
+            log.append(
+                {**event, "payload": (payload.file, payload.offset, payload.length, payload.crc)}
+            )
             assert len(reader.read(payload)) == size
             if n % (WINDOW // 2) == 0:
                 here.send(WINDOW // 2)

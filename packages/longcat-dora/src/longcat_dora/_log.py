@@ -12,7 +12,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,3 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         os.close(self._events)
-
-
-def with_payload(events: Sequence[Event], payload: Payload) -> list[Event]:
-    """Return events whose last one owns a payload."""
-    owner = {
-        **events[-1],
-        "payload": [payload.file, payload.offset, payload.length, payload.crc],
-    }
-    return [*events[:-1], owner]

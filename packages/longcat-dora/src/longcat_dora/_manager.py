@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ._balance import LoadBalancer
-from ._log import EVENTS, EventLog, read_events, with_payload
+from ._log import EVENTS, EventLog, read_events
 from ._payloads import PayloadFile, PayloadReader
 from ._queue import SampleQueue
 from ._recover import RecoveredGroup, recover
@@ -78,6 +78,7 @@ class RolloutManager:
         self._rewards: list[float] = []
         self._backlog: collections.deque[RecoveredGroup] = collections.deque()
         """Groups of an earlier run of which nothing is kept."""
+        self._reusable: set[str] = set()
         self._num_groups = self.num_filtered = 0
         before = list(read_events(folder)) if (folder / EVENTS).is_file() else []
         self.log, self._reader = EventLog(folder), PayloadReader(folder, verify=bool(before))
@@ -194,13 +195,15 @@ class RolloutManager:
         if finished.num_sampled == 0:
             self.scheduler.fail(finished.id, EndReason.NOTHING_SAMPLED)
             return
-        self.scheduler.finish(
+        self.flush()
+        is_kept = self.scheduler.finish(
             finished.id, version=finished.version, versions=finished.versions,
             reward=finished.reward, tokens=finished.num_tokens, sampled=finished.num_sampled,
             domain=finished.domain, duration_s=round(finished.duration_s, 4),
         )  # fmt: skip
-        self.log.append(*with_payload(self.scheduler.take_events(), payload))
-        self.queue.put(finished, payload)
+        if is_kept:
+            self.queue.put(finished, payload)
+        self.flush(payload)
 
     def failed(self, controller: Controller, name: str, reason: str, detail: str) -> None:
         """A trajectory ended without a result."""
@@ -226,7 +229,6 @@ class RolloutManager:
     def filter(self) -> None:
         """Judge groups that have just become complete; those without a signal are evicted at once."""
         for group in self.scheduler.take_complete():
-            self._task_of.pop(group, None)
             names = self.scheduler.members(group)
             if self.on_group is not None:
                 self.on_group(self.queue.read(names))
@@ -235,7 +237,6 @@ class RolloutManager:
             if len(set(rewards)) < 2:
                 self.num_filtered += 1
                 self.scheduler.evict(group, EndReason.NO_SIGNAL)
-                self.queue.drop(names)
         self.flush()
 
     def lease(self) -> list[Trajectory] | None:
@@ -271,11 +272,15 @@ class RolloutManager:
 
     def commit(self) -> int:
         """The batch was trained on; return the new version."""
+        groups = self.scheduler.leased
         names = self.scheduler.batch()
         version = self.scheduler.commit()
         self.flush()
+        for group in groups:
+            self._task_of.pop(group, None)
         kept = set(self.scheduler.reusable)
-        self.queue.drop(name for name in names if name not in kept)
+        self.queue.drop({*names, *self._reusable} - kept)
+        self._reusable = kept
         return version
 
     def take_rewards(self) -> list[float]:
@@ -297,9 +302,16 @@ class RolloutManager:
         self._reader.close()
         self._task_file.close()
 
-    def flush(self) -> None:
-        """Write the scheduler's events."""
-        self.log.append(*self.scheduler.take_events())
+    def flush(self, payload: Payload | None = None) -> None:
+        """Write the scheduler's events; the first one owns the payload, if there is one."""
+        events = self.scheduler.take_events()
+        for event in events:
+            if event["kind"] == "evicted":
+                self._task_of.pop(event["group"], None)
+                self.queue.drop(event["trajectories"])
+        if payload is not None and events[0]["kind"] == "produced":
+            events[0]["payload"] = dataclasses.astuple(payload)
+        self.log.append(*events)
 
     def writer(self) -> str:
         """Return the name of a payload file that nobody has written to."""

@@ -247,19 +247,27 @@ class Scheduler:
         )  # fmt: skip
         return Start(name, group.id, group.task, self.version, member, attempt)
 
-    def finish(self, trajectory: str, *, version: int | None = None, **fields: Any) -> None:
-        """A trajectory is complete.
+    def finish(self, trajectory: str, *, version: int | None = None, **fields: Any) -> bool:
+        """A trajectory is complete; return whether it is kept.
 
         Args:
             trajectory: One being sampled.
-            version: Of its newest token: it may have been finished before it heard that it was to go
-                on under a newer one. What the scheduler knows when absent.
+            version: Of its newest token; what the scheduler knows when absent. An older one means that it
+                was finished before it heard that it was to go on: it is discarded, or masked.
             **fields: For the log.
         """
         group = self._running_group(trajectory)
-        version = group.running[trajectory] if version is None else version
+        known = group.running[trajectory]
+        version = known if version is None else version
+        if version < known and self.config.at_bound == "continue":
+            self._expire(group, trajectory)
+            return False
         self._index.finish(group, trajectory, version)
         self._emit("produced", trajectory=trajectory, group=group.id, version=version, **fields)
+        if version < known:
+            self._index.mask(group, trajectory)
+            self._close_if_hollow(group)
+        return True
 
     def fail(self, trajectory: str, reason: EndReason, *, detail: str = "") -> None:
         """A trajectory ended without a result; another attempt takes its place while any is left.
@@ -323,6 +331,11 @@ class Scheduler:
         names = [group.id for group in chosen]
         self._emit("leased", version=self.version, groups=names)
         return names
+
+    @property
+    def leased(self) -> list[str]:
+        """Groups that are being trained on for the first time."""
+        return [group.id for group in self._leased or ()]
 
     def batch(self) -> list[str]:
         """Trajectories of the leased groups, in order, then those that are reused."""
@@ -405,13 +418,9 @@ class Scheduler:
         """See to it that groups which are not complete hold nothing of version `n - H`."""
         limit = self.version - self.config.hard_staleness
         for group in self._due():
-            if group.is_complete:
-                # One that was told to move may have been finished before it heard of it.
-                self._clear(group, limit - 1)
-            if not group.is_complete and group.id in self._index.groups:
-                if self.config.at_bound == "discard" and self._makes_do(group):
-                    continue
-                self._clear(group, limit)
+            if group.is_complete or (self.config.at_bound == "discard" and self._makes_do(group)):
+                continue
+            self._clear(group, limit)
 
     def _clear(self, group: Group, limit: int) -> None:
         """Let go of a group's members of version `limit` and older, as the config says."""
