@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from longcat_dora import check, read_events
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 
@@ -127,6 +128,19 @@ def test_chat_in_a_world_through_a_pipe(trained):
     assert done.returncode == 0, done.stderr
     assert "reward " in done.stdout
     assert "nothing else changed" in done.stdout
+
+
+def test_train_on_ray_keeps_the_contract(tmp_path):
+    pytest.importorskip("ray")
+    done = _longcat("train", "--recipe", "smoke", "--runtime", "ray", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    logs = sorted((tmp_path / "run" / "experts").glob("*/dora/log"))
+    assert logs
+    for log in logs:
+        report = check(read_events(log))
+        assert report.breaches == []
+        assert report.num_started > 0
+        assert report.num_open == 0
 
 
 def test_chat_in_a_terminal_starts_again_after_reset(trained):

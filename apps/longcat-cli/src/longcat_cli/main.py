@@ -31,6 +31,10 @@ def train(
         Path | None, typer.Option(help="The run folder; runs/DATE-TIME when absent.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder.")] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="local or ray: where rollouts are made; as --set rl.runtime=."),
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
 ) -> None:
     """Grow worlds, train experts in them, fuse, evaluate, report."""
@@ -41,10 +45,12 @@ def train(
         for name, about in shipped_recipes().items():
             typer.echo(f"{name:8} {about}")
         return
+    if runtime is not None:
+        changes = [*(changes or []), f"rl.runtime={runtime}"]
     if resume is not None:
         if changes or out is not None or recipe != "mini":
             raise UsageError(
-                "--resume continues a run as it is: no --recipe, --set or --out with it"
+                "--resume continues a run as it is: no --recipe, --set, --runtime or --out with it"
             )
         folder = RunFolder.open(resume)
     else:

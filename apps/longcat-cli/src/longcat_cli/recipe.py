@@ -90,6 +90,12 @@ class Rl:
     """What rewards are compared with: see `longcat_gspo.group_advantages`."""
     clip_low: float = 0.05
     clip_high: float = 0.08
+    at_bound: Literal["wait", "discard", "continue", "mask"] = "wait"
+    """What happens at the hard bound: see `longcat_dora.AtBound`."""
+    runtime: Literal["local", "ray"] = "local"
+    """Where controllers run: processes of this machine, or actors of a Ray cluster."""
+    ray_address: str = ""
+    """Of the cluster; Ray is started on this machine when empty."""
     num_controllers: int = 1
     max_running: int = 128
     max_tokens: int = 48

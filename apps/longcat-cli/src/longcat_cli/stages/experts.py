@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from longcat_dora import (
     Policy,
     Progress,
     RunConfig,
+    Runtime,
     SchedulerConfig,
     Trajectory,
     Worker,
@@ -51,7 +52,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     place = folder.expert(group)
     model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
     source = TaskSource(folder, group)
-    runtime = LocalRuntime(
+    runtime = _runtime_of(recipe)(
         _run_config(recipe, place / "dora"),
         factory=functools.partial(make_worker, str(folder.path), group),
         trainer=DoraTrainer(model, recipe),
@@ -75,6 +76,17 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     }
 
 
+def _runtime_of(recipe: Recipe) -> Callable[..., Runtime]:
+    """Where controllers run."""
+    if recipe.rl.runtime == "local":
+        return LocalRuntime
+    try:
+        from longcat_dora.ray import RayRuntime
+    except ImportError as error:
+        raise UsageError("--runtime ray needs: pip install 'longcat-dora[ray]'") from error
+    return functools.partial(RayRuntime, address=recipe.rl.ray_address or None)
+
+
 def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
     rl = recipe.rl
     return RunConfig(
@@ -87,6 +99,7 @@ def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
             group_size=rl.group_size,
             soft_staleness=rl.soft_staleness,
             hard_staleness=rl.hard_staleness,
+            at_bound=rl.at_bound,
             max_running=rl.max_running,
         ),
     )

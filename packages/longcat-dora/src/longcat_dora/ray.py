@@ -1,0 +1,217 @@
+"""Controllers on the machines of a Ray cluster (`pip install 'longcat-dora[ray]'`).
+
+    RayRuntime (driver: manager, queue, log, trainer) <──> controller actors, spread over the nodes
+
+- Orders and messages are actor calls; they are small. Trajectories and weights go through the object store, as
+  buffers that are mapped, not copied: weights are put once, and every process of a node reads them in place.
+- The log is the driver's. An actor or a node that is lost is noticed by its call, what it sampled is tried
+  again, and a new actor goes to a node that is left.
+- Everything else, the contract included, is `Runtime`'s: the same scheduler, the same log, the same checker.
+"""
+
+# Ray's own functions are typed in part:
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import traceback
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from ._controller import Factory, RolloutController
+from ._payloads import PayloadFile
+from ._runtime import Runtime
+from ._types import Finished, LongcatDoraError, Trajectory
+
+_MOST_END_S = 5.0
+
+
+class Buffer:
+    """Bytes that the object store keeps aside and maps where they are read."""
+
+    def __init__(self, data: Any) -> None:
+        self.view = memoryview(data)
+
+    def __reduce_ex__(self, _: Any) -> tuple[type[Buffer], tuple[pickle.PickleBuffer]]:
+        return Buffer, (pickle.PickleBuffer(self.view),)
+
+
+class _ControllerActor:
+    """A rollout controller in an actor. Takes: orders. Gives: messages, to whoever calls `take`."""
+
+    def __init__(self, factory: Factory, deadline_s: float) -> None:
+        self.factory, self.deadline_s = factory, deadline_s
+        self.orders: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def post(self, order: tuple[Any, ...]) -> None:
+        """Take an order; they are carried out one after another."""
+        self.orders.put_nowait(order)
+
+    async def take(self) -> list[tuple[Any, ...]]:
+        """Wait for messages, and return all there are."""
+        if not self.tasks:
+            self.tasks.append(asyncio.create_task(self._serve()))
+        found = [await self.messages.get()]
+        while not self.messages.empty():
+            found.append(self.messages.get_nowait())
+        return found
+
+    async def _serve(self) -> None:
+        try:
+            worker = self.factory()
+        except Exception:
+            self.messages.put_nowait(("broken", traceback.format_exc()))
+            return
+        controller = RolloutController(
+            worker, deadline_s=self.deadline_s, deliver=self._deliver, tell=self._tell
+        )
+        self._tell("ready")
+        while not controller.stopped.is_set():
+            order, *arguments = await self.orders.get()
+            if order == "weights":
+                version, (reference,) = arguments
+                buffer: Buffer = await reference
+                arguments = [version, buffer.view]
+            try:
+                controller.obey(order, *arguments)
+            except Exception:
+                self._tell("broken", traceback.format_exc())
+                return
+        await controller.close()
+        self._tell("stopped")
+
+    def _tell(self, *message: Any) -> None:
+        self.messages.put_nowait(message)
+
+    def _deliver(self, trajectory: Trajectory) -> None:
+        reference = ray.put(Buffer(trajectory.to_bytes()))
+        self._tell("finished", Finished.of(trajectory), [reference])
+
+
+class RayController:
+    """One actor seen from the manager: see `Controller`."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.running: set[str] = set()
+        self.is_ready = False
+        self.has_stopped = asyncio.Event()
+        self.listener: asyncio.Task[None] | None = None
+
+    def post(self, *order: Any) -> None:
+        """Send an order after all earlier ones."""
+        with contextlib.suppress(
+            RayError
+        ):  # the listener finds out, and takes care of what was running
+            self.actor.post.remote(order)
+
+
+class RayRuntime(Runtime):
+    """Controllers are actors. Arguments: see `Runtime`, and these.
+
+    Args:
+        *arguments: See `Runtime`.
+        address: Of a cluster; this machine alone when absent. A Ray that is running already is used as it is.
+        num_cpus: Reserved for each controller, with what it starts.
+        num_gpus: Reserved for each controller.
+        **options: See `Runtime`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        address: str | None = None,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self._file: PayloadFile | None = None
+
+    def run(self) -> int:
+        """See `Runtime.run`. Ray is started if it is not running, and then also ended."""
+        if ray.is_initialized():
+            return super().run()
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise LongcatDoraError(
+                f"Ray must be reachable at address={self.address!r}: {error}"
+            ) from error
+        try:
+            return super().run()
+        finally:
+            ray.shutdown()
+
+    def spawn(self, place: int) -> RayController:
+        """Start an actor on a node with idle CPUs, and listen to it."""
+        options = {
+            "num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "scheduling_strategy": "SPREAD",
+            "max_restarts": 0, "max_concurrency": 1000,
+        }  # fmt: skip
+        actor = ray.remote(_ControllerActor).options(**options)
+        handle = RayController(actor.remote(self.factory, self.config.rollout_deadline_s))
+        handle.listener = asyncio.create_task(self._listen(handle))
+        return handle
+
+    async def join(self, handle: RayController) -> None:
+        """Wait for an actor to end; it was told to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MOST_END_S if handle.is_ready else 0):
+                await handle.has_stopped.wait()
+        if handle.listener is not None:
+            handle.listener.cancel()
+        ray.kill(handle.actor)
+        if self._file is not None and handle is self.handles[-1]:
+            self._file.close()
+            self._file = None
+
+    def share(self, weights: bytes) -> Any:
+        """Put weights into the object store, once."""
+        return [ray.put(Buffer(weights))]
+
+    async def _listen(self, handle: RayController) -> None:
+        """Takes: an actor's messages. Stops: when it has ended, or is lost."""
+        try:
+            while True:
+                for message in await handle.actor.take.remote():
+                    if message[0] == "stopped":
+                        handle.has_stopped.set()
+                        return
+                    if message[0] == "finished":
+                        await self._keep(handle, *message[1:])
+                    else:
+                        self.receive(handle, *message)
+                self.wake()
+        except RayActorError as error:
+            handle.has_stopped.set()
+            try:
+                self.lost(handle, str(error).splitlines()[0])
+            except LongcatDoraError as end:
+                self.crash(end)
+            self.wake()
+        except Exception as error:
+            self.crash(error)
+
+    async def _keep(self, handle: RayController, finished: Finished, held: list[Any]) -> None:
+        """Write a trajectory into the log's folder, from where it lies in the object store."""
+        try:
+            buffer: Buffer = await held[0]
+        except RayError as error:  # its node was lost with it
+            self.manager.failed(handle, finished.id, "controller_lost", str(error)[:200])
+            return
+        if self.is_over:
+            return
+        if self._file is None:
+            self._file = PayloadFile(self.config.folder / "log", self.manager.writer())
+        payload = self._file.append([buffer.view])
+        self.receive(handle, "finished", finished, payload)

@@ -1,0 +1,114 @@
+"""The Ray runtime on one machine with several raylets, one of which is killed."""
+
+import functools
+import threading
+import time
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from longcat_dora import (  # noqa: E402
+    LocalRuntime,
+    LongcatDoraError,
+    RunConfig,
+    SchedulerConfig,
+    Task,
+    check,
+    read_events,
+    replay,
+)
+from longcat_dora.ray import Buffer, RayRuntime  # noqa: E402
+from longcat_dora.testing import NUM_TOKENS, TabularTrainer, tabular_worker  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without room for controllers, and three nodes that have some."""
+    quiet = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
+    nodes = [cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20) for _ in range(3)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster, nodes
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def _runtime(folder, **options):
+    config = RunConfig(
+        folder=folder, max_steps=options.pop("steps", 15), num_controllers=3,
+        scheduler=SchedulerConfig(groups_per_batch=2, group_size=4, hard_staleness=2, max_running=24,
+                                  max_attempts=10, at_bound=options.pop("at_bound", "wait")),
+    )  # fmt: skip
+    return RayRuntime(
+        config, factory=options.pop("factory", functools.partial(tabular_worker, 0.02)),
+        trainer=TabularTrainer(learning_rate=0.1),
+        tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(4000)), **options,
+    )  # fmt: skip
+
+
+def test_a_node_is_killed_and_the_run_goes_on(tmp_path, cluster):
+    cluster, nodes = cluster
+    killed_at = []
+
+    def kill():
+        while not runtime_is_busy.wait(0.1):
+            pass
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        killed_at.append(time.monotonic())
+
+    runtime_is_busy = threading.Event()
+    steps = []
+
+    def on_step(progress):
+        steps.append((progress.step, time.monotonic()))
+        if progress.step == 5:
+            runtime_is_busy.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    runtime = _runtime(tmp_path, on_step=on_step, steps=120)
+    assert runtime.run() == 120
+    thread.join()
+    report = check(read_events(tmp_path / "log"))
+    assert report.breaches == []
+    assert report.num_open == 0
+    assert max(report.staleness) <= 2
+    assert runtime.num_restarts >= 1
+    assert report.reasons["controller_lost"] >= 1
+    assert len([step for step, at in steps if at > killed_at[0]]) > 20
+    assert all(
+        step.is_exact for step in replay(tmp_path / "log", TabularTrainer(learning_rate=0.1))
+    )
+
+
+def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path, cluster):
+    with pytest.raises(LongcatDoraError, match="unexpected keyword argument 'model'"):
+        _runtime(tmp_path, factory=functools.partial(tabular_worker, model="absent")).run()
+
+
+def test_a_ray_run_continues_a_run_of_processes(tmp_path, cluster):
+    config = RunConfig(folder=tmp_path, max_steps=4)
+    tasks = (Task(f"n{n}", n % NUM_TOKENS) for n in range(4000))
+    trainer = TabularTrainer(learning_rate=0.1)
+    assert LocalRuntime(config, factory=tabular_worker, trainer=trainer, tasks=tasks).run() == 4
+    assert _runtime(tmp_path, steps=8).run() == 8
+    assert check(read_events(tmp_path / "log")).is_clean
+
+
+def test_what_is_in_the_object_store_is_mapped_not_copied(cluster):
+    numpy = pytest.importorskip("numpy")
+    data = bytes(range(256)) * 8192
+    reference = ray.put(Buffer(data))
+    views = [ray.get(reference).view for _ in range(2)]
+    assert all(bytes(view) == data and view.readonly for view in views)
+    places = {numpy.frombuffer(view, dtype=numpy.uint8).ctypes.data for view in views}
+    assert len(places) == 1
+
+
+def test_no_cluster_is_one_clear_error(tmp_path):
+    if ray.is_initialized():
+        pytest.skip("a cluster of another test is running")
+    with pytest.raises(LongcatDoraError, match="must be reachable"):
+        _runtime(tmp_path, address="127.0.0.1:1").run()
