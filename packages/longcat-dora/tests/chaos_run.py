@@ -41,7 +41,7 @@ class PaddedTrainer(TabularTrainer):
         return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
     def save(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
+
         (folder / "table.json").write_text(json.dumps(self.table))
 
 

@@ -55,10 +55,7 @@ class RolloutController:
     def obey(self, order: str, *arguments: Any) -> None:
         """Carry out an order."""
         if order == "start":
-            task = asyncio.get_running_loop().create_task(self._rollout(*arguments))
-            name = arguments[0]
-            self._tasks[name] = task
-            task.add_done_callback(lambda _: self._tasks.pop(name, None))
+            self._start(*arguments)
         elif order == "abort":
             if arguments[0] in self._tasks:
                 self._tasks[arguments[0]].cancel()
@@ -81,13 +78,27 @@ class RolloutController:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _rollout(
+    def _start(
         self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any,
         seed: int,
     ) -> None:  # fmt: skip
         session = Session(self.worker, version, seed=seed)
         self._sessions[trajectory] = session
+        # Counted now, not when the rollout first runs: the next order may be to retire its version.
         self._num_sessions[version] += 1
+        rollout = self._rollout(trajectory, group, task, domain, payload, session)
+        running = asyncio.get_running_loop().create_task(rollout)
+        self._tasks[trajectory] = running
+        running.add_done_callback(lambda _: self._is_over(trajectory))
+
+    def _is_over(self, trajectory: str) -> None:
+        del self._tasks[trajectory]
+        self._num_sessions[self._sessions.pop(trajectory).version] -= 1
+        self._retire()
+
+    async def _rollout(
+        self, trajectory: str, group: str, task: str, domain: str, payload: Any, session: Session
+    ) -> None:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.deadline_s):
@@ -105,9 +116,6 @@ class RolloutController:
             return
         finally:
             await session.close()
-            del self._sessions[trajectory]
-            self._num_sessions[session.version] -= 1
-            self._retire()
         reward, info = outcome if isinstance(outcome, tuple) else (outcome, {})
         self.deliver(Trajectory(
             trajectory, group, task, domain, session.first_version, session.segments,

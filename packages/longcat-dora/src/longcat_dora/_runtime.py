@@ -199,6 +199,7 @@ class Runtime(ABC):
             return
         part = folder / f".part-{version:06d}"
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it saved
+        part.mkdir(parents=True)
         self.trainer.save(part)
         part.rename(final)
         for old in sorted(folder.glob("step-*"))[:-2]:

@@ -294,7 +294,7 @@ class Trainer(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what `restore` needs to take the same next step."""
+        """Write what `restore` needs to take the same next step into an empty folder."""
         ...
 
     def restore(self, folder: Path) -> None:

@@ -57,6 +57,9 @@ def black_box(agent: Agent, *, host: str = "127.0.0.1") -> Rollout:
     return rollout
 
 
+_OVER = "the rollout of this address is over"
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to whoever runs the controller."""
 
@@ -73,6 +76,8 @@ class _Endpoint:
         self._policies: dict[str, Policy] = {}
         self._names: dict[str, dict[str, str]] = {}
         """By session: tool call to the function that it calls."""
+        self._asking: dict[str, set[asyncio.Task[dict[str, Any] | None]]] = {}
+        """By session: requests that are being answered."""
         self._server: tuple[_Server, asyncio.Task[None]] | None = None
         self._ids = itertools.count()
 
@@ -81,11 +86,15 @@ class _Endpoint:
         """Give a policy an address for as long as the context lasts."""
         await self._start()
         key = secrets.token_hex(8)
-        self._policies[key], self._names[key] = policy, {}
+        self._policies[key], self._names[key], self._asking[key] = policy, {}, set()
         try:
             yield f"http://{self.host}:{self.port}/{key}/v1"
         finally:
             del self._policies[key], self._names[key]
+            asking = self._asking.pop(key)  # the rollout is over: nobody waits for these any more
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
             if not self._policies:
                 await self._stop()
 
@@ -120,7 +129,7 @@ class _Endpoint:
         key = request.path_params["key"]
         policy = self._policies.get(key)
         if policy is None:
-            return _error("the rollout of this address is over", 404)
+            return _error(_OVER, 404)
         try:
             body = json.loads(await request.body())
             messages = [self._incoming(key, message) for message in body["messages"]]
@@ -128,7 +137,15 @@ class _Endpoint:
             return _error(f"messages must be as in OpenAI's API: {error!r}", 400)
         if body.get("n") not in (None, 1):
             return _error(f"n must be 1, got {body['n']}", 400)
-        message = await policy.chat(messages, tools=body.get("tools") or [])
+        task = asyncio.ensure_future(policy.chat(messages, tools=body.get("tools") or []))
+        self._asking[key].add(task)
+        done, _ = await asyncio.wait([task])
+        if key not in self._policies or task.cancelled():
+            return _error(_OVER, 404)
+        self._asking[key].difference_update(done)
+        if (failure := task.exception()) is not None:
+            return _error(f"the engine failed: {failure!r}", 500)
+        message = task.result()
         if message is None:
             return _error("no room is left in the context", 400, code="context_length_exceeded")
         answer = self._outgoing(key, message)

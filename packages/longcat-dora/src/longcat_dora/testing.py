@@ -117,7 +117,6 @@ class TabularTrainer:
 
     def save(self, folder: Path) -> None:
         """Write the table."""
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "table.json").write_bytes(self.weights())
 
     def restore(self, folder: Path) -> None:

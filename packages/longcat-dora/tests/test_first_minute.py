@@ -1,0 +1,55 @@
+"""What a stranger meets first: how much there is to write, to install, to wait for."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def _code_lines(source: str, name: str) -> int:
+    """Lines of a function or class, without blank ones and documentation."""
+    tree = ast.parse(source)
+    node = next(n for n in ast.walk(tree) if getattr(n, "name", None) == name)
+    lines = ast.unparse(node).splitlines()
+    return len([line for line in lines if line.strip() and not line.strip().startswith(('"', "'"))])
+
+
+def test_a_world_is_at_most_12_lines_and_a_trainer_at_most_20():
+    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    world = next(block for block in blocks if "async def world" in block)
+    assert _code_lines(world, "world") + _code_lines(world, "worker") <= 12
+    trainer = next(block for block in blocks if "class MyTrainer" in block)
+    assert _code_lines(trainer, "MyTrainer") <= 20
+
+
+def test_it_needs_nothing_but_the_standard_library_and_is_imported_at_once():
+    required = importlib.metadata.requires("longcat-dora") or []
+    assert [r for r in required if "extra ==" not in r] == []
+    seconds = []
+    for _ in range(3):
+        code = "import time; t = time.perf_counter(); import longcat_dora; print(time.perf_counter() - t)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds.append(float(done.stdout))
+    assert min(seconds) < 0.3
+
+
+def test_the_demo_shows_a_curve_within_three_seconds():
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "longcat_dora", "demo"], stdout=subprocess.PIPE, text=True
+    )
+    lines = [process.stdout.readline() for _ in range(2)]
+    passed = time.monotonic() - began
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert all("reward" in line for line in lines)
+    assert "C1 C2 C3 hold" in out
+    assert passed < 6  # 3 on a machine that does nothing else
