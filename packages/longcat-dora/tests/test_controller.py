@@ -15,10 +15,10 @@ async def _two_turns(question, policy):
 
 
 async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_over():
-    table, done, told = json.dumps([[0.0] * 8 for _ in range(8)]).encode(), [], []
+    table, done, told = json.dumps([[0.0] * 8 for _ in range(8)]).encode(), asyncio.Queue(), []
     engine = TabularEngine()
     controller = RolloutController(
-        Worker(engine=engine, rollout=_two_turns), deadline_s=5, deliver=done.append,
+        Worker(engine=engine, rollout=_two_turns), deadline_s=5, deliver=done.put_nowait,
         tell=lambda *message: told.append(message),
     )  # fmt: skip
     controller.obey("weights", 0, table)
@@ -29,10 +29,10 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     controller.obey("retire", 0)
     controller.obey("move", "t2", 1)
     assert sorted(engine.tables) == [0, 1]
-    while len(done) < 3:
-        await asyncio.sleep(0.01)
+    trajectories = [await done.get() for _ in range(3)]
+    await asyncio.sleep(0.01)
     assert told == []
     assert sorted(engine.tables) == [1]
-    assert [t.version for t in sorted(done, key=lambda t: t.id)] == [0, 0, 1]
+    assert [t.version for t in sorted(trajectories, key=lambda t: t.id)] == [0, 0, 1]
     assert not engine._open
     await controller.close()

@@ -122,6 +122,7 @@ class Scheduler:
         >>> scheduler.admit("g0", task="t", domain="")
         >>> start = scheduler.start()
         >>> scheduler.finish(start.trajectory, reward=1.0)
+        True
         >>> scheduler.lease()
         ['g0']
         >>> scheduler.commit()
