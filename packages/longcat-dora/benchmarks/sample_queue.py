@@ -159,6 +159,7 @@ def verl_queue(size, num):
     done = produce.remote(queue, size, num)
     rate = asyncio.run(take())
     ray.get(done)
+    ray.shutdown()  # its processes would slow down whoever is measured next
     return rate
 
 

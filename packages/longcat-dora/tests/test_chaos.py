@@ -281,3 +281,21 @@ def test_an_altered_trajectory_is_named(tmp_path):
         again._reader.read(payload)
     with pytest.raises(LongcatDoraError, match="No such file"):
         again._reader.read(Payload("payloads-009.bin", 0, 1, 0))
+
+
+def test_memory_is_written_to_again_only_when_nobody_reads_it():
+    weights = pytest.importorskip("longcat_dora._weights")
+    pool, reader, other = weights.WeightsPool(), object(), object()
+    first = pool.publish(b"a" * 100)
+    first.users |= {reader, other}
+    second = pool.publish(b"b" * 100)
+    second.users.add(reader)
+    assert second is not first
+    pool.release(reader, first)
+    third = pool.publish(b"c" * 100)
+    assert third not in (first, second)
+    pool.release(other)  # it died
+    assert pool.publish(b"d" * 100) is first
+    with pytest.raises(AssertionError):
+        second.write(b"e" * 100)
+    assert pool.publish(b"f" * 50).size == 50

@@ -39,7 +39,9 @@ def _run(folder, *, steps=12, factory=tabular_worker, tasks=None, trainer=None, 
         factory=factory, trainer=trainer or TabularTrainer(learning_rate=0.3),
         tasks=tasks or _tasks(), on_step=on_step, on_group=groups.append,
     )  # fmt: skip
-    return runtime.run(), seen
+    version = runtime.run()
+    assert len(runtime._pool._all) <= 4  # memory for weights is used again, not added to
+    return version, seen
 
 
 def test_a_run_learns_and_keeps_the_contract(tmp_path):

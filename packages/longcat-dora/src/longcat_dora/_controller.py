@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import time
 import traceback
@@ -175,7 +176,10 @@ async def _serve(
                 order, *arguments = connection.recv()
                 if order == "shared":
                     version, size = arguments
-                    order, arguments = "weights", [version, receive_weights(connection, size)]
+                    released = functools.partial(tell, "released", version)
+                    view = receive_weights(connection, size, released)
+                    order, arguments = "weights", [version, view]
+                    del view  # else this frame would hold it until the next order
                 controller.obey(order, *arguments)
         except (EOFError, OSError):
             controller.stopped.set()

@@ -34,12 +34,17 @@ class ControllerProcess:
         theirs.close()
         self.running: set[str] = set()
         self.is_ready = False
+        self.holds: dict[int, SharedWeights] = {}
+        """Versions that were sent and not let go of."""
         self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=_send, args=(self,), daemon=True)
         self._sender.start()
 
     def post(self, *order: Any) -> None:
         """Send an order after all earlier ones."""
+        if order[0] == "weights" and isinstance(order[2], SharedWeights):
+            order[2].users.add(self)
+            self.holds[order[1]] = order[2]
         self._outbox.put(order)
 
     def take(self) -> tuple[Any, ...] | None:

@@ -31,7 +31,7 @@ from ._processes import ControllerProcess
 from ._replay import digest_of
 from ._scheduler import SchedulerConfig
 from ._types import LongcatDoraError, Trainer, Trajectory
-from ._weights import HAS_MEMORY_FILES, SharedWeights
+from ._weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
 from ._why import write_status
 
 
@@ -388,6 +388,10 @@ def _error_of(context: dict[str, Any]) -> BaseException:
 class LocalRuntime(Runtime):
     """Controllers are processes of this machine. Arguments: see `Runtime`."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pool = WeightsPool()
+
     def spawn(self, place: int) -> ControllerProcess:
         """Start a process and listen to it."""
         handle = ControllerProcess(
@@ -405,17 +409,22 @@ class LocalRuntime(Runtime):
 
     def share(self, weights: bytes) -> SharedWeights | bytes:
         """Put weights where all processes can map them."""
-        return SharedWeights(weights) if HAS_MEMORY_FILES else weights
+        return self._pool.publish(weights) if HAS_MEMORY_FILES else weights
 
     def _read(self, handle: ControllerProcess) -> None:
         """Take everything a controller has sent."""
         try:
             while handle.connection.poll():
-                self.receive(handle, *handle.connection.recv())
+                message = handle.connection.recv()
+                if message[0] == "released":
+                    self._pool.release(handle, handle.holds.pop(message[1]))
+                else:
+                    self.receive(handle, *message)
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(handle.connection.fileno())
             if self.is_over:
                 return  # `join` waits for it
             handle.close()
+            self._pool.release(handle)
             self.lost(handle, f"exit code {handle.process.exitcode}")
         self.wake()
