@@ -1,6 +1,5 @@
 """The same weights in transformers, and a paired comparison."""
 
-import json
 import statistics
 import tempfile
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 import torch
 import transformers
 from longcat_moe import LongcatForCausalLM, get_preset
-from safetensors.torch import load_file, save_file
 
 
 def both(preset: str, *, dtype: torch.dtype, device: str):
@@ -18,24 +16,12 @@ def both(preset: str, *, dtype: torch.dtype, device: str):
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        LongcatForCausalLM(get_preset(preset)).save_pretrained(folder)
+        LongcatForCausalLM(get_preset(preset)).save_pretrained(folder, for_transformers=True)
         ours = LongcatForCausalLM.from_pretrained(folder, dtype=dtype, device=device)
-        _add_rows_for_identity_experts(folder)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         )
     return ours, theirs.to(device)
-
-
-def _add_rows_for_identity_experts(folder: Path) -> None:
-    """Transformers allocates gate and up rows for identity experts; its loader wants them."""
-    state = load_file(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    for key in [k for k in state if ".experts.0." in k and "down" not in k]:
-        for expert in range(config["zero_expert_num"]):
-            name = key.replace(".experts.0.", f".experts.{config['n_routed_experts'] + expert}.")
-            state[name] = torch.zeros_like(state[key])
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def compare(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int):

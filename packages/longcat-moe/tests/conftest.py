@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from longcat_moe import LongcatConfig, LongcatForCausalLM
@@ -23,22 +21,3 @@ def model(config: LongcatConfig) -> LongcatForCausalLM:
         if hasattr(module, "e_score_correction_bias"):
             module.e_score_correction_bias.normal_(std=0.05)
     return model
-
-
-def _add_rows(folder):
-    """Transformers 5 allocates gate/up rows for identity experts too; its loader wants them."""
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    total = config["n_routed_experts"] + config["zero_expert_num"]
-    for key in [k for k in state if ".experts.0." in k and "down" not in k]:
-        for expert in range(config["n_routed_experts"], total):
-            state[key.replace(".experts.0.", f".experts.{expert}.")] = torch.zeros_like(state[key])
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-@pytest.fixture
-def for_transformers():
-    """Change a saved folder into what transformers reads."""
-    return _add_rows

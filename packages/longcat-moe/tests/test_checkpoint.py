@@ -32,24 +32,18 @@ def test_shards_and_their_index_load_again(model, tmp_path):
     assert not (tmp_path / "model.safetensors.index.json").exists()
 
 
-def test_our_shards_load_in_transformers(model, tmp_path, for_transformers):
+def test_our_shards_load_in_transformers(model, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model.save_pretrained(tmp_path)
-    for_transformers(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    names = {}
-    for part, keys in enumerate((sorted(state)[::2], sorted(state)[1::2])):
-        name = f"model-{part + 1:05}-of-00002.safetensors"
-        save_file({key: state[key] for key in keys}, tmp_path / name, {"format": "pt"})
-        names |= dict.fromkeys(keys, name)
-    (tmp_path / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": names})
-    )
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    ours = LongcatForCausalLM.from_pretrained(tmp_path)  # rows of identity experts are left alone
+    model.save_pretrained(tmp_path, max_shard_bytes=40_000, for_transformers=True)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ours = LongcatForCausalLM.from_pretrained(tmp_path).eval()
+    assert _same(ours, model)
     with torch.no_grad():
-        assert torch.allclose(ours(IDS).logits, theirs(input_ids=IDS).logits, atol=1e-5)
+        assert torch.allclose(theirs.eval()(IDS).logits, ours(IDS).logits, atol=1e-5)
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(RuntimeError):  # when this loads one day, the option can go
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
 
 
 def test_fp8_weights_are_their_numbers_times_their_block_s_scale():

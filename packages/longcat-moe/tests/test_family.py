@@ -30,14 +30,13 @@ def _with(config, **changes):
     return LongcatForCausalLM(config).eval()
 
 
-def test_yarn_equals_transformers_from_the_same_folder(config, tmp_path, for_transformers):
+def test_yarn_equals_transformers_from_the_same_folder(config, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = dataclasses.replace(config, max_position_embeddings=512, initializer_range=0.15)
     model = _with(config, rope_scaling=YARN)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, for_transformers=True)
     ours = LongcatForCausalLM.from_pretrained(tmp_path).eval()
     assert ours.config == model.config
-    for_transformers(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.randint(0, 96, (2, 120), generator=torch.Generator().manual_seed(1))
     plain = _with(config)

@@ -12,10 +12,9 @@ def ids() -> torch.Tensor:
     return torch.randint(0, 96, (2, 17), generator=torch.Generator().manual_seed(1))
 
 
-def test_logits_equal_transformers_from_the_same_folder(model, ids, tmp_path, for_transformers):
+def test_logits_equal_transformers_from_the_same_folder(model, ids, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model.save_pretrained(tmp_path)
-    for_transformers(tmp_path)
+    model.save_pretrained(tmp_path, for_transformers=True)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ours = LongcatForCausalLM.from_pretrained(tmp_path).eval()
     assert type(theirs).__name__ == "LongcatFlashForCausalLM"

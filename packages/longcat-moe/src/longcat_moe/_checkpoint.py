@@ -45,6 +45,16 @@ def split_experts(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{expert}.up_proj.weight", up
 
 
+def add_identity_rows(state: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
+    """Return a state whose stacked gates and ups have zeros for `num` identity experts too."""
+    found = dict(state)
+    for key, tensor in state.items():
+        match = _EXPERT.match(key)
+        if match is not None and match.group(2) != "down_proj":
+            found[key] = torch.cat([tensor, tensor.new_zeros(num, *tensor.shape[1:])])
+    return found
+
+
 # -- saving ----------------------------------------------------------------------------------
 
 

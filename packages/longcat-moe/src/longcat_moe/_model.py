@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ._attention import CacheView, LatentAttention
-from ._checkpoint import Progress, Shards, load_state, save_checkpoint
+from ._checkpoint import Progress, Shards, add_identity_rows, load_state, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm
@@ -300,11 +300,27 @@ class LongcatForCausalLM(nn.Module):
         load_state(model, Path(folder), num_ffn=config.n_routed_experts, progress=progress)
         return model
 
-    def save_pretrained(self, folder: str | Path, *, max_shard_bytes: int = 5 * 10**9) -> None:
-        """Write `config.json` and shards under the released names, atomically."""
-        save_checkpoint(
-            self.state_dict(), self.config.to_dict(), Path(folder), max_shard_bytes=max_shard_bytes
-        )
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        max_shard_bytes: int = 5 * 10**9,
+        for_transformers: bool = False,
+    ) -> None:
+        """Write `config.json` and shards under the released names, atomically.
+
+        Args:
+            folder: Made if it is not there.
+            max_shard_bytes: Of a file.
+            for_transformers: Also write the gate and up rows, all zero, that transformers allocates for
+                identity experts and does not load without; released checkpoints have none. Both kinds
+                load here.
+        """
+        state = self.state_dict()
+        if for_transformers:
+            state = add_identity_rows(state, self.config.zero_expert_num)
+        config = self.config.to_dict()
+        save_checkpoint(state, config, Path(folder), max_shard_bytes=max_shard_bytes)
 
 
 def _positions(ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor:

@@ -1,0 +1,182 @@
+"""Rollouts a second, and seconds to a reward, against TRL's GRPOTrainer on the same model and task, CPU.
+
+usage: python trl_rollouts.py [--steps 40]
+
+The model is a small LongCat from one folder on both sides. A rollout is up to 16 tokens; its reward is the share of
+them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate.
+Needs `trl`, `datasets`, `longcat-moe` and `longcat-gspo` beside `longcat-dora`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LEARNING_RATE, LENGTH, GOAL = 2e-3, 16, 0.9
+
+
+def make_model(folder):
+    import torch
+    from longcat_moe import LongcatForCausalLM, get_preset, save_tokenizer, train_tokenizer
+
+    tokenizer = train_tokenizer(["one two three four"], vocab_size=320)
+    torch.manual_seed(0)
+    config = dataclasses.replace(get_preset("tiny"), vocab_size=tokenizer.get_vocab_size())
+    LongcatForCausalLM(config).save_pretrained(folder, for_transformers=True)
+    save_tokenizer(tokenizer, folder)
+
+
+def prompts(num):
+    return [f"one two {n % 7} three" for n in range(num)]
+
+
+def reward_of(ids):
+    return sum(token % 2 == 0 for token in ids) / max(1, len(ids))
+
+
+async def _rollout(prompt, policy):
+    return reward_of(await policy.generate(prompt))
+
+
+def worker(folder):
+    import torch
+    from longcat_dora import Worker
+    from longcat_moe import Engine, LongcatConfig
+
+    torch.set_num_threads(1)
+    engine = Engine(LongcatConfig.from_pretrained(folder), num_slots=64, max_length=64)
+    return Worker(engine=engine, rollout=_rollout, max_tokens=LENGTH)
+
+
+class Trainer:
+    def __init__(self, folder):
+        from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
+        from longcat_moe import LongcatForCausalLM
+
+        model = LongcatForCausalLM.from_pretrained(folder).train()
+        config = TrainerConfig(
+            learning_rate=LEARNING_RATE, clip=ClipRange(low=0.2, high=0.2), baseline="mean_std"
+        )
+        self.inner = GspoTrainer(model, config)
+        self.weights, self.save, self.restore = (
+            self.inner.weights,
+            self.inner.save,
+            self.inner.restore,
+        )
+
+    def train(self, batch):
+        from longcat_gspo import Sample
+
+        samples = [
+            Sample(
+                token_ids=s.token_ids, loss_mask=s.loss_mask, log_probs=s.log_probs, reward=t.reward,
+                group=t.group,
+            )
+            for t in batch for s in t.segments
+        ]  # fmt: skip
+        self.inner.train(samples)
+        return {"reward": sum(t.reward for t in batch) / len(batch)}
+
+
+def ours(folder, steps, mode):
+    import torch
+    from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
+    from longcat_moe import load_tokenizer
+
+    torch.set_num_threads(1 if mode == "async" else 2)
+    tokenizer = load_tokenizer(folder)
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in prompts(10_000)]
+    marks = []
+    with tempfile.TemporaryDirectory() as run:
+        staleness = 1 if mode == "async" else 0
+        LocalRuntime(
+            RunConfig(
+                folder=Path(run), max_steps=steps, save_every=10**6,
+                scheduler=SchedulerConfig(
+                    groups_per_batch=4, group_size=8, soft_staleness=staleness, hard_staleness=4 * staleness,
+                ),
+            ),
+            factory=functools.partial(worker, folder), trainer=Trainer(folder),
+            tasks=(Task(f"n{n}", prompt) for n, prompt in enumerate(ids)),
+            on_step=lambda p: marks.append((time.monotonic(), p.metrics["reward"])),
+        ).run()  # fmt: skip
+    return marks
+
+
+def trl(folder, steps):
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(2)
+    marks = []
+
+    class Watch(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if logs and "reward" in logs:
+                marks.append((time.monotonic(), logs["reward"]))
+
+    with tempfile.TemporaryDirectory() as run:
+        trainer = GRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
+            train_dataset=Dataset.from_dict({"prompt": prompts(10_000)}),
+            args=GRPOConfig(
+                output_dir=run, per_device_train_batch_size=32, num_generations=8,
+                max_completion_length=LENGTH, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
+                beta=0.0, importance_sampling_level="sequence", max_steps=steps, logging_steps=1,
+                report_to=[], use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True,
+                temperature=1.0, gradient_checkpointing=False,
+            ),
+            callbacks=[Watch()],
+        )  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
+    return marks
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--side", choices=["async", "sync", "trl"])
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+    if options.side:
+        began = time.monotonic()
+        side = trl if options.side == "trl" else functools.partial(ours, mode=options.side)
+        marks = side(options.model, options.steps)
+        print("marks " + json.dumps([(at - began, reward) for at, reward in marks]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(folder)
+        print(f"load {os.getloadavg()[0]:.1f}, {options.steps} steps of 32 rollouts")
+        print(
+            f"| side | rollouts/s | first step | seconds to {GOAL} | steps to {GOAL} |\n| --- | --- | --- | --- | --- |"
+        )
+        for side in ("async", "sync", "trl", "async", "trl"):
+            done = subprocess.run(
+                [sys.executable, __file__, "--side", side, "--model", folder, "--steps", str(options.steps)],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            line = next((x for x in done.stdout.splitlines() if x.startswith("marks ")), None)
+            if line is None:
+                sys.exit(done.stderr[-3000:])
+            marks = json.loads(line.removeprefix("marks "))
+            rate = 32 * (len(marks) - 1) / (marks[-1][0] - marks[0][0])
+            goal = next((n for n, (_, reward) in enumerate(marks) if reward >= GOAL), None)
+            reached = "-" if goal is None else f"{marks[goal][0]:.1f}"
+            print(f"| {side} | {rate:.0f} | {marks[0][0]:.1f} s | {reached} | {goal} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
