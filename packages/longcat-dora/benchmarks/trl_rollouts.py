@@ -3,9 +3,12 @@
 usage: python trl_rollouts.py [--steps 40]
 
 The model is a small LongCat from one folder on both sides. A rollout is up to 16 tokens; its reward is the share of
-them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate.
+them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are
+finished count, with a signal or not (ours draws others in place of those without; TRL trains on them as they are).
 Needs `trl`, `datasets`, `longcat-moe` and `longcat-gspo` beside `longcat-dora`.
 """
+
+# ruff: noqa: PLC0415 - each side imports what it needs
 
 import argparse
 import contextlib
@@ -94,7 +97,11 @@ def ours(folder, steps, mode):
     torch.set_num_threads(1 if mode == "async" else 2)
     tokenizer = load_tokenizer(folder)
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in prompts(10_000)]
-    marks = []
+    marks, done = [], [0]
+
+    def count(group):
+        done[0] += len(group)
+
     with tempfile.TemporaryDirectory() as run:
         staleness = 1 if mode == "async" else 0
         LocalRuntime(
@@ -106,7 +113,8 @@ def ours(folder, steps, mode):
             ),
             factory=functools.partial(worker, folder), trainer=Trainer(folder),
             tasks=(Task(f"n{n}", prompt) for n, prompt in enumerate(ids)),
-            on_step=lambda p: marks.append((time.monotonic(), p.metrics["reward"])),
+            on_step=lambda p: marks.append((time.monotonic(), p.metrics["sampled_reward"], done[0])),
+            on_group=count,
         ).run()  # fmt: skip
     return marks
 
@@ -123,7 +131,7 @@ def trl(folder, steps):
     class Watch(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             if logs and "reward" in logs:
-                marks.append((time.monotonic(), logs["reward"]))
+                marks.append((time.monotonic(), logs["reward"], 32 * (len(marks) + 1)))
 
     with tempfile.TemporaryDirectory() as run:
         trainer = GRPOTrainer(
@@ -155,7 +163,7 @@ def main():
         began = time.monotonic()
         side = trl if options.side == "trl" else functools.partial(ours, mode=options.side)
         marks = side(options.model, options.steps)
-        print("marks " + json.dumps([(at - began, reward) for at, reward in marks]))
+        print("marks " + json.dumps([(at - began, reward, num) for at, reward, num in marks]))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder)
@@ -172,8 +180,8 @@ def main():
             if line is None:
                 sys.exit(done.stderr[-3000:])
             marks = json.loads(line.removeprefix("marks "))
-            rate = 32 * (len(marks) - 1) / (marks[-1][0] - marks[0][0])
-            goal = next((n for n, (_, reward) in enumerate(marks) if reward >= GOAL), None)
+            rate = (marks[-1][2] - marks[0][2]) / (marks[-1][0] - marks[0][0])
+            goal = next((n for n, (_, reward, _) in enumerate(marks) if reward >= GOAL), None)
             reached = "-" if goal is None else f"{marks[goal][0]:.1f}"
             print(f"| {side} | {rate:.0f} | {marks[0][0]:.1f} s | {reached} | {goal} |", flush=True)
 
