@@ -15,7 +15,6 @@ from longcat_dora import LocalRuntime, RunConfig, Task, Worker, check, read_even
 from longcat_dora.endpoint import black_box
 from longcat_dora.testing import TabularEngine, TabularTrainer
 
-
 CLIENT = openai.AsyncOpenAI(base_url="http://unused", api_key="none")  # 30 ms each: make one
 
 
