@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -208,10 +209,38 @@ def test_a_torn_tail_is_cut_and_an_altered_line_ends_the_log(tmp_path):
 
 def test_the_command_line(tmp_path):
     _run(tmp_path, steps=3)
+    (tmp_path / "own_trainer.py").write_text(
+        textwrap.dedent("""
+        from longcat_dora.testing import TabularTrainer
+        def make():
+            return TabularTrainer(learning_rate=0.3)
+        def other():
+            return TabularTrainer(learning_rate=0.31)
+    """)
+    )
     command = [sys.executable, "-m", "longcat_dora", "check"]
     done = subprocess.run([*command, str(tmp_path / "log")], capture_output=True, text=True)
     assert done.returncode == 0
     assert "C1 C2 C3 hold" in done.stdout
+    command[-1] = "timeline"
+    out = tmp_path / "trace.json"
+    done = subprocess.run([*command, str(tmp_path), str(out)], capture_output=True, text=True)
+    assert done.returncode == 0
+    slices = [e for e in json.loads(out.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert len([e for e in slices if e["name"].startswith("step ")]) == 3
+    report = check(read_events(tmp_path / "log"))
+    assert len([e for e in slices if e["name"].startswith("v")]) == report.num_started
+    command[-1] = "replay"
+    for name, code in (("own_trainer:make", 0), ("own_trainer:other", 1), ("own_trainer", 2)):
+        done = subprocess.run(
+            [*command, str(tmp_path), "--trainer", name],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    command[-1] = "check"
     done = subprocess.run([*command, str(tmp_path / "nothing")], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
