@@ -48,8 +48,9 @@ def _run(folder, *, steps=12, factory=tabular_worker, tasks=None, trainer=None, 
 def test_a_run_learns_and_keeps_the_contract(tmp_path):
     groups = []
     version, seen = _run(
-        tmp_path, steps=25, num_controllers=2, trainer=TabularTrainer(), groups=groups
-    )
+        tmp_path, steps=25, num_controllers=2, trainer=TabularTrainer(), groups=groups,
+        factory=functools.partial(tabular_worker, 0.01),
+    )  # fmt: skip
     assert version == 25
     rewards = [sum(t.reward for t in group) / len(group) for group in groups]
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.2

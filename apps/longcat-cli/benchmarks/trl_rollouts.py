@@ -5,10 +5,8 @@ usage: python trl_rollouts.py [--steps 40]
 The model is a small LongCat from one folder on both sides. A rollout is up to 16 tokens; its reward is the share of
 them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are
 finished count, with a signal or not (ours draws others in place of those without; TRL trains on them as they are).
-Needs `trl`, `datasets`, `longcat-moe` and `longcat-gspo` beside `longcat-dora`.
+Needs `trl` and `datasets` beside our packages.
 """
-
-# ruff: noqa: PLC0415 - each side imports what it needs
 
 import argparse
 import contextlib
