@@ -20,7 +20,9 @@ def _code_lines(source: str, name: str) -> int:
 
 
 def test_a_world_is_at_most_12_lines_and_a_trainer_at_most_20():
-    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    readme = importlib.metadata.metadata("longcat-dora").get_payload()
+    if (PACKAGE / "README.md").is_file():  # newer than what was installed, perhaps
+        readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     world = next(block for block in blocks if "async def world" in block)
     assert _code_lines(world, "world") + _code_lines(world, "worker") <= 12
