@@ -55,7 +55,9 @@ def test_a_node_is_killed_and_the_run_goes_on(tmp_path, cluster):
     def kill():
         while not runtime_is_busy.wait(0.1):
             pass
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        place = runtime.handles[1].node
+        (node,) = [node for node in nodes if node.node_id == place]
+        cluster.remove_node(node, allow_graceful=False)
         killed_at.append(time.monotonic())
 
     runtime_is_busy = threading.Event()

@@ -6,6 +6,8 @@
   buffers that are mapped, not copied: weights are put once, and every process of a node reads them in place.
 - The log is the driver's. An actor or a node that is lost is noticed by its call, what it sampled is tried
   again, and a new actor goes to a node that is left.
+- An actor goes to the node whose CPUs were idlest when last measured (`_placement.py`); a node that cannot
+  give what a controller reserves does not answer the measurement, and is left out.
 - Everything else, the contract included, is `Runtime`'s: the same scheduler, the same log, the same checker.
 """
 
@@ -18,18 +20,25 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import time
 import traceback
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ._controller import Factory, RolloutController
 from ._payloads import PayloadFile
+from ._placement import choose_node, idle_cpus
 from ._runtime import Runtime
 from ._types import Finished, LongcatDoraError, Trajectory
 
 _MOST_END_S = 5.0
+_MOST_MEASURE_S, _MOST_LATER_S = 10.0, 0.5
+"""Until the first node answers, and then until the others do."""
+_OLD_S = 5.0
+"""How long a measurement holds."""
 
 
 class Buffer:
@@ -99,18 +108,22 @@ class _ControllerActor:
 class RayController:
     """One actor seen from the manager: see `Controller`."""
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self) -> None:
+        self.actor: Any = None
+        """Absent until a node was found for it."""
+        self.node = ""
         self.running: set[str] = set()
         self.is_ready = False
         self.has_stopped = asyncio.Event()
         self.listener: asyncio.Task[None] | None = None
 
     def post(self, *order: Any) -> None:
-        """Send an order after all earlier ones."""
+        """Send an order after all earlier ones; before there is an actor, none is sent but to stop."""
+        if self.actor is None:
+            return
         with contextlib.suppress(
             RayError
-        ):  # the listener finds out, and takes care of what was running
+        ):  # the listener finds out, and cares for what was running
             self.actor.post.remote(order)
 
 
@@ -136,6 +149,12 @@ class RayRuntime(Runtime):
         super().__init__(*arguments, **options)
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
         self._file: PayloadFile | None = None
+        self._placing = asyncio.Lock()
+        self._idle: dict[str, float] = {}
+        """Node to idle CPUs, when last measured."""
+        self._measured_at = float("-inf")
+        self._placed: list[str] = []
+        """Where controllers went since then."""
 
     def run(self) -> int:
         """See `Runtime.run`. Ray is started if it is not running, and then also ended."""
@@ -153,15 +172,67 @@ class RayRuntime(Runtime):
             ray.shutdown()
 
     def spawn(self, place: int) -> RayController:
-        """Start an actor on a node with idle CPUs, and listen to it."""
-        options = {
-            "num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "scheduling_strategy": "SPREAD",
-            "max_restarts": 0, "max_concurrency": 1000,
-        }  # fmt: skip
-        actor = ray.remote(_ControllerActor).options(**options)
-        handle = RayController(actor.remote(self.factory, self.config.rollout_deadline_s))
-        handle.listener = asyncio.create_task(self._listen(handle))
+        """Find a node with idle CPUs, start an actor there, and listen to it."""
+        handle = RayController()
+        handle.listener = asyncio.create_task(self._live(handle))
         return handle
+
+    async def _live(self, handle: RayController) -> None:
+        try:
+            async with self._placing:  # one after another: each counts those before it
+                handle.node = await self._find_node() or ""
+                if self.is_over:
+                    return
+                actor = ray.remote(_ControllerActor).options(
+                    num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_restarts=0,
+                    max_concurrency=1000, scheduling_strategy=_on(handle.node),
+                )  # fmt: skip
+                handle.actor = actor.remote(self.factory, self.config.rollout_deadline_s)
+        except Exception as error:
+            self.crash(error)
+            return
+        await self._listen(handle)
+
+    async def _find_node(self) -> str | None:
+        """Return the node that has the most idle CPUs; `None` while none can give what is reserved."""
+        if time.monotonic() - self._measured_at > _OLD_S:
+            await self._measure()
+        alive = _alive_nodes()
+        idle = {node: cpus for node, cpus in self._idle.items() if node in alive}
+        node = choose_node(idle, self._placed, num_cpus=self.num_cpus)
+        if node is not None:
+            self._placed.append(node)
+        return node
+
+    async def _measure(self) -> None:
+        """Ask each node with room; one that is late has none, or is lost."""
+        probe = ray.remote(idle_cpus)
+        asked = {
+            asyncio.ensure_future(_result(probe.options(
+                num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            ).remote())): node
+            for node in self._nodes_with_room()
+        }  # fmt: skip
+        if not asked:
+            return
+        done, late = await asyncio.wait(
+            asked, timeout=_MOST_MEASURE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if late:
+            done, late = await asyncio.wait(asked, timeout=_MOST_LATER_S)
+        for answer in late:
+            answer.cancel()
+        self._idle = {asked[a]: a.result() for a in done if a.exception() is None}
+        self._measured_at, self._placed = time.monotonic(), []
+
+    def _nodes_with_room(self) -> list[str]:
+        ours = [handle.node for handle in self.handles if isinstance(handle, RayController)]
+        return [
+            node
+            for node, cpus in _alive_nodes().items()
+            if cpus - self.num_cpus * ours.count(node) >= self.num_cpus
+        ]
 
     async def join(self, handle: RayController) -> None:
         """Wait for an actor to end; it was told to stop."""
@@ -170,7 +241,8 @@ class RayRuntime(Runtime):
                 await handle.has_stopped.wait()
         if handle.listener is not None:
             handle.listener.cancel()
-        ray.kill(handle.actor)
+        if handle.actor is not None:
+            ray.kill(handle.actor)
         if self._file is not None and handle is self.handles[-1]:
             self._file.close()
             self._file = None
@@ -215,3 +287,18 @@ class RayRuntime(Runtime):
             self._file = PayloadFile(self.config.folder / "log", self.manager.writer())
         payload = self._file.append([buffer.view])
         self.receive(handle, "finished", finished, payload)
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy | str:
+    """On a node, or on another if it has just been lost; anywhere if none was found."""
+    return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
+
+
+async def _result(reference: Any) -> Any:
+    return await reference
+
+
+def _alive_nodes() -> dict[str, float]:
+    """Node to CPUs that can be reserved there."""
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]}
