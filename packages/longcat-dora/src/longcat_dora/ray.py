@@ -22,7 +22,7 @@ import logging
 import pickle
 import time
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -300,5 +300,5 @@ async def _result(reference: Any) -> Any:
 
 def _alive_nodes() -> dict[str, float]:
     """Node to CPUs that can be reserved there."""
-    nodes: list[dict[str, Any]] = ray.nodes()
+    nodes = cast("list[dict[str, Any]]", ray.nodes())
     return {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]}
