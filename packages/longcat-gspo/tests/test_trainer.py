@@ -2,7 +2,21 @@
 
 import pytest
 import torch
-from longcat_gspo import ClipRange, GspoTrainer, Sample, TrainerConfig
+from longcat_gspo import (
+    ClipRange,
+    GspoTrainer,
+    Sample,
+    TrainerConfig,
+    TripletClip,
+    dapo_loss,
+    group_advantages,
+    grpo_loss,
+    gspo_loss,
+    gspo_token_loss,
+    linear_log_probs_and_entropy,
+    sequence_mean,
+    triplet_clip_loss,
+)
 from torch import nn
 
 
@@ -209,3 +223,130 @@ def test_bad_batches_are_named_and_change_nothing():
     with pytest.raises(FloatingPointError, match="no step was taken"):
         trainer.train([bad, good])
     assert torch.equal(_state(trainer), before)
+
+
+def _packed(model, samples):
+    """Log-probs now and then, the sequence of each token, by a loop over tokens."""
+    now, old, place = [], [], []
+    for n, s in enumerate(samples):
+        log_probs = model(torch.tensor([s.token_ids])).logits[0].log_softmax(-1)
+        for j in range(1, len(s.token_ids)):
+            if s.loss_mask[j]:
+                now.append(log_probs[j - 1, s.token_ids[j]])
+                old.append(s.log_probs[j])
+                place.append(n)
+    return torch.stack(now), torch.tensor(old), torch.tensor(place)
+
+
+@pytest.mark.parametrize("objective", ["gspo", "gspo_token", "grpo", "dapo", "triplet"])
+@pytest.mark.parametrize("limit", [8, 4096])
+def test_every_objective_is_its_function_on_the_whole_batch(objective, limit):
+    clip, samples = ClipRange(low=0.2, high=0.2), _samples()
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(
+        objective=objective, clip=clip, max_tokens=7, micro_batch_tokens=limit, max_grad_norm=1e9
+    ))  # fmt: skip
+    packed = _packed(trainer.model, samples)
+    advantage = torch.tensor(
+        group_advantages([s.reward for s in samples], [s.group for s in samples])
+    )
+    if objective == "gspo_token":
+        loss, _ = gspo_token_loss(
+            packed[0], packed[1], advantage[packed[2]], packed[2], num_sequences=9, clip=clip
+        )
+    elif objective == "triplet":
+        loss, _ = triplet_clip_loss(
+            packed[0], packed[1], advantage, packed[2], clip=TripletClip(), max_tokens=7
+        )
+    else:
+        function = {"gspo": gspo_loss, "grpo": grpo_loss, "dapo": dapo_loss}[objective]
+        loss, _ = function(packed[0], packed[1], advantage, packed[2], clip=clip)
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    trainer.model.zero_grad()
+    metrics = trainer.train(samples)
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_objectives_that_are_not_are_named():
+    with pytest.raises(ValueError, match="objective must be one of"):
+        TrainerConfig(objective="ppo")
+    with pytest.raises(ValueError, match="needs max_tokens"):
+        TrainerConfig(objective="triplet")
+    with pytest.raises(ValueError, match="needs a reference model"):
+        GspoTrainer(_Tiny(), TrainerConfig(kl_coefficient=0.1))
+
+
+def test_a_sample_that_is_masked_counts_in_its_group_alone():
+    wide = ClipRange(low=0.5, high=0.5)
+    masked = Sample(
+        token_ids=[3, 4], loss_mask=[False] * 2, log_probs=[0, 0], reward=1.0, group="0"
+    )
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(clip=wide, max_grad_norm=1e9))
+    samples = _samples(3)  # one group: rewards 0, 1, 0
+    packed = _packed(trainer.model, samples)
+    advantage = torch.tensor(group_advantages([0.0, 1.0, 0.0, 1.0], ["0"] * 4)[:3])
+    loss, _ = gspo_loss(packed[0], packed[1], advantage, packed[2], clip=wide)
+    metrics = trainer.train([*samples, masked])
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["masked_share"] == 0.25
+    before = _state(trainer).clone()
+    assert trainer.train([masked, masked])["signal_share"] == 0
+    assert torch.equal(_state(trainer), before)
+
+
+def test_the_reference_holds_back_and_is_measured():
+    class Frozen(_Tiny):
+        def __init__(self):
+            super().__init__()
+            torch.nn.init.normal_(self.head.weight)
+
+    reference, samples = Frozen(), _samples()
+    trainer = GspoTrainer(
+        _Tiny(), TrainerConfig(kl_coefficient=0.3, learning_rate=1e-2, max_grad_norm=1e9, micro_batch_tokens=8),
+        reference=reference,
+    )  # fmt: skip
+    packed = _packed(trainer.model, samples)
+    refers, _, place = _packed(reference, samples)
+    gap = refers.detach() - packed[0]
+    advantage = torch.tensor(
+        group_advantages([s.reward for s in samples], [s.group for s in samples])
+    )
+    loss, _ = gspo_loss(packed[0], packed[1], advantage, packed[2], clip=ClipRange())
+    loss = loss + 0.3 * sequence_mean(gap.exp() - 1 - gap, place, 9).mean()
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    trainer.model.zero_grad()
+    metrics = trainer.train(samples)
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["reference_kl"] == pytest.approx((gap.exp() - 1 - gap).mean().item(), rel=1e-4)
+    for _ in range(200):
+        last = trainer.train(samples)
+    assert last["reference_kl"] < metrics["reference_kl"] / 2
+
+
+def test_entropy_and_divergence_are_their_definitions():
+    trainer, samples = GspoTrainer(_Tiny(), TrainerConfig(baseline="none")), _samples()
+    samples = [s for s in samples if s.reward]
+    with torch.no_grad():
+        now, old, _ = _packed(trainer.model, samples)
+        all_ = torch.cat([
+            trainer.model(torch.tensor([s.token_ids])).logits[0, :-1][torch.tensor(s.loss_mask[1:])]
+            for s in samples
+        ])  # fmt: skip
+        entropy = torch.distributions.Categorical(logits=all_).entropy().mean().item()
+    metrics = trainer.train(samples)
+    assert metrics["entropy"] == pytest.approx(entropy, rel=1e-5)
+    gap = now - old
+    assert metrics["behaviour_kl"] == pytest.approx((gap.exp() - 1 - gap).mean().item(), rel=1e-4)
+
+
+def test_chunked_entropy_is_the_plain_one():
+    torch.manual_seed(0)
+    hidden, weight, target = torch.randn(7, 5), torch.randn(11, 5), torch.randint(11, (7,))
+    log_probs, entropy = linear_log_probs_and_entropy(hidden, weight, target, chunk_tokens=3)
+    plain = torch.distributions.Categorical(logits=hidden @ weight.T)
+    torch.testing.assert_close(entropy, plain.entropy())
+    torch.testing.assert_close(log_probs, plain.log_prob(target))
+    assert not entropy.requires_grad

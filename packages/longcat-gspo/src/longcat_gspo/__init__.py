@@ -10,9 +10,10 @@ from ._budget import (
     coba_value,
     knapsack_value,
 )
+from ._config import Objective, TrainerConfig
 from ._curriculum import PassRateCurriculum
 from ._gift import gift_loss
-from ._linear import linear_log_probs
+from ._linear import linear_log_probs, linear_log_probs_and_entropy
 from ._mismatch import hispo_mask, mismatch_weights
 from ._objective import (
     ClipRange,
@@ -26,15 +27,16 @@ from ._objective import (
     triplet_clip_loss,
 )
 from ._oversample import Oversampler, num_groups
+from ._samples import Sample
 from ._stages import ContextGrowth, StagedCurriculum, TaskFacts
-from ._trainer import GspoTrainer, Sample, TrainerConfig
+from ._trainer import GspoTrainer
 from ._verify import Stagnation, VerificationItem, verification_items, verification_reward
 
 __all__ = [
     "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "GspoTrainer", "LossStats",
-    "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
+    "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
     "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "coba_value",
     "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",
-    "hispo_mask", "knapsack_value", "linear_log_probs", "mismatch_weights", "num_groups",
+    "hispo_mask", "knapsack_value", "linear_log_probs", "linear_log_probs_and_entropy", "mismatch_weights", "num_groups",
     "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items", "verification_reward",
 ]  # fmt: skip

@@ -34,6 +34,27 @@ def linear_log_probs(
     Raises:
         ValueError: Shapes do not fit, or `chunk_tokens` is below 1.
     """
+    return _apply(hidden_TD, weight_VD, target_T, chunk_tokens, with_entropy=False)[0]
+
+
+def linear_log_probs_and_entropy(
+    hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor, *, chunk_tokens: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what `linear_log_probs` does, and the entropy of each token's distribution.
+
+    The entropy is in nats, (T,), and carries no gradient. Arguments and errors: `linear_log_probs`.
+    """
+    return _apply(hidden_TD, weight_VD, target_T, chunk_tokens, with_entropy=True)
+
+
+def _apply(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    chunk_tokens: int | None,
+    *,
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor]:
     num, width = hidden_TD.shape
     if target_T.shape != (num,) or weight_VD.shape[1:] != (width,):
         raise ValueError(
@@ -43,8 +64,8 @@ def linear_log_probs(
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
     chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * len(weight_VD)))
-    out = _LinearLogProbs.apply(hidden_TD, weight_VD, target_T, chunk)
-    return cast("Tensor", out)
+    out = _LinearLogProbs.apply(hidden_TD, weight_VD, target_T, chunk, with_entropy)
+    return cast("tuple[Tensor, Tensor]", out)
 
 
 def _logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
@@ -54,19 +75,28 @@ def _logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, chunk: int, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         parts: list[Tensor] = []
         sums: list[Tensor] = []
+        entropies: list[Tensor] = []
         for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True):
             logits = _logits(h, weight)
             sums.append(logits.logsumexp(-1))
             parts.append(logits.gather(1, t[:, None])[:, 0] - sums[-1])
+            if with_entropy:
+                logits.sub_(sums[-1][:, None])
+                # One more matrix of the chunk's size, and no third.
+                entropies.append(-logits.exp().mul_(logits).sum(-1))
         ctx.save_for_backward(hidden, weight, target, torch.cat(sums))
         ctx.chunk = chunk
-        return torch.cat(parts)
+        entropy = torch.cat(entropies) if with_entropy else sums[0].new_empty(0)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(parts), entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, target, sums = ctx.saved_tensors
         to_hidden, to_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
@@ -82,4 +112,4 @@ class _LinearLogProbs(torch.autograd.Function):
                 grad_hidden[part] = slope @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(slope.T, h)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None

@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ._linear import linear_log_probs
+from ._linear import CHUNK_BYTES, linear_log_probs_and_entropy
+from ._samples import Rows
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`predict(ids_BT, real_BT, wanted_BT, target_N)`: log-probs (N,) of the targets where wanted."""
+Predict = Callable[[Rows], tuple[Tensor, Tensor]]
+"""Log-probs of the targets, (T,), and the entropy where they stand, (T,), without a gradient."""
 
 
 def from_logits(model: nn.Module, accelerator: Accelerator) -> Predict:
@@ -22,15 +23,26 @@ def from_logits(model: nn.Module, accelerator: Accelerator) -> Predict:
         "logits_mask" in inspect.signature(accelerator.unwrap_model(model).forward).parameters
     )
 
-    def predict(ids_BT: Tensor, real_BT: Tensor, wanted_BT: Tensor, target_N: Tensor) -> Tensor:
+    def predict(rows: Rows) -> tuple[Tensor, Tensor]:
         with accelerator.autocast():
             if takes_mask:
-                logits = model(ids_BT, attention_mask=real_BT, logits_mask=wanted_BT).logits
+                out = model(rows.ids_BL, attention_mask=rows.real_BL, logits_mask=rows.wanted_BL)
+                logits_TV = out.logits
             else:
-                logits = model(ids_BT, attention_mask=real_BT).logits[wanted_BT]
-        return -nn.functional.cross_entropy(logits.float(), target_N, reduction="none")
+                out = model(rows.ids_BL, attention_mask=rows.real_BL)
+                logits_TV = out.logits[rows.wanted_BL]
+        logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+        log_probs_TV = logits_TV.log_softmax(-1)
+        picked_T = log_probs_TV.gather(1, rows.target_T[:, None])[:, 0]
+        return picked_T, _entropy(log_probs_TV.detach())
 
     return predict
+
+
+def _entropy(log_probs_TV: Tensor) -> Tensor:
+    """In nats, (T,); a chunk of tokens at a time."""
+    chunk = max(1, CHUNK_BYTES // (4 * log_probs_TV.shape[1]))
+    return torch.cat([-(part.exp() * part).sum(-1) for part in log_probs_TV.split(chunk)])
 
 
 def from_hidden_states(model: nn.Module, accelerator: Accelerator) -> Predict:
@@ -64,9 +76,10 @@ def from_hidden_states(model: nn.Module, accelerator: Accelerator) -> Predict:
             f"this model changes them further, by up to {gap:.2g}"
         )
 
-    def predict(ids_BT: Tensor, real_BT: Tensor, wanted_BT: Tensor, target_N: Tensor) -> Tensor:
+    def predict(rows: Rows) -> tuple[Tensor, Tensor]:
         with accelerator.autocast():
-            states_BTD = hidden(ids_BT, real_BT)
-        return linear_log_probs(states_BTD[wanted_BT].to(head.weight.dtype), head.weight, target_N)
+            states_BLD = hidden(rows.ids_BL, rows.real_BL)
+        states_TD = states_BLD[rows.wanted_BL].to(head.weight.dtype)
+        return linear_log_probs_and_entropy(states_TD, head.weight, rows.target_T)
 
     return predict

@@ -4,21 +4,21 @@
 - Losses are sums over micro-batches divided by the number of sequences (or tokens) of the whole
   batch, so that gradient accumulation is exact.
 - A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
+- A sequence without a token to learn counts in its group's mean alone.
 - A step with a loss that is not finite changes nothing and raises.
 - On several processes (accelerate's data parallel) each trains on samples of its own, whole groups of
   them; gradients are added up once a step, so that they are those of one process with all samples,
-  however unequally they are spread.
+  however unequally they are spread. Weights may be sharded over them (FSDP2): the steps are the same.
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,68 +26,38 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from ._advantage import Baseline, group_advantages
-from ._objective import ClipRange, LossStats, gspo_loss
-from ._predict import from_hidden_states, from_logits
+from ._advantage import group_advantages
+from ._batch_loss import Whole, batch_loss, divergence, reference_loss
+from ._config import TrainerConfig
+from ._objective import LossStats
+from ._predict import Predict, from_hidden_states, from_logits
+from ._samples import Rows, Sample, check_samples, micro_batches
+from ._sharding import clip_sharded_grads, is_sharded, load_state, model_state, optimizer_state
 
 _DATA_PARALLEL = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One sequence to learn from."""
+@dataclass(slots=True)
+class _Part:
+    """A micro-batch of `train`, laid out once for all epochs."""
 
-    token_ids: Sequence[int]
-    loss_mask: Sequence[bool]
-    """Which tokens the model wrote and are to be learned."""
-    log_probs: Sequence[float] = ()
-    """Of every token under the weights that sampled it; 0 where it was not sampled."""
-    reward: float = 0.0
-    group: str = ""
+    rows: Rows
+    advantage_S: Tensor
+    reference_T: Tensor | None = None
+    is_idle: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerConfig:
-    """How steps are taken."""
+@dataclass(slots=True)
+class _Seen:
+    """What a micro-batch showed, detached."""
 
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    decay: Literal["none", "linear", "cosine"] = "none"
-    """How the learning rate falls to zero over `total_steps`."""
-    total_steps: int = 0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.98)
-    epsilon: float = 1e-16
-    """The report's AdamW epsilon."""
-    max_grad_norm: float = 1.0
-    clip: ClipRange = field(default_factory=ClipRange)
-    baseline: Baseline = "mean_std"
-    epochs: int = 1
-    """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
-    micro_batch_tokens: int = 4096
-    chunked_log_probs: bool = False
-    """Never hold all tokens by all words: see `linear_log_probs`. For large vocabularies."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.decay not in ("none", "linear", "cosine"):
-            raise ValueError(f"decay must be 'none', 'linear' or 'cosine', got {self.decay!r}")
-        if self.decay != "none" and self.total_steps < 1:
-            raise ValueError(f"decay {self.decay!r} needs total_steps >= 1, got {self.total_steps}")
-        for name in ("epochs", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, ...; past `total_steps` that of the last one."""
-        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if self.decay == "none":
-            return self.learning_rate * warm
-        done = min(step, self.total_steps - 1) / self.total_steps
-        left = 1 - done if self.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
-        return self.learning_rate * warm * left
+    loss: float
+    stats: LossStats
+    behaviour_kl: float
+    """Sum over tokens, as the next two."""
+    reference_kl: float
+    entropy: float
+    num_tokens: int
 
 
 class GspoTrainer:
@@ -97,11 +67,17 @@ class GspoTrainer:
         model: Called as `model(input_ids, attention_mask=...)`. If it also takes `logits_mask`
             (true where a prediction is wanted), the others are never computed. For
             `chunked_log_probs` it has `base_model` and `get_output_embeddings()`, as those of
-            transformers do.
+            transformers do. Its weights may be sharded already (FSDP2's `fully_shard`), or by the
+            accelerator.
         config: How steps are taken.
         accelerator: Places the model; a plain CPU one when absent.
+        reference: A frozen model; the divergence from it is measured, and with `kl_coefficient`
+            held down. Called as `model` is.
         after_step: Called after each optimiser step, for what moves without gradients (a router's
             bias); what it returns joins the metrics.
+
+    Raises:
+        ValueError: `kl_coefficient` without a reference.
     """
 
     def __init__(
@@ -110,8 +86,11 @@ class GspoTrainer:
         config: TrainerConfig,
         *,
         accelerator: Accelerator | None = None,
+        reference: nn.Module | None = None,
         after_step: Callable[[], dict[str, float]] | None = None,
     ) -> None:
+        if config.kl_coefficient and reference is None:
+            raise ValueError(f"kl_coefficient={config.kl_coefficient} needs a reference model")
         self.config = config
         self.accelerator = accelerator or Accelerator(cpu=True)
         optimizer = torch.optim.AdamW(
@@ -122,73 +101,135 @@ class GspoTrainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.model, self.optimizer = cast(
-            "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
-        )
-        source = from_hidden_states if config.chunked_log_probs else from_logits
+        if is_sharded(model):  # by the caller: data parallelism is FSDP's then
+            self.model, self.optimizer = model, cast(Any, self.accelerator.prepare(optimizer))
+        else:
+            self.model, self.optimizer = cast(
+                "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
+            )
+        self._is_sharded = is_sharded(self.model)
         # Past DDP's wrapper, which would add gradients up in every backward pass: see `_step`.
-        called = self.model
-        if self.accelerator.distributed_type in _DATA_PARALLEL:
-            called = self.accelerator.unwrap_model(self.model)
-        self._predict = source(called, self.accelerator)
+        self._predict = self._predictor(
+            self.model if self._is_sharded else self.accelerator.unwrap_model(self.model)
+        )
+        self._refer = None
+        if reference is not None:
+            self._refer = self._predictor(reference.to(self.accelerator.device).eval())
         self.num_steps = 0
         self._after_step = after_step
+
+    def _predictor(self, model: nn.Module) -> Predict:
+        source = from_hidden_states if self.config.chunked_log_probs else from_logits
+        return source(model, self.accelerator)
 
     # -- steps -------------------------------------------------------------------------------
 
     def train(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Take `epochs` GSPO steps; advantages are formed within each group of `samples`.
+        """Take `epochs` steps; advantages are formed within each group of `samples`.
+
+        A sample without a token to learn counts in its group's mean, and in no other way.
 
         Returns:
-            Metrics of the last step, over the samples whose advantage is not 0. Where none has one,
-            no step is taken, and `signal_share` is 0.
+            Metrics of the last step, over the samples that were computed: those whose advantage is
+            not 0, or all if there is a `kl_coefficient`. Where there is none, no step is taken, and
+            `signal_share` is 0. With several processes, ratios, divergences and entropy are those of
+            this one's samples. `behaviour_kl` is the divergence of the weights in training from those
+            that sampled, `reference_kl` that from the reference, `entropy` in nats; each the mean over
+            learned tokens.
 
         Raises:
             ValueError: The batch is empty, or log-probabilities are missing.
             FloatingPointError: The loss is not finite; the weights are as before that step.
         """
-        _check_samples(samples)
+        began = time.perf_counter()
+        check_samples(samples)
         advantages = group_advantages(
             [s.reward for s in samples], [s.group for s in samples], baseline=self.config.baseline
         )
-        pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if a != 0]
-        batches = self._micro_batches(pairs, lambda pair: pair[0]) if pairs else []
-        num, num_pairs, reward, tokens = self._totals(
-            len(samples),
-            len(pairs),
-            sum(s.reward for s in samples),
-            sum(len(s.token_ids) for s in samples),
-        )
+        pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if s.num_learned]
+        num_learned, num_signals = len(pairs), sum(a != 0 for _, a in pairs)
+        num, learned, learned_tokens, signals, reward, tokens = self._totals(
+            len(samples), num_learned, sum(s.num_learned for s, _ in pairs), num_signals,
+            sum(s.reward for s in samples), sum(len(s.token_ids) for s in samples),
+        )  # fmt: skip
         metrics: dict[str, float] = {}
-        for _ in range(self.config.epochs if num_pairs else 0):
-            metrics = self._gspo_step(batches, num)
+        if signals or (learned and self.config.kl_coefficient):
+            parts = self._parts(pairs)
+            whole = Whole(learned, learned_tokens)
+            for _ in range(self.config.epochs):
+                metrics = self._train_step(parts, whole)
         return metrics | {
-            "signal_share": num_pairs / num, "reward": reward / num, "tokens": tokens,
+            "signal_share": signals / num, "masked_share": 1 - learned / num, "reward": reward / num,
+            "tokens": tokens, "tokens_per_s": tokens / (time.perf_counter() - began),
         }  # fmt: skip
 
-    def _gspo_step(self, batches: list[list[tuple[Sample, float]]], num: float) -> dict[str, float]:
-        def work(batch: list[tuple[Sample, float]]) -> tuple[float, LossStats, Tensor]:
-            log_probs_T, old_T, sequence_T = self._log_probs([sample for sample, _ in batch])
-            advantage_S = torch.tensor([a for _, a in batch], device=log_probs_T.device)
-            loss, stats = gspo_loss(
-                log_probs_T, old_T, advantage_S, sequence_T, clip=self.config.clip
-            )
-            scaled = loss * (len(batch) / num)
-            self.accelerator.backward(scaled)
-            return scaled.item(), stats, (old_T - log_probs_T.detach()).mean()
+    def _parts(self, pairs: Sequence[tuple[Sample, float]]) -> list[_Part]:
+        """Lay out what has a gradient, in micro-batches."""
+        device = self.accelerator.device
+        if not self.config.kl_coefficient:
+            pairs = [(sample, advantage) for sample, advantage in pairs if advantage != 0]
+        parts: list[_Part] = []
+        for batch in micro_batches(pairs, lambda pair: pair[0], self.config.micro_batch_tokens):
+            rows = Rows.of([sample for sample, _ in batch], device)
+            parts.append(_Part(rows, torch.tensor([a for _, a in batch], device=device)))
+        for _ in range(self._num_missing(len(parts))):
+            parts.append(_Part(Rows.nothing(device), torch.zeros(1, device=device), is_idle=True))
+        if self._refer is not None:
+            with torch.no_grad():
+                for part in parts:
+                    part.reference_T, _ = self._refer(part.rows)
+        return parts
 
-        parts = [work(batch) for batch in batches]
-        metrics = self._step(sum(loss for loss, _, _ in parts))
-        if not parts:  # other processes have something to learn, this one has not
+    def _num_missing(self, num: int) -> int:
+        """Passes that this process runs for company: sharded weights are gathered by all together."""
+        if not self._is_sharded:
+            return 0
+        most = torch.tensor(num, device=self.accelerator.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return int(most) - num
+
+    def _train_step(self, parts: list[_Part], whole: Whole) -> dict[str, float]:
+        seen = [self._work(part, whole) for part in parts]
+        metrics = self._step(sum(s.loss for s in seen))
+        seen = [s for s, part in zip(seen, parts, strict=True) if not part.is_idle]
+        if not seen:  # other processes have something to learn, this one has not
             return metrics
-        ratio_S = torch.cat([stats.ratio_S for _, stats, _ in parts])
-        clipped_S = torch.cat([stats.is_clipped_S for _, stats, _ in parts])
-        return metrics | {
+        ratio_S = torch.cat([s.stats.ratio_S for s in seen])
+        clipped_S = torch.cat([s.stats.is_clipped_S for s in seen])
+        num = sum(s.num_tokens for s in seen)
+        metrics |= {
             "ratio_mean": ratio_S.mean().item(),
             "ratio_max": ratio_S.max().item(),
             "clip_share": clipped_S.mean().item(),
-            "behaviour_gap": torch.stack([gap for _, _, gap in parts]).mean().item(),
+            "behaviour_kl": sum(s.behaviour_kl for s in seen) / num,
+            "entropy": sum(s.entropy for s in seen) / num,
         }
+        if self._refer is not None:
+            metrics["reference_kl"] = sum(s.reference_kl for s in seen) / num
+        return metrics
+
+    def _work(self, part: _Part, whole: Whole) -> _Seen:
+        """Add a micro-batch's gradients to what is there."""
+        rows, advantage_S = part.rows, part.advantage_S
+        log_probs_T, entropy_T = self._predict(rows)
+        loss, stats = batch_loss(
+            self.config, log_probs_T, rows.old_T, advantage_S, rows.sequence_T, whole
+        )
+        detached_T, reference_kl = log_probs_T.detach(), 0.0
+        if part.reference_T is not None:
+            reference_kl = divergence(detached_T, part.reference_T).sum().item()
+            if self.config.kl_coefficient:
+                drift = reference_loss(
+                    log_probs_T, part.reference_T, rows.sequence_T, len(advantage_S), whole
+                )
+                loss = loss + self.config.kl_coefficient * drift
+        if part.is_idle:
+            loss = loss * 0
+        self._backward(loss)
+        behaviour_kl = divergence(rows.old_T, detached_T).sum().item()
+        return _Seen(
+            loss.item(), stats, behaviour_kl, reference_kl, entropy_T.sum().item(), len(detached_T)
+        )
 
     def fit(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take one supervised step: mean negative log-likelihood of the masked-in tokens.
@@ -198,27 +239,37 @@ class GspoTrainer:
             FloatingPointError: The loss is not finite; the weights are as before.
         """
         num_tokens, tokens = self._totals(
-            sum(sum(s.loss_mask[1:]) for s in samples), sum(len(s.token_ids) for s in samples)
+            sum(s.num_learned for s in samples), sum(len(s.token_ids) for s in samples)
         )
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
-
-        def work(batch: list[Sample]) -> float:
-            log_probs_T, _, _ = self._log_probs(batch)
+        device, total = self.accelerator.device, 0.0
+        held = [sample for sample in samples if sample.num_learned]
+        batches = micro_batches(held, lambda sample: sample, self.config.micro_batch_tokens)
+        num_missing = self._num_missing(len(batches))  # before the first pass: processes meet here
+        for batch in batches:
+            log_probs_T, _ = self._predict(Rows.of(batch, device))
             loss = -log_probs_T.sum() / num_tokens
-            self.accelerator.backward(loss)
-            return loss.item()
+            self._backward(loss)
+            total += loss.item()
+        for _ in range(num_missing):
+            log_probs_T, _ = self._predict(Rows.nothing(device))
+            self._backward(log_probs_T.sum() * 0)
+        return self._step(total) | {"tokens": tokens}
 
-        batches = self._micro_batches(list(samples), lambda sample: sample) if samples else []
-        loss = sum(map(work, batches))
-        return self._step(loss) | {"tokens": tokens}
+    def _backward(self, loss: Tensor) -> None:
+        # FSDP takes the mean of all processes' gradients, where the loss is their sum.
+        self.accelerator.backward(
+            loss * self.accelerator.num_processes if self._is_sharded else loss
+        )
 
     def _totals(self, *numbers: float) -> list[float]:
         """Add numbers up over all processes."""
         if self.accelerator.num_processes == 1:
             return list(map(float, numbers))
         mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
-        return cast(Tensor, self.accelerator.reduce(mine, reduction="sum")).tolist()
+        torch.distributed.all_reduce(mine)
+        return mine.tolist()
 
     def _add_up_gradients(self) -> None:
         """Give every process the sum of all processes' gradients."""
@@ -229,79 +280,59 @@ class GspoTrainer:
             torch.distributed.all_reduce(parameter.grad)
 
     def _step(self, loss: float) -> dict[str, float]:
-        if self.accelerator.distributed_type in _DATA_PARALLEL:
+        if self.accelerator.distributed_type in _DATA_PARALLEL and not self._is_sharded:
             self._add_up_gradients()
-            (loss,) = self._totals(loss)
+        (loss,) = self._totals(loss)
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
             raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        norm = self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.num_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_steps += 1
-        metrics = {"loss": loss, "grad_norm": float(norm or 0.0)}
+        metrics = {"loss": loss, "grad_norm": norm}
         if self._after_step is not None:
             metrics |= self._after_step()
         return metrics
 
-    def _micro_batches(self, items: list[Any], sample: Callable[[Any], Sample]) -> list[list[Any]]:
-        """Sort by length; cut into as few equal parts as the token limit allows."""
-        items = sorted(items, key=lambda item: len(sample(item).token_ids))
-        lengths = [len(sample(item).token_ids) for item in items]
-        num = 1
-        while True:
-            ends = _equal_parts(lengths, num)
-            widest = max((e - s) * lengths[e - 1] for s, e in itertools.pairwise(ends))
-            if widest <= self.config.micro_batch_tokens or num == len(items):
-                return [items[s:e] for s, e in itertools.pairwise(ends)]
-            num += 1
-
-    def _log_probs(self, rows: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-probs (T,) now and then, and the sequence of each token."""
-        device = self.accelerator.device
-        width = max(len(row.token_ids) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        learned = torch.zeros(len(rows), width, dtype=torch.bool)
-        real, old = torch.zeros_like(ids), torch.zeros(len(rows), width)
-        for place, row in enumerate(rows):
-            length = len(row.token_ids)
-            ids[place, :length] = torch.tensor(row.token_ids)
-            learned[place, 1:length] = torch.tensor(row.loss_mask[1:], dtype=torch.bool)
-            real[place, :length] = 1
-            if row.log_probs:
-                old[place, :length] = torch.tensor(row.log_probs)
-        sequence_T = learned.nonzero()[:, 0]
-        ids, learned = ids.to(device), learned.to(device)
-        wanted = learned.roll(-1, dims=1)  # the first column is never learned
-        log_probs_T = self._predict(ids, real.to(device), wanted, ids[learned])
-        return log_probs_T, old.to(device)[learned], sequence_T.to(device)
+    def _clip(self) -> float:
+        parameters, most = self.model.parameters(), self.config.max_grad_norm
+        if self._is_sharded:
+            return clip_sharded_grads(parameters, most)
+        return float(self.accelerator.clip_grad_norm_(parameters, most) or 0.0)
 
     # -- state -------------------------------------------------------------------------------
 
     def weights(self) -> bytes:
-        """Return the weights as safetensors bytes, for an engine."""
-        state = self.accelerator.unwrap_model(self.model).state_dict()
-        return save_safetensors({k: v.detach().cpu().contiguous() for k, v in state.items()})
+        """Return the weights as safetensors bytes, for an engine. Of sharded ones, all processes call."""
+        state = model_state(self.accelerator.unwrap_model(self.model))
+        return save_safetensors({k: v.contiguous() for k, v in state.items()})
 
     def save(self, folder: Path) -> None:
-        """Write everything that a later `restore` needs for the same next step."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write everything that a later `restore` needs for the same next step; all processes call.
+
+        What sharded weights wrote, whole ones read, and the reverse.
+        """
+        model = self.accelerator.unwrap_model(self.model)
         state = {
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model_state(model),
+            "optimizer": optimizer_state(model, self._adamw) if self.num_steps else None,
             "num_steps": self.num_steps,
         }
-        part = folder / ".trainer.part"
-        with part.open(
-            "wb"
-        ) as file:  # a file of Python's says why a write failed; torch's does not
-            torch.save(state, file)
-        part.replace(folder / "trainer.pt")
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / ".trainer.part"
+            with part.open(
+                "wb"
+            ) as file:  # a file of Python's says why a write failed; torch's does not
+                torch.save(state, file)
+            part.replace(folder / "trainer.pt")
+        self.accelerator.wait_for_everyone()
 
     def restore(self, folder: Path) -> None:
-        """Return to what `save` wrote.
+        """Return to what `save` wrote; all processes call.
 
         Raises:
             FileNotFoundError: There is nothing to return to.
@@ -310,30 +341,11 @@ class GspoTrainer:
         if not path.is_file():
             raise FileNotFoundError(f"a trainer's folder must hold trainer.pt, none at {path}")
         state = torch.load(path, weights_only=True)
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        model = self.accelerator.unwrap_model(self.model)
+        load_state(model, self._adamw, state["model"], state["optimizer"])
         self.num_steps = state["num_steps"]
 
-
-def _equal_parts(lengths: list[int], num: int) -> list[int]:
-    """Boundaries of `num` runs, none empty, whose sums are about equal."""
-    sums = list(itertools.accumulate(lengths))
-    ends = [0]
-    for part in range(1, num):
-        cut = bisect.bisect_left(sums, sums[-1] * part / num) + 1
-        ends.append(min(max(cut, ends[-1] + 1), len(lengths) - num + part))
-    return [*ends, len(lengths)]
-
-
-def _check_samples(samples: Sequence[Sample]) -> None:
-    if not samples:
-        raise ValueError("a batch must hold at least one sample, got none")
-    for number, sample in enumerate(samples):
-        lengths = len(sample.token_ids), len(sample.loss_mask), len(sample.log_probs)
-        if len(set(lengths)) != 1:
-            raise ValueError(
-                f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
-                f"{', '.join(map(str, lengths))}"
-            )
-        if not any(sample.loss_mask[1:]):
-            raise ValueError(f"sample {number} holds no token to learn")
+    @property
+    def _adamw(self) -> torch.optim.Optimizer:
+        """Without accelerate's wrapper."""
+        return self.optimizer.optimizer

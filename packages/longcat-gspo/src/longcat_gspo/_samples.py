@@ -1,0 +1,119 @@
+"""What a trainer learns from, and how it is laid out in tensors.
+
+Dimension key: B sequences of a micro-batch, L its longest one, T learned tokens of all its sequences.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One sequence to learn from."""
+
+    token_ids: Sequence[int]
+    loss_mask: Sequence[bool]
+    """Which tokens the model wrote and are to be learned. None: the reward counts in its group alone."""
+    log_probs: Sequence[float] = ()
+    """Of every token under the weights that sampled it; 0 where it was not sampled."""
+    reward: float = 0.0
+    group: str = ""
+
+    @property
+    def num_learned(self) -> int:
+        """Tokens to learn; the first of a sequence is never predicted."""
+        return sum(map(bool, self.loss_mask[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A micro-batch."""
+
+    ids_BL: Tensor
+    real_BL: Tensor
+    """1 where a token is, 0 where there is padding."""
+    wanted_BL: Tensor
+    """Where the next token is to be learned."""
+    target_T: Tensor
+    old_T: Tensor
+    """Log-probs of the targets under the weights that sampled them."""
+    sequence_T: Tensor
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], device: torch.device) -> Rows:
+        """Lay samples side by side."""
+        width = max(2, *(len(sample.token_ids) for sample in samples))
+        shape = len(samples), width
+        ids, real = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        learned, old = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
+        for place, sample in enumerate(samples):
+            length = len(sample.token_ids)
+            ids[place, :length], real[place, :length] = sample.token_ids, 1
+            learned[place, :length] = sample.loss_mask
+            if len(sample.log_probs):
+                old[place, :length] = sample.log_probs
+        learned[:, 0] = False
+        arrays = (
+            ids, real, np.roll(learned, -1, axis=1), ids[learned], old[learned], learned.nonzero()[0],
+        )  # fmt: skip
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    @classmethod
+    def nothing(cls, device: torch.device) -> Rows:
+        """A sequence whose loss is to be multiplied by 0, for a process that has run out of work."""
+        return cls.of([Sample(token_ids=[0, 0], loss_mask=[False, True], log_probs=[0, 0])], device)
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Find what cannot be trained on.
+
+    Raises:
+        ValueError: There is no sample, or one's fields differ in length.
+    """
+    if not samples:
+        raise ValueError("a batch must hold at least one sample, got none")
+    for number, sample in enumerate(samples):
+        lengths = len(sample.token_ids), len(sample.loss_mask), len(sample.log_probs)
+        if len(set(lengths)) != 1:
+            raise ValueError(
+                f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
+                f"{', '.join(map(str, lengths))}"
+            )
+
+
+def micro_batches(
+    items: Sequence[Item], sample: Callable[[Item], Sample], max_tokens: int
+) -> list[list[Item]]:
+    """Sort by length; cut into as few equal parts as the token limit allows, padding counted."""
+    if not items:
+        return []
+    ordered = sorted(items, key=lambda item: len(sample(item).token_ids))
+    lengths = [len(sample(item).token_ids) for item in ordered]
+    num = 1
+    while True:
+        ends = _equal_parts(lengths, num)
+        widest = max((e - s) * lengths[e - 1] for s, e in itertools.pairwise(ends))
+        if widest <= max_tokens or num == len(ordered):
+            return [ordered[s:e] for s, e in itertools.pairwise(ends)]
+        num += 1
+
+
+def _equal_parts(lengths: list[int], num: int) -> list[int]:
+    """Boundaries of `num` runs, none empty, whose sums are about equal."""
+    sums = list(itertools.accumulate(lengths))
+    ends = [0]
+    for part in range(1, num):
+        cut = bisect.bisect_left(sums, sums[-1] * part / num) + 1
+        ends.append(min(max(cut, ends[-1] + 1), len(lengths) - num + part))
+    return [*ends, len(lengths)]
