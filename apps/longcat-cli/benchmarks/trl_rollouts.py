@@ -1,9 +1,9 @@
 """Rollouts a second, and seconds to a reward, against TRL's GRPOTrainer on the same model and task, CPU.
 
-usage: python trl_rollouts.py [--steps 40]
+usage: python trl_rollouts.py [--steps 40] [--size tiny|small] [--tokens 16]
 
-The model is a small LongCat from one folder on both sides. A rollout is up to 16 tokens; its reward is the share of
-them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are
+The model is a small LongCat from one folder on both sides: `tiny` is the preset (0.15M), `small` the shape that
+`longcat train` has (3M). A rollout is up to so many tokens; its reward is the share of them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are
 finished count, with a signal or not (ours draws others in place of those without; TRL trains on them as they are).
 Needs `trl` and `datasets` beside our packages.
 """
@@ -21,16 +21,30 @@ import tempfile
 import time
 from pathlib import Path
 
-LEARNING_RATE, LENGTH, GOAL = 2e-3, 16, 0.9
+LEARNING_RATE, GOAL = 2e-3, 0.9
+LENGTH = int(os.environ.get("ROLLOUT_TOKENS", "16"))
+SIZES = {
+    "tiny": {},
+    "small": {
+        "hidden_size": 128, "num_layers": 4, "num_attention_heads": 4, "q_lora_rank": 64,
+        "kv_lora_rank": 32, "ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "n_routed_experts": 16,
+        "zero_expert_num": 8,
+    },
+}  # fmt: skip
 
 
-def make_model(folder):
+SOFT = {"sync": 0, "async": 1, "async 3": 3}
+"""Mean staleness; the hard bound is four times that."""
+
+
+def make_model(folder, size="tiny"):
     import torch
     from longcat_moe import LongcatForCausalLM, get_preset, save_tokenizer, train_tokenizer
 
     tokenizer = train_tokenizer(["one two three four"], vocab_size=320)
     torch.manual_seed(0)
-    config = dataclasses.replace(get_preset("tiny"), vocab_size=tokenizer.get_vocab_size())
+    words = {"vocab_size": tokenizer.get_vocab_size()}
+    config = dataclasses.replace(get_preset("tiny"), **words, **SIZES[size])
     LongcatForCausalLM(config).save_pretrained(folder, for_transformers=True)
     save_tokenizer(tokenizer, folder)
 
@@ -53,7 +67,7 @@ def worker(folder):
     from longcat_moe import Engine, LongcatConfig
 
     torch.set_num_threads(1)
-    engine = Engine(LongcatConfig.from_pretrained(folder), num_slots=64, max_length=64)
+    engine = Engine(LongcatConfig.from_pretrained(folder), num_slots=160, max_length=LENGTH + 48)
     return Worker(engine=engine, rollout=_rollout, max_tokens=LENGTH)
 
 
@@ -92,7 +106,7 @@ def ours(folder, steps, mode):
     from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
     from longcat_moe import load_tokenizer
 
-    torch.set_num_threads(1 if mode == "async" else 2)
+    torch.set_num_threads(2 if mode == "sync" else 1)
     tokenizer = load_tokenizer(folder)
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in prompts(10_000)]
     marks, done = [], [0]
@@ -101,12 +115,13 @@ def ours(folder, steps, mode):
         done[0] += len(group)
 
     with tempfile.TemporaryDirectory() as run:
-        staleness = 1 if mode == "async" else 0
+        staleness = SOFT[mode]
         LocalRuntime(
             RunConfig(
                 folder=Path(run), max_steps=steps, save_every=10**6,
                 scheduler=SchedulerConfig(
                     groups_per_batch=4, group_size=8, soft_staleness=staleness, hard_staleness=4 * staleness,
+                    max_running=160,
                 ),
             ),
             factory=functools.partial(worker, folder), trainer=Trainer(folder),
@@ -154,7 +169,9 @@ def trl(folder, steps):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--side", choices=["async", "sync", "trl"])
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--tokens", type=int, default=LENGTH)
+    parser.add_argument("--side", choices=[*SOFT, "trl"])
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
     if options.side:
@@ -164,12 +181,16 @@ def main():
         print("marks " + json.dumps([(at - began, reward, num) for at, reward, num in marks]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        make_model(folder)
-        print(f"load {os.getloadavg()[0]:.1f}, {options.steps} steps of 32 rollouts")
+        make_model(folder, options.size)
+        os.environ["ROLLOUT_TOKENS"] = str(options.tokens)
+        print(
+            f"load {os.getloadavg()[0]:.1f}, {options.size}, {options.steps} steps of 32 rollouts of "
+            f"{options.tokens} tokens"
+        )
         print(
             f"| side | rollouts/s | first step | seconds to {GOAL} | steps to {GOAL} |\n| --- | --- | --- | --- | --- |"
         )
-        for side in ("async", "sync", "trl", "async", "trl"):
+        for side in ("async 3", "async", "sync", "trl", "async 3", "trl"):
             done = subprocess.run(
                 [sys.executable, __file__, "--side", side, "--model", folder, "--steps", str(options.steps)],
                 capture_output=True, text=True,

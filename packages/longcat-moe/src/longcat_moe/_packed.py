@@ -6,12 +6,14 @@
   copy of the matrices) where it is used often.
 - Experts that no token chose are not touched.
 
-Where oneDNN or its operators are absent, `pack` returns the model itself.
+Where oneDNN or its operators are absent, or all matrices are small, `pack` returns the model itself.
 
 Dimension key: T tokens, D model width, N FFN experts, K chosen per token, P chosen pairs.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from ._model import LongcatForCausalLM
 
 # A layout good for few rows; oneDNN repacks nothing for other numbers, and 1 is worse even at 1.
 _ROWS = 16
+_MIN_MATRIX = 1 << 18
+"""Numbers in a matrix below which the plain product is as fast, or faster (by 10 us a call)."""
 _MIN_EXPERT = 1 << 17
 """Weights of one expert below which a call for each costs more than packing saves."""
 _RAW = ("kv_b_proj", "classifier")
@@ -78,7 +82,12 @@ def pack(model: LongcatForCausalLM) -> LongcatForCausalLM:
 
     The matrices are read now: a later change to them is not seen.
     """
-    if isinstance(model.lm_head, PackedLinear) or not can_pack(model.lm_head.weight):
+    is_packed = any(isinstance(module, PackedLinear) for module in model.modules())
+    if is_packed or not can_pack(model.lm_head.weight):
+        return model
+    if not any(
+        _is_worth_it(*named) for module in model.modules() for named in module.named_children()
+    ):
         return model
     with torch.device("meta"):
         packed = LongcatForCausalLM(model.config)
@@ -87,11 +96,19 @@ def pack(model: LongcatForCausalLM) -> LongcatForCausalLM:
         if isinstance(module, Router):
             module.counts = torch.zeros(len(module.e_score_correction_bias))
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and name not in _RAW:
-                setattr(module, name, PackedLinear(child.weight.detach()))
-            elif isinstance(child, Experts) and child.gate_up_proj[0].numel() >= _MIN_EXPERT:
+            if not _is_worth_it(name, child):
+                continue
+            if isinstance(child, Experts):
                 setattr(module, name, PackedExperts(child))
+            else:
+                setattr(module, name, PackedLinear(cast(nn.Linear, child).weight.detach()))
     return packed.eval().requires_grad_(False)
+
+
+def _is_worth_it(name: str, module: nn.Module) -> bool:
+    if isinstance(module, nn.Linear):
+        return name not in _RAW and module.weight.numel() >= _MIN_MATRIX
+    return isinstance(module, Experts) and module.gate_up_proj[0].numel() >= _MIN_EXPERT
 
 
 def _pack(weight: Tensor) -> Tensor:
