@@ -72,13 +72,13 @@ def worker(folder):
 
 
 class Trainer:
-    def __init__(self, folder):
+    def __init__(self, folder, **options):
         from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
         from longcat_moe import LongcatForCausalLM
 
         model = LongcatForCausalLM.from_pretrained(folder).train()
         config = TrainerConfig(
-            learning_rate=LEARNING_RATE, clip=ClipRange(low=0.2, high=0.2), baseline="mean_std"
+            learning_rate=LEARNING_RATE, clip=ClipRange(low=0.2, high=0.2), **options
         )
         self.inner = GspoTrainer(model, config)
         self.weights, self.save, self.restore = (
@@ -132,7 +132,7 @@ def ours(folder, steps, mode):
     return marks
 
 
-def trl(folder, steps):
+def trl(folder, steps, seed=42):
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -157,7 +157,7 @@ def trl(folder, steps):
                 max_completion_length=LENGTH, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
                 beta=0.0, importance_sampling_level="sequence", max_steps=steps, logging_steps=1,
                 report_to=[], use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True,
-                temperature=1.0, gradient_checkpointing=False,
+                temperature=1.0, gradient_checkpointing=False, seed=seed,
             ),
             callbacks=[Watch()],
         )  # fmt: skip

@@ -143,6 +143,13 @@ def test_failing_and_endless_rollouts_are_data(tmp_path):
     assert "the world broke" in ended[0]["detail"]
 
 
+def test_a_run_whose_rollouts_only_fail_ends_and_shows_why(tmp_path):
+    worker = functools.partial(tabular_worker, faults=dict.fromkeys(range(NUM_TOKENS), "raise"))
+    with pytest.raises(LongcatDoraError, match=r"(?s)7 rollouts in a row raised.*Traceback"):
+        _run(tmp_path, factory=worker, max_failures_in_a_row=7)
+    assert check(read_events(tmp_path / "log")).breaches == []
+
+
 def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path):
     with pytest.raises(LongcatDoraError, match="unexpected keyword argument 'model'"):
         _run(tmp_path, factory=functools.partial(tabular_worker, model="absent"))

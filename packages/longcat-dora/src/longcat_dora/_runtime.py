@@ -30,7 +30,7 @@ from ._manager import RolloutManager, Tasks
 from ._processes import ControllerProcess
 from ._replay import digest_of
 from ._scheduler import SchedulerConfig
-from ._types import LongcatDoraError, Trainer, Trajectory
+from ._types import EndReason, LongcatDoraError, Trainer, Trajectory
 from ._weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
 from ._why import write_status
 
@@ -49,6 +49,8 @@ class RunConfig:
     stall_deadline_s: float = 300.0
     """Without any progress for this long, the run ends and says who waited for what."""
     max_controller_restarts: int = 10
+    max_failures_in_a_row: int = 100
+    """Rollouts that raise with none between them that ends; then the run ends and shows the last error."""
     max_seconds: float = float("inf")
     """Stop after the step that passes this."""
     seed: int = 0
@@ -119,6 +121,7 @@ class Runtime(ABC):
         """What is waited for, and since when."""
         self._status_at = 0.0
         self._failure: BaseException | None = None
+        self._failures_in_a_row = 0
         self.is_over = False
         """Whether controllers are being stopped; what they say is not heard any more."""
 
@@ -224,15 +227,26 @@ class Runtime(ABC):
             handle.post("weights", self.manager.scheduler.version, self._weights)
             handle.is_ready = True
         elif kind == "finished":
+            self._failures_in_a_row = 0
             self.manager.finished(handle, *arguments)
         elif kind == "failed":
             self.manager.failed(handle, *arguments)
+            if arguments[1] == EndReason.FAILED:
+                self._count_failure(arguments[2])
         elif kind == "unwritable":
             raise LongcatDoraError(arguments[0])
         elif kind == "broken":
             raise LongcatDoraError(f"a controller could not be built:\n{arguments[0]}")
         else:
             raise AssertionError(f"unknown message {kind!r}")
+
+    def _count_failure(self, detail: str) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self.config.max_failures_in_a_row:
+            raise LongcatDoraError(
+                f"{self._failures_in_a_row} rollouts in a row raised, "
+                f"max_failures_in_a_row={self.config.max_failures_in_a_row}; the last one:\n{detail}"
+            )
 
     def wake(self) -> None:
         """Let the loop look again."""

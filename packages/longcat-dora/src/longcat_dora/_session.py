@@ -87,11 +87,13 @@ class Session:
         c.messages = [*messages, answer]
         return answer
 
-    async def generate(self, token_ids: Sequence[int]) -> list[int]:
+    async def generate(
+        self, token_ids: Sequence[int], *, max_tokens: int | None = None
+    ) -> list[int]:
         """Append tokens and return the sampled continuation; empty when no room is left."""
         if self._current is None:
             self._current = self._begin()
-        return await self._sample(self._current, token_ids)
+        return await self._sample(self._current, token_ids, max_tokens)
 
     def move(self, version: int) -> None:
         """Go on under another version from the next token on."""
@@ -127,12 +129,15 @@ class Session:
                 return c
         return None
 
-    async def _sample(self, c: _Conversation, given: Sequence[int]) -> list[int]:
+    async def _sample(
+        self, c: _Conversation, given: Sequence[int], max_tokens: int | None = None
+    ) -> list[int]:
         """Let the engine continue a conversation, under a newer version if it was moved meanwhile."""
         sampled: list[int] = []
+        most = min(self._worker.max_tokens, max_tokens or self._worker.max_tokens)
         c.is_busy = True
         try:
-            while (budget := self._worker.max_tokens - len(sampled)) > 0:
+            while (budget := most - len(sampled)) > 0:
                 new = await self._opened(c, given)
                 assert c.engine_id is not None
                 result = await self._worker.engine.generate(
@@ -154,9 +159,8 @@ class Session:
         if c.engine_id is not None and c.version == self.version:
             return given
         await self._close(c)
-        for (
-            other
-        ) in self._conversations:  # an engine has few slots, and what it computed may be shared
+        # An engine has few slots, and what it computed may be shared.
+        for other in self._conversations:
             if not other.is_busy:
                 await self._close(other)
         if c.version != self.version:

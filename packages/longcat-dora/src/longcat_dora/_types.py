@@ -311,8 +311,13 @@ class Policy(Protocol):
         """The next assistant message; `None` when no room is left."""
         ...
 
-    async def generate(self, token_ids: Sequence[int]) -> list[int]:
-        """The continuation of a conversation given as tokens; empty when no room is left."""
+    async def generate(
+        self, token_ids: Sequence[int], *, max_tokens: int | None = None
+    ) -> list[int]:
+        """The continuation of a conversation given as tokens; empty when no room is left.
+
+        At most `max_tokens` of it, and the worker's.
+        """
         ...
 
 
