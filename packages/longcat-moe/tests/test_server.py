@@ -11,6 +11,7 @@ import pytest
 import torch
 from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
 from longcat_moe.server import _Shown, create_app
+from safetensors.torch import save
 
 openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
@@ -253,3 +254,84 @@ def test_a_client_that_leaves_frees_its_slot(url, engine):
             return
         time.sleep(0.02)
     raise AssertionError(f"{engine.num_open} conversations are still open")
+
+
+def _complete(client, prompt, **more):
+    extra = {"return_token_ids": True, "skip_special_tokens": False}
+    return client.completions.create(
+        model="tiny", prompt=prompt, logprobs=0, max_tokens=6, extra_body=extra, **more
+    )
+
+
+def test_a_completion_tells_the_very_tokens_that_were_sampled(client, engine, tokenizer):
+    text = "find the book"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    got = _complete(client, ids, seed=5, n=2)
+    first, second = got.choices
+
+    async def direct(seed):
+        mine = Engine(engine.config, num_slots=1, max_length=600)
+        mine.add_model(0, engine._models[0])
+        c = await mine.open(0, seed=seed)
+        return await mine.generate(c, ids, max_tokens=6)
+
+    for choice, seed in ((first, 5), (second, 6)):
+        expected = asyncio.run(direct(seed))
+        assert choice.token_ids == expected.token_ids
+        assert choice.logprobs.token_logprobs == pytest.approx(expected.log_probs, abs=1e-4)
+        assert choice.text == tokenizer.decode(expected.token_ids, skip_special_tokens=False)
+        assert choice.prompt_token_ids == ids
+    assert got.usage.completion_tokens == sum(len(c.token_ids) for c in got.choices)
+    assert _complete(client, text, seed=5).choices[0].token_ids == first.token_ids
+    assert got.system_fingerprint == "weights-0"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "what"),
+    [
+        ([], {}, "must have 1 to"),
+        ([10**6], {}, "token ids in"),
+        ([1], {"extra_body": {"echo": True}}, "echo is not there"),
+        ([1], {"n": 0}, "n must be"),
+        ([1], {"temperature": -1}, "temperature must be"),
+    ],
+)
+def test_a_wrong_completion_is_one_reason(client, prompt, more, what):
+    with pytest.raises(openai.BadRequestError, match=what):
+        client.completions.create(model="tiny", prompt=prompt, max_tokens=2, **more)
+
+
+def test_weights_come_by_http_where_that_is_allowed(client, url, engine, tokenizer):
+    ids = tokenizer.encode("find", add_special_tokens=False).ids
+    assert httpx.put(f"{url}/v1/weights/1", content=b"x").status_code == 404
+    mine = Engine(engine.config, num_slots=2, max_length=64, threaded=True)
+    mine.add_model(0, engine._models[0])
+    app = create_app(mine, ChatFormat(tokenizer), model="tiny", takes_weights=True)
+    torch.manual_seed(9)
+    other = LongcatForCausalLM(engine.config)
+    data = save({name: tensor.contiguous() for name, tensor in other.state_dict().items()})
+
+    async def ask(http):
+        body = {"prompt": ids, "max_tokens": 4, "temperature": 0, "return_token_ids": True}
+        answer = (await http.post("/v1/completions", json=body)).json()
+        return answer["choices"][0]["token_ids"], answer["system_fingerprint"]
+
+    async def go():
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            before = await ask(http)
+            assert (await http.put("/v1/weights/0", content=data)).status_code == 409
+            broken = await http.put("/v1/weights/4", content=data[:1000])
+            assert (broken.status_code, await ask(http)) == (400, before)
+            assert (await http.put("/v1/weights/4", content=data)).status_code == 200
+            after = await ask(http)
+        assert after[1] == "weights-4"
+        assert after[0] != before[0]
+        assert list(mine._models) == [4]  # what nobody speaks on is freed
+        direct = Engine(engine.config, num_slots=1, max_length=64)
+        direct.add_model(0, other)
+        c = await direct.open(0)
+        expected = await direct.generate(c, ids, max_tokens=4, temperature=0)
+        assert after[0] == expected.token_ids
+
+    asyncio.run(go())

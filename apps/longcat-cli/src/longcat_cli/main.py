@@ -135,6 +135,10 @@ def serve(
     speculate: Annotated[
         bool, typer.Option(help="Guess ahead with the model's prediction head.")
     ] = False,
+    takes_weights: Annotated[
+        bool,
+        typer.Option(help="Let clients replace the weights, as training over this server does."),
+    ] = False,
 ) -> None:
     """Serve a model over OpenAI's chat API: streaming, tools, several clients at once."""
     if not 0 < port < 65536 or slots < 1 or max_waiting < 0 or max_length < 0 or max_tokens < 1:
@@ -146,7 +150,7 @@ def serve(
 
     serve_model(
         model, host=host, port=port, name=name, slots=slots, max_waiting=max_waiting,
-        max_length=max_length, max_tokens=max_tokens, speculate=speculate,
+        max_length=max_length, max_tokens=max_tokens, speculate=speculate, takes_weights=takes_weights,
     )  # fmt: skip
 
 

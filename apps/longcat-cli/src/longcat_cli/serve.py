@@ -26,6 +26,7 @@ def serve_model(
     max_length: int,
     max_tokens: int,
     speculate: bool,
+    takes_weights: bool,
 ) -> None:
     """Load, then serve until interrupted."""
     folder = model if model is not None else newest_run().fused
@@ -47,7 +48,8 @@ def serve_model(
     engine.add_model(0, network)
     name = name or folder.resolve().name
     typer.echo(f"{name} at http://{host}:{port}/v1 (Ctrl-C ends)")
-    serve(create_app(engine, chat, model=name, max_tokens=max_tokens), host=host, port=port)
+    app = create_app(engine, chat, model=name, max_tokens=max_tokens, takes_weights=takes_weights)
+    serve(app, host=host, port=port)
 
 
 def _check_free(host: str, port: int) -> None:

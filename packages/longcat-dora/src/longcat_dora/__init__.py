@@ -8,6 +8,7 @@ from ._manager import RolloutManager
 from ._payloads import PayloadFile, PayloadReader
 from ._queue import SampleQueue
 from ._replay import ReplayedStep, replay
+from ._replicas import Completion, Replica, ReplicaLostError, ReplicatedEngine
 from ._runtime import LocalRuntime, Progress, RunConfig, Runtime
 from ._scheduler import AtBound, Scheduler, SchedulerConfig, Start
 from ._session import Session
@@ -35,6 +36,7 @@ from ._why import why
 
 __all__ = [
     "AtBound",
+    "Completion",
     "EndReason",
     "Engine",
     "EventLog",
@@ -52,6 +54,9 @@ __all__ = [
     "Progress",
     "Renderer",
     "ReplayedStep",
+    "Replica",
+    "ReplicaLostError",
+    "ReplicatedEngine",
     "Report",
     "Rollout",
     "RolloutController",

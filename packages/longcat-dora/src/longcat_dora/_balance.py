@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int, int]:
     """Return version to its number of replicas; they add up to `num_replicas`.
 
-    With fewer replicas than versions that have requests, those with the most get one each.
+    With fewer replicas than versions that have requests, the oldest get one each: they are what the trainer
+    waits for at the hard bound, and nobody starts on them any more.
 
     Raises:
         ValueError: There is no replica, or a number of requests is negative.
@@ -34,8 +35,8 @@ def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int,
         newest = max(requests, default=None)
         return {} if newest is None else {newest: num_replicas}
     if len(asked) > num_replicas:
-        most = sorted(asked, key=lambda v: (-asked[v], v))[:num_replicas]
-        return {version: int(version in most) for version in sorted(asked)}
+        oldest = sorted(asked)[:num_replicas]
+        return {version: int(version in oldest) for version in sorted(asked)}
     total = sum(asked.values())
     exact = {version: num_replicas * num / total for version, num in asked.items()}
     given = {version: max(1, int(share)) for version, share in exact.items()}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ._replicas import Completion, ReplicatedEngine
 from ._scheduler import Event, Scheduler, SchedulerConfig
 from ._types import EndReason, Policy, Trajectory, Worker
 
@@ -89,6 +90,29 @@ class TabularEngine:
             self.retire(version)
 
 
+class TabularReplica:
+    """Implements `Replica`: one table at a time."""
+
+    def __init__(self, *, latency_s: float = 0.0) -> None:
+        self.latency_s, self._table = latency_s, [[0.0] * NUM_TOKENS] * NUM_TOKENS
+
+    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """Replace the table."""
+        del version
+        self._table = json.loads(bytes(weights))
+
+    async def complete(
+        self, token_ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int | None
+    ) -> Completion:
+        """Sample one token given the last one."""
+        del max_tokens, temperature
+        rng = random.Random(seed)
+        probs = _probs(self._table[token_ids[-1]])
+        await asyncio.sleep(self.latency_s * rng.expovariate(1.0))
+        token = rng.choices(range(NUM_TOKENS), probs)[0]
+        return Completion([token], [math.log(probs[token])])
+
+
 class TabularTrainer:
     """Implements `Trainer`: REINFORCE with the group's mean as baseline."""
 
@@ -128,6 +152,12 @@ async def guess(secret: int, policy: Policy) -> float:
     """A rollout: the answer to `n` is `(3 * n + 1) mod 8`."""
     (answer,) = await policy.generate([secret])
     return float(answer == (3 * secret + 1) % NUM_TOKENS)
+
+
+def replicated_worker(num_replicas: int = 2, latency_s: float = 0.0) -> Worker:
+    """A worker that plays `guess` with several replicas of one version each."""
+    replicas = [TabularReplica(latency_s=latency_s) for _ in range(num_replicas)]
+    return Worker(engine=ReplicatedEngine(replicas), rollout=guess)
 
 
 def tabular_worker(

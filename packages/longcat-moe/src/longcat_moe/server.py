@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server over the engine: chat completions with tools, models, health.
+"""An OpenAI-compatible server over the engine: chat completions with tools, completions, models, health.
 
     pip install 'longcat-moe[serve]'
     app = create_app(engine, ChatFormat(tokenizer), model="mine")     # any ASGI server runs it
@@ -30,18 +30,20 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_moe.server needs: pip install 'longcat-moe[serve]'") from error
 
 from ._chat import ChatFormat, parse_turn
+from ._completions import Completions
+from ._http import (
+    AskedWrong,
+    ClientLeftError,
+    error_answer,
+    number,
+    read_body,
+    unless_left,
+    usage,
+)
 from .engine import Engine, EngineFullError, Generation
 
 _MAX_CHOICES = 16
 _THINK_END, _CALL = "</longcat_think>", "<longcat_tool_call>"
-
-
-class AskedWrong(Exception):
-    """A request that cannot be answered; the message goes to the client."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def create_app(
     version: int = 0,
     max_tokens: int = 1024,
     timeout_s: float | None = None,
+    takes_weights: bool = False,
 ) -> Starlette:
     """Return an ASGI application.
 
@@ -78,6 +81,9 @@ def create_app(
         version: Of the engine's weights.
         max_tokens: Of an answer, where the client says nothing.
         timeout_s: After which an answer is cut, finish reason `length`.
+        takes_weights: Whether clients may replace the weights: `PUT /v1/weights/{version}` with
+            safetensors, which all requests that come after it are answered by. For training, among friends:
+            nobody is asked who they are.
     """
     answers = _Answers(engine, chat, model, version, max_tokens, timeout_s)
     routes = [
@@ -85,7 +91,10 @@ def create_app(
         Route("/v1/models", answers.models),
         Route("/v1/models/{name:path}", answers.model_card),
         Route("/v1/chat/completions", answers.chat_completions, methods=["POST"]),
+        Route("/v1/completions", Completions(answers).completions, methods=["POST"]),
     ]
+    if takes_weights:
+        routes.append(Route("/v1/weights/{version:int}", answers.weights, methods=["PUT"]))
     return Starlette(routes=routes)
 
 
@@ -122,7 +131,7 @@ class _Answers:
     async def model_card(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name != self.model:
-            return _error(f"the model must be {self.model!r}, got {name!r}", 404, "model")
+            return error_answer(f"the model must be {self.model!r}, got {name!r}", 404, "model")
         return JSONResponse(self._card())
 
     def _card(self) -> dict[str, Any]:
@@ -131,21 +140,33 @@ class _Answers:
             "max_model_len": self.engine.max_length,
         }  # fmt: skip
 
+    async def weights(self, request: Request) -> Response:
+        version, data = int(request.path_params["version"]), await request.body()
+        if version == self.version:
+            return error_answer(f"version {version} is what is served", 409, "version")
+        try:
+            await asyncio.to_thread(self.engine.load_weights, version, data)
+        except (RuntimeError, ValueError, KeyError) as error:
+            return error_answer(f"the weights do not fit: {error}", 400, "weights")
+        self.version, before = version, self.version
+        self.engine.retire(before)
+        return JSONResponse({"version": version})
+
     async def chat_completions(self, request: Request) -> Response:
         try:
-            ask = self._check(await _body(request))
+            ask = self._check(await read_body(request))
             prompt = self._render(ask)
             if ask.is_stream:
                 conversation = await self._open(ask, 0)
                 events = self._events(ask, prompt, conversation)
                 return StreamingResponse(events, media_type="text/event-stream")
             answer = asyncio.ensure_future(self._whole(ask, prompt))
-            return JSONResponse(await _unless_left(request, answer))
+            return JSONResponse(await unless_left(request, answer))
         except AskedWrong as error:
-            return _error(str(error), 400, error.param)
+            return error_answer(str(error), 400, error.param)
         except EngineFullError as error:
-            return _error(str(error), 429, None)
-        except _ClientLeftError:
+            return error_answer(str(error), 429, None)
+        except ClientLeftError:
             return Response(status_code=499)
 
     # -- asking ------------------------------------------------------------------------------
@@ -161,16 +182,16 @@ class _Answers:
                 raise AskedWrong(f"{key} must be one of {allowed}, got {body[key]!r}", key)
         stop = body.get("stop") or []
         options = {
-            "max_tokens": _number(
+            "max_tokens": number(
                 body, ("max_completion_tokens", "max_tokens"), self.max_tokens, least=1, whole=True
             ),
-            "temperature": _number(body, ("temperature",), 1.0, least=0),
-            "top_p": _number(body, ("top_p",), 1.0, least=1e-9, most=1),
-            "top_k": max(0, _number(body, ("top_k",), 0, least=-1, whole=True)),
+            "temperature": number(body, ("temperature",), 1.0, least=0),
+            "top_p": number(body, ("top_p",), 1.0, least=1e-9, most=1),
+            "top_k": max(0, number(body, ("top_k",), 0, least=-1, whole=True)),
             "stop": [stop] if isinstance(stop, str) else list(stop),
             "timeout_s": self.timeout_s,
         }
-        num = _number(body, ("n",), 1, least=1, most=_MAX_CHOICES, whole=True)
+        num = number(body, ("n",), 1, least=1, most=_MAX_CHOICES, whole=True)
         is_stream = bool(body.get("stream"))
         if is_stream and num > 1:
             raise AskedWrong(f"n must be 1 in a stream, got {num}", "n")
@@ -180,7 +201,7 @@ class _Answers:
             messages=_messages(body),
             tools=tools,
             options=options,
-            seed=_number(body, ("seed",), None, whole=True),
+            seed=number(body, ("seed",), None, whole=True),
             num_choices=num,
             is_stream=is_stream,
             with_usage=bool((body.get("stream_options") or {}).get("include_usage")),
@@ -228,7 +249,7 @@ class _Answers:
                 choice["logprobs"] = self._log_probs(result.token_ids, result.log_probs)
             choices.append(choice)
         num = sum(len(result.token_ids) for result in results)
-        return {**self._head("chat.completion"), "choices": choices, "usage": _usage(prompt, num)}
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage(prompt, num)}
 
     def _finish(self, ask: Ask, ids: list[int], reason: str) -> tuple[dict[str, Any], str]:
         text = self._text(ids)
@@ -273,8 +294,8 @@ class _Answers:
                 yield event({"tool_calls": [{"index": index, **call}]})
             yield event(shown.rest(message), finish)
             if ask.with_usage:
-                usage = {**head, "choices": [], "usage": _usage(prompt, len(ids))}
-                yield f"data: {json.dumps(usage)}\n\n"
+                total = {**head, "choices": [], "usage": usage(prompt, len(ids))}
+                yield f"data: {json.dumps(total)}\n\n"
             yield "data: [DONE]\n\n"
         finally:
             await self.engine.close(conversation)
@@ -348,46 +369,6 @@ def _safe(text: str, markers: list[str]) -> str:
     return text
 
 
-# -- requests and errors ---------------------------------------------------------------------
-
-
-class _ClientLeftError(Exception):
-    pass
-
-
-async def _body(request: Request) -> Mapping[str, Any]:
-    try:
-        body = await request.json()
-    except ValueError as error:
-        raise AskedWrong(f"the body must be JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise AskedWrong(f"the body must be a JSON object, got {type(body).__name__}")
-    return body
-
-
-async def _unless_left(request: Request, answer: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
-    """Wait for an answer; give it up when the client hangs up."""
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    watch = asyncio.ensure_future(left())
-    try:
-        await asyncio.wait({answer, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise _ClientLeftError
-        return answer.result()
-    except* EngineFullError as group:
-        raise EngineFullError(str(group.exceptions[0])) from None
-    except* ValueError as group:
-        raise AskedWrong(str(group.exceptions[0])) from None
-    finally:
-        for task in (answer, watch):
-            task.cancel()
-        await asyncio.gather(answer, watch, return_exceptions=True)
-
-
 def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -428,37 +409,3 @@ def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise AskedWrong(f"a tool must be a function with a name, got {tool!r}", "tools")
         function.setdefault("parameters", {"type": "object", "properties": {}})
     return tools
-
-
-def _number(
-    body: Mapping[str, Any],
-    keys: tuple[str, ...],
-    default: Any,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    whole: bool = False,
-) -> Any:
-    for key in keys:
-        value = body.get(key)
-        if value is None:
-            continue
-        kinds = int if whole else (int, float)
-        is_right = isinstance(value, kinds) and not isinstance(value, bool)
-        if is_right and (least is None or value >= least) and (most is None or value <= most):
-            return value
-        span = f" in [{least}, {'inf' if most is None else most}]" if least is not None else ""
-        raise AskedWrong(f"{key} must be a {'whole ' * whole}number{span}, got {value!r}", key)
-    return default
-
-
-def _usage(prompt: list[int], num: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": len(prompt), "completion_tokens": num, "total_tokens": len(prompt) + num,
-    }  # fmt: skip
-
-
-def _error(message: str, status: int, param: str | None) -> JSONResponse:
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error"
-    body = {"message": message, "type": kind, "param": param, "code": None}
-    return JSONResponse({"error": body}, status_code=status)

@@ -1,0 +1,281 @@
+"""One engine made of several replicas, of which each holds the weights of one version at a time.
+
+    open(version) ──> generate ──> a replica that holds the version ──> generate ──> ... ──> close
+                          │  waits for: such a replica.  woken by: a replica that has changed, or has room.
+
+- How many hold which version follows the conversations that are open (DORA, algorithm 1). They are dealt
+  anew when a version comes, when one has nobody left, when somebody finds no replica, and periodically.
+- A replica changes its version when nobody generates there, so that what one request samples is of one
+  version. A conversation is of one version, whichever replicas its turns meet; it goes back to where it was
+  before, whose cache knows it, unless others are much less busy.
+- A replica that is lost is tried again from time to time; its requests are made anew elsewhere.
+
+`longcat_moe.Engine` holds several versions itself and needs none of this. vLLM and servers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ._balance import assign_replicas, plan_moves
+from ._types import LongcatDoraError, Sampled
+
+_STAY = 2
+"""Requests that a conversation's last replica may be busier by, before it goes elsewhere."""
+
+
+class ReplicaLostError(LongcatDoraError):
+    """A replica cannot be reached, for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a replica sampled."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    finish_reason: str = "stop"
+
+
+class Replica(Protocol):
+    """An engine with one set of weights. Raises `ReplicaLostError` where another may do better."""
+
+    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """Replace the weights; nobody generates meanwhile."""
+        ...
+
+    async def complete(
+        self, token_ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int | None
+    ) -> Sampled:
+        """Sample what follows; log-probs are those of temperature 1."""
+        ...
+
+
+@dataclass(slots=True)
+class _Place:
+    """A replica, and what it is doing."""
+
+    replica: Replica
+    version: int | None = None
+    moving_to: int | None = None
+    load: int = 0
+    is_lost: bool = False
+    mover: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Conversation:
+    version: int
+    seed: int | None
+    tokens: list[int] = field(default_factory=list[int])
+    num_turns: int = 0
+    last: _Place | None = None
+
+
+class ReplicatedEngine:
+    """Implements `Engine` over replicas. Several may be servers elsewhere, actors, or cards of this machine.
+
+    Args:
+        replicas: At least one. With fewer than live versions, newer ones wait until older ones are done.
+        max_length: Tokens of a conversation, prompt included.
+        rebalance_s: Seconds between two looks at how the conversations are spread.
+        retry_s: Seconds until a lost replica is tried again.
+
+    Raises:
+        ValueError: There is no replica.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        *,
+        max_length: int = 32_768,
+        rebalance_s: float = 2.0,
+        retry_s: float = 1.0,
+    ) -> None:
+        if not replicas:
+            raise ValueError("need at least one replica, got none")
+        self.max_length, self.rebalance_s, self.retry_s = max_length, rebalance_s, retry_s
+        self._places = [_Place(replica) for replica in replicas]
+        self._weights: dict[int, bytes | memoryview] = {}
+        self._retired: set[int] = set()
+        self._conversations: dict[int, _Conversation] = {}
+        self._ids = itertools.count()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._looked_at = float("-inf")
+        self._failure: Exception | None = None
+        self.num_moves = 0
+        """Times that a replica took other weights."""
+
+    @property
+    def holding(self) -> list[int | None]:
+        """The version that each replica holds, or `None` while it changes or is lost."""
+        return [p.version if p.moving_to is None else None for p in self._places]
+
+    # -- Engine ------------------------------------------------------------------------------
+
+    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """Make a version available; replicas go over to it in the background."""
+        self._weights[version] = weights
+        self._rebalance()
+
+    def retire(self, version: int) -> None:
+        """Free a version once its last conversation has closed."""
+        self._retired.add(version)
+        self._collect(version)
+
+    async def open(self, version: int, *, seed: int | None = None) -> int:
+        """Begin a conversation.
+
+        Raises:
+            KeyError: The version is not live.
+        """
+        if version not in self._weights:
+            raise KeyError(f"version {version} must be live, live are {sorted(self._weights)}")
+        identifier = next(self._ids)
+        self._conversations[identifier] = _Conversation(version, seed)
+        if time.monotonic() - self._looked_at > self.rebalance_s:
+            self._rebalance()
+        return identifier
+
+    async def generate(
+        self, identifier: int, token_ids: Sequence[int], *, max_tokens: int, temperature: float
+    ) -> Sampled:
+        """Append tokens to a conversation and sample its continuation."""
+        c = self._conversations[identifier]
+        room = self.max_length - len(c.tokens) - len(token_ids)
+        if room < 1:
+            return Completion([], [], "length")
+        prompt = [*c.tokens, *token_ids]
+        seed = None if c.seed is None else zlib.crc32(f"{c.seed}:{c.num_turns}".encode())
+        while True:
+            place = await self._find(c)
+            place.load += 1
+            try:
+                result = await place.replica.complete(
+                    prompt, max_tokens=min(max_tokens, room), temperature=temperature, seed=seed
+                )
+            except ReplicaLostError:
+                self._lose(place)
+            else:
+                break
+            finally:
+                place.load -= 1
+                self._wake()
+        c.tokens, c.last = [*prompt, *result.token_ids], place
+        c.num_turns += 1
+        return result
+
+    async def close(self, identifier: int) -> None:
+        """End a conversation."""
+        version = self._conversations.pop(identifier).version
+        if self._num_open()[version] == 0:
+            self._collect(version)
+            self._rebalance()
+
+    async def stop(self) -> None:
+        """Let no replica change any more, and close those that can be closed."""
+        movers = [p.mover for p in self._places if p.mover is not None]
+        for mover in movers:
+            mover.cancel()
+        await asyncio.gather(*movers, return_exceptions=True)
+        for place in self._places:
+            if (close := getattr(place.replica, "close", None)) is not None:
+                await close()
+
+    # -- who serves whom ---------------------------------------------------------------------
+
+    async def _find(self, c: _Conversation) -> _Place:
+        """Wait for a replica that holds the conversation's version."""
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            places = [p for p in self._places if p.version == c.version and p.moving_to is None]
+            if places:
+                idlest = min(places, key=lambda p: p.load)
+                if c.last in places and c.last.load <= idlest.load + _STAY:
+                    return c.last
+                return idlest
+            if not any(p.moving_to == c.version for p in self._places):
+                self._rebalance()
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _num_open(self) -> Counter[int]:
+        return Counter(c.version for c in self._conversations.values())
+
+    def _collect(self, version: int) -> None:
+        if version in self._retired and not self._num_open()[version]:
+            self._weights.pop(version, None)
+            self._retired.discard(version)
+
+    def _rebalance(self) -> None:
+        """Deal the replicas anew; those with the fewest requests change first."""
+        self._looked_at = time.monotonic()
+        asked = self._num_open()
+        newest = max(self._weights, default=None)
+        if newest is not None:  # whoever starts now starts there
+            asked[newest] = max(1, asked[newest])
+        places = sorted((p for p in self._places if not p.is_lost), key=lambda p: -p.load)
+        if not places or not asked:
+            return
+        holding = [p.version if p.moving_to is None else p.moving_to for p in places]
+        for place, version in plan_moves(holding, assign_replicas(len(places), asked)).items():
+            self._move(places[place], version)
+
+    # -- changes -----------------------------------------------------------------------------
+
+    def _move(self, place: _Place, version: int) -> None:
+        place.moving_to = version
+        if place.mover is None or place.mover.done():
+            place.mover = asyncio.get_running_loop().create_task(self._change(place))
+
+    async def _change(self, place: _Place) -> None:
+        """Takes: a replica. Waits for: its last request. Gives: it with other weights."""
+        try:
+            while (version := place.moving_to) is not None:
+                while place.load:
+                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._waiting.append(future)
+                    await future
+                if place.moving_to != version:
+                    continue
+                if version != place.version and version in self._weights:
+                    place.version = None
+                    await place.replica.load_weights(version, self._weights[version])
+                    self.num_moves += 1
+                    place.version = version
+                if place.moving_to == version:
+                    place.moving_to = None
+        except ReplicaLostError:
+            self._lose(place)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._wake()
+
+    def _lose(self, place: _Place) -> None:
+        """Do without a replica for a while."""
+        place.version, place.moving_to = None, None
+        if not place.is_lost:
+            place.is_lost = True
+            asyncio.get_running_loop().call_later(self.retry_s, self._try_again, place)
+            self._rebalance()
+
+    def _try_again(self, place: _Place) -> None:
+        place.is_lost = False
+        self._rebalance()
