@@ -1,0 +1,126 @@
+"""vLLM as an engine (`pip install 'longcat-dora[vllm]'`), one set of weights for each card or group of cards.
+
+    engine = ReplicatedEngine([VllmReplica("Qwen/Qwen3-4B", gpu_memory_utilization=0.6)])
+
+- Weights are replaced in place: the bytes of the trainer lie in shared memory, and each of vLLM's workers loads
+  its part from there, by vLLM's own loader (names are those of the checkpoint).
+- A conversation's next turn finds its past in vLLM's prefix cache; the cache is emptied with each new version.
+- vLLM's own options are given as they are. A cache in host memory: `kv_offloading_size=64` (GiB). Prefill and
+  decoding in different instances: `kv_transfer_config={"kv_connector": "NixlConnector", "kv_role": "kv_both"}`.
+
+Written against vLLM 0.30.
+"""
+
+# vLLM is seldom installed where this is checked:
+# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ._replicas import Completion, ReplicaLostError
+from ._types import LongcatDoraError
+
+_SHARED = Path("/dev/shm")
+
+
+class WeightReader:
+    """What vLLM's workers learn to do: its methods become those of each worker."""
+
+    def read_longcat_weights(self, path: str) -> None:
+        """Load a safetensors file over the weights that are there."""
+        self.reload_weights(weights_iterator=_tensors(path))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _tensors(path: str) -> Iterator[tuple[str, Any]]:
+    from safetensors import safe_open  # noqa: PLC0415 - vLLM's workers have it
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            yield name, file.get_tensor(name)
+
+
+class VllmReplica:
+    """One vLLM engine in this process, with its workers. Implements `Replica`.
+
+    Args:
+        model: A folder, or a name on a hub.
+        stop_token_ids: After which an answer ends, beside the model's own end.
+        engine_args: Of vLLM's `AsyncEngineArgs`.
+
+    Raises:
+        LongcatDoraError: vLLM is absent, or cannot start.
+    """
+
+    def __init__(
+        self, model: str, *, stop_token_ids: Sequence[int] = (), **engine_args: Any
+    ) -> None:
+        try:
+            from vllm import AsyncEngineArgs, SamplingParams
+            from vllm.config import KVTransferConfig
+            from vllm.sampling_params import RequestOutputKind
+            from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.engine.exceptions import EngineDeadError
+        except ImportError as error:
+            raise LongcatDoraError(
+                f"VllmReplica needs: pip install 'longcat-dora[vllm]' ({error})"
+            ) from error
+        if isinstance(transfer := engine_args.get("kv_transfer_config"), dict):
+            engine_args["kv_transfer_config"] = KVTransferConfig(**transfer)
+        defaults = {"enable_prefix_caching": True, "disable_log_stats": True}
+        reader = f"{WeightReader.__module__}.{WeightReader.__qualname__}"
+        args = AsyncEngineArgs(
+            model=model, worker_extension_cls=reader, **{**defaults, **engine_args}
+        )
+        try:
+            self._engine = AsyncLLM.from_engine_args(args)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise LongcatDoraError(f"vLLM cannot start with {model!r}: {error}") from error
+        self._params, self._dead = SamplingParams, EngineDeadError
+        self._kind, self._stops = RequestOutputKind.DELTA, list(stop_token_ids)
+        self._ids = itertools.count()
+
+    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+        """See `Replica`. The bytes are safetensors, with the names of the model's checkpoint."""
+        folder = _SHARED if _SHARED.is_dir() else None
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, suffix=f"-{version}.safetensors") as file:
+                await asyncio.to_thread(file.write, weights)
+                file.flush()
+                await self._engine.collective_rpc("read_longcat_weights", args=(file.name,))
+            await self._engine.reset_prefix_cache()
+        except self._dead as error:
+            raise ReplicaLostError(f"vLLM ended: {error!r}") from error
+
+    async def complete(
+        self, token_ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int | None
+    ) -> Completion:
+        """See `Replica`."""
+        params = self._params(
+            max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0, detokenize=False,
+            stop_token_ids=self._stops, output_kind=self._kind,
+        )  # fmt: skip
+        prompt, name = {"prompt_token_ids": list(token_ids)}, f"longcat-{next(self._ids)}"
+        ids: list[int] = []
+        log_probs: list[float] = []
+        reason = "length"
+        try:
+            async for output in self._engine.generate(prompt, params, name):
+                (part,) = output.outputs
+                ids += part.token_ids
+                pairs = zip(part.token_ids, part.logprobs or (), strict=True)
+                log_probs += [of[token].logprob for token, of in pairs]
+                reason = part.finish_reason or reason
+        except self._dead as error:
+            raise ReplicaLostError(f"vLLM ended: {error!r}") from error
+        return Completion(ids, log_probs, "stop" if reason == "stop" else "length")
+
+    async def close(self) -> None:
+        """End vLLM's processes."""
+        await asyncio.to_thread(self._engine.shutdown)

@@ -1,0 +1,163 @@
+"""vLLM as a replica: against a stand-in with its calls, and against itself where there is a GPU."""
+
+import builtins
+import math
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from longcat_dora import LongcatDoraError, ReplicaLostError
+from longcat_dora.vllm import VllmReplica, WeightReader
+
+
+class _DeadError(Exception):
+    pass
+
+
+class _Stand:
+    """Has the calls of `vllm.v1.engine.async_llm.AsyncLLM` that are used, with its parameters' names."""
+
+    @classmethod
+    def from_engine_args(cls, engine_args):
+        if engine_args["model"] == "absent":
+            raise ValueError("no such model")
+        stand = cls()
+        stand.args, stand.calls, stand.dies = engine_args, [], False
+        return stand
+
+    async def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        self.calls.append((method, Path(args[0]).read_bytes()))
+        self.path = args[0]
+
+    async def reset_prefix_cache(self, reset_running_requests=False, reset_connector=False):
+        self.calls.append(("reset_prefix_cache",))
+        return True
+
+    async def generate(self, prompt, sampling_params, request_id):
+        if self.dies:
+            raise _DeadError("the core is gone")
+        self.calls.append((prompt, sampling_params, request_id))
+        for ids, reason in (([4], None), ([5, 6], "stop")):  # pieces: DELTA
+            log_probs = [{i: types.SimpleNamespace(logprob=-i / 10), 9: None} for i in ids]
+            part = types.SimpleNamespace(token_ids=ids, logprobs=log_probs, finish_reason=reason)
+            yield types.SimpleNamespace(outputs=[part])
+
+    def shutdown(self, timeout=None):
+        self.calls.append(("shutdown",))
+
+
+@pytest.fixture
+def stand(monkeypatch):
+    kinds = types.SimpleNamespace(DELTA="delta")
+    for name, held in {
+        "vllm": {"AsyncEngineArgs": dict, "SamplingParams": dict},
+        "vllm.config": {"KVTransferConfig": lambda **options: ("transfer", options)},
+        "vllm.sampling_params": {"RequestOutputKind": kinds},
+        "vllm.v1": {},
+        "vllm.v1.engine": {},
+        "vllm.v1.engine.async_llm": {"AsyncLLM": _Stand},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": _DeadError},
+    }.items():
+        module = types.ModuleType(name)
+        vars(module).update(held)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.usefixtures("stand")
+async def test_what_is_asked_of_vllm_and_what_is_made_of_its_answer():
+    replica = VllmReplica(
+        "m",
+        stop_token_ids=[7],
+        gpu_memory_utilization=0.5,
+        kv_transfer_config={"kv_role": "kv_both"},
+    )
+    engine = replica._engine
+    assert engine.args["worker_extension_cls"] == "longcat_dora.vllm.WeightReader"
+    assert engine.args["gpu_memory_utilization"] == 0.5
+    assert engine.args["kv_transfer_config"] == ("transfer", {"kv_role": "kv_both"})
+    await replica.load_weights(3, memoryview(b"weights"))
+    assert engine.calls == [("read_longcat_weights", b"weights"), ("reset_prefix_cache",)]
+    assert not Path(engine.path).exists()  # shared memory is given back
+    got = await replica.complete([1, 2], max_tokens=5, temperature=0.5, seed=8)
+    assert (got.token_ids, got.finish_reason) == ([4, 5, 6], "stop")
+    assert got.log_probs == [-0.4, -0.5, -0.6]
+    prompt, params, _ = engine.calls[-1]
+    assert prompt == {"prompt_token_ids": [1, 2]}
+    assert (params["max_tokens"], params["seed"], params["logprobs"]) == (5, 8, 0)
+    assert params["stop_token_ids"] == [7]
+    engine.dies = True
+    with pytest.raises(ReplicaLostError, match="vLLM ended"):
+        await replica.complete([1], max_tokens=5, temperature=1.0, seed=8)
+    await replica.close()
+    assert engine.calls[-1] == ("shutdown",)
+
+
+@pytest.mark.usefixtures("stand")
+def test_what_vllm_refuses_is_said():
+    with pytest.raises(LongcatDoraError, match="cannot start with 'absent': no such model"):
+        VllmReplica("absent")
+
+
+def test_without_vllm_it_is_said_how_to_get_it(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.split(".")[0] == "vllm":
+            raise ImportError("No module named 'vllm'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(LongcatDoraError, match=r"pip install 'longcat-dora\[vllm\]'"):
+        VllmReplica("m")
+
+
+def test_a_worker_reads_its_tensors(tmp_path):
+    torch, safetensors = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
+    safetensors.save_file(tensors, tmp_path / "w")
+    got = {}
+
+    class Worker(WeightReader):
+        def reload_weights(self, weights_iterator):
+            got.update(weights_iterator)
+
+    Worker().read_longcat_weights(str(tmp_path / "w"))
+    assert all(torch.equal(got[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.gpu
+async def test_vllm_itself_takes_weights_in_place(tmp_path):
+    pytest.importorskip("vllm")
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from safetensors.torch import save
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    config = transformers.LlamaConfig(
+        vocab_size=320, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(transformers.LlamaForCausalLM(config).eval())
+    models[0].save_pretrained(tmp_path)
+    replica = VllmReplica(
+        str(tmp_path), skip_tokenizer_init=True, dtype="float32", gpu_memory_utilization=0.2,
+        max_model_len=256,
+    )  # fmt: skip
+    prompt = list(range(5, 25))
+    try:
+        for version, model in enumerate(models):
+            if version:
+                await replica.load_weights(version, save(model.state_dict()))
+            got = await replica.complete(prompt, max_tokens=8, temperature=1.0, seed=3)
+            ids = torch.tensor([[*prompt, *got.token_ids]])
+            with torch.inference_mode():
+                rows = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            expected = [float(row[i]) for row, i in zip(rows, got.token_ids, strict=True)]
+            assert all(map(math.isfinite, got.log_probs))
+            assert got.log_probs == pytest.approx(expected, abs=5e-3)
+    finally:
+        await replica.close()
