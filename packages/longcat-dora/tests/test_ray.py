@@ -1,6 +1,8 @@
 """The Ray runtime on one machine with several raylets, one of which is killed."""
 
 import functools
+import os
+import signal
 import threading
 import time
 
@@ -11,15 +13,24 @@ ray = pytest.importorskip("ray")
 from longcat_dora import (  # noqa: E402
     LocalRuntime,
     LongcatDoraError,
+    ReplicatedEngine,
     RunConfig,
     SchedulerConfig,
     Task,
+    Worker,
     check,
     read_events,
     replay,
 )
 from longcat_dora.ray import Buffer, RayRuntime  # noqa: E402
-from longcat_dora.testing import NUM_TOKENS, TabularTrainer, tabular_worker  # noqa: E402
+from longcat_dora.ray_replicas import RayReplica  # noqa: E402
+from longcat_dora.testing import (  # noqa: E402
+    NUM_TOKENS,
+    TabularReplica,
+    TabularTrainer,
+    guess,
+    tabular_worker,
+)
 from ray.cluster_utils import Cluster  # noqa: E402
 
 
@@ -37,7 +48,7 @@ def cluster():
 
 def _runtime(folder, **options):
     config = RunConfig(
-        folder=folder, max_steps=options.pop("steps", 15), num_controllers=3,
+        folder=folder, max_steps=options.pop("steps", 15), num_controllers=options.pop("controllers", 3),
         scheduler=SchedulerConfig(groups_per_batch=2, group_size=4, hard_staleness=2, max_running=24,
                                   max_attempts=10, at_bound=options.pop("at_bound", "wait")),
     )  # fmt: skip
@@ -83,6 +94,41 @@ def test_a_node_is_killed_and_the_run_goes_on(tmp_path, cluster):
     assert all(
         step.is_exact for step in replay(tmp_path / "log", TabularTrainer(learning_rate=0.1))
     )
+
+
+def replicas_in_actors(folder, num):
+    replicas = [
+        RayReplica(functools.partial(PidReplica, folder, n), num_cpus=0) for n in range(num)
+    ]
+    return Worker(engine=ReplicatedEngine(replicas, retry_s=0.1), rollout=guess)
+
+
+class PidReplica(TabularReplica):
+    """Says where it runs."""
+
+    def __init__(self, folder, place):
+        super().__init__(latency_s=0.01)
+        (folder / f"{os.getpid()}.{place}.pid").touch()
+
+
+def test_engine_replicas_are_actors_and_one_is_killed(tmp_path, cluster):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    def on_step(progress):
+        if progress.step == 8:
+            os.kill(int(next(pids.glob("*.1.pid")).name.split(".")[0]), signal.SIGKILL)
+
+    runtime = _runtime(
+        tmp_path / "run", steps=150, on_step=on_step, controllers=1,
+        factory=functools.partial(replicas_in_actors, pids, 3),
+    )  # fmt: skip
+    assert runtime.run() == 150
+    report = check(read_events(tmp_path / "run" / "log"))
+    assert report.breaches == []
+    assert report.reasons.get("failed", 0) == 0  # what the lost one was asked was asked elsewhere
+    assert runtime.num_restarts == 0
+    assert len(list(pids.glob("*.1.pid"))) == 2  # it was started anew
 
 
 def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path, cluster):

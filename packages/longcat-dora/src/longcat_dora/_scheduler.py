@@ -509,7 +509,8 @@ class Scheduler:
         self, group: Group, name: str, reason: EndReason, detail: str = "", *, again: bool
     ) -> None:
         self._index.drop(group, name, again=again)
-        self._emit("ended", trajectory=name, reason=str(reason), again=again, detail=detail[:500])
+        # Of a traceback, the end is what says most.
+        self._emit("ended", trajectory=name, reason=str(reason), again=again, detail=detail[-500:])
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._events.append({"kind": kind, **fields})

@@ -57,12 +57,18 @@ class _ControllerActor:
     def __init__(self, factory: Factory, deadline_s: float) -> None:
         self.factory, self.deadline_s = factory, deadline_s
         self.orders: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.early: dict[int, tuple[Any, ...]] = {}
+        """Orders that came before one that was sent before them."""
+        self.next_number = 0
         self.messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def post(self, order: tuple[Any, ...]) -> None:
-        """Take an order; they are carried out one after another."""
-        self.orders.put_nowait(order)
+    async def post(self, number: int, order: tuple[Any, ...]) -> None:
+        """Take an order; they are carried out by their numbers: Ray may begin calls out of order."""
+        self.early[number] = order
+        while self.next_number in self.early:
+            self.orders.put_nowait(self.early.pop(self.next_number))
+            self.next_number += 1
 
     async def take(self) -> list[tuple[Any, ...]]:
         """Wait for messages, and return all there are."""
@@ -112,6 +118,7 @@ class RayController:
         self.actor: Any = None
         """Absent until a node was found for it."""
         self.node = ""
+        self.num_posted = 0
         self.running: set[str] = set()
         self.is_ready = False
         self.has_stopped = asyncio.Event()
@@ -124,7 +131,8 @@ class RayController:
         with contextlib.suppress(
             RayError
         ):  # the listener finds out, and cares for what was running
-            self.actor.post.remote(order)
+            self.actor.post.remote(self.num_posted, order)
+            self.num_posted += 1
 
 
 class RayRuntime(Runtime):
