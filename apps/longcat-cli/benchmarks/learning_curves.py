@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trl_rollouts import LENGTH, Trainer, make_model, prompts, reward_of, trl, worker
+from trl_rollouts import LENGTH, make_model, prompts, reward_of, trainer_of, trl, worker
 
 OBJECTIVES = ("gspo", "gspo_token", "grpo", "dapo", "trl")
 BOUNDS = {
@@ -69,7 +69,7 @@ def ours(folder, steps, seed, factory, objective="gspo", **scheduler):
                 folder=Path(run), max_steps=steps, save_every=10**6, seed=seed,
                 scheduler=SchedulerConfig(groups_per_batch=4, group_size=8, max_running=320, **scheduler),
             ),
-            factory=functools.partial(factory, folder), trainer=Trainer(folder, objective=objective),
+            factory=functools.partial(factory, folder), trainer=trainer_of(folder, objective=objective),
             tasks=(Task(f"n{n}", prompt) for n, prompt in enumerate(ids)), on_step=note,
         ).run()  # fmt: skip
     return rows

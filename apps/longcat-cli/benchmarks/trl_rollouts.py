@@ -71,34 +71,13 @@ def worker(folder):
     return Worker(engine=engine, rollout=_rollout, max_tokens=LENGTH)
 
 
-class Trainer:
-    def __init__(self, folder, **options):
-        from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
-        from longcat_moe import LongcatForCausalLM
+def trainer_of(folder, **options):
+    from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
+    from longcat_moe import LongcatForCausalLM
 
-        model = LongcatForCausalLM.from_pretrained(folder).train()
-        config = TrainerConfig(
-            learning_rate=LEARNING_RATE, clip=ClipRange(low=0.2, high=0.2), **options
-        )
-        self.inner = GspoTrainer(model, config)
-        self.weights, self.save, self.restore = (
-            self.inner.weights,
-            self.inner.save,
-            self.inner.restore,
-        )
-
-    def train(self, batch):
-        from longcat_gspo import Sample
-
-        samples = [
-            Sample(
-                token_ids=s.token_ids, loss_mask=s.loss_mask, log_probs=s.log_probs, reward=t.reward,
-                group=t.group,
-            )
-            for t in batch for s in t.segments
-        ]  # fmt: skip
-        self.inner.train(samples)
-        return {"reward": sum(t.reward for t in batch) / len(batch)}
+    model = LongcatForCausalLM.from_pretrained(folder).train()
+    clip = ClipRange(low=0.2, high=0.2)
+    return GspoTrainer(model, TrainerConfig(learning_rate=LEARNING_RATE, clip=clip, **options))
 
 
 def ours(folder, steps, mode):
@@ -124,7 +103,7 @@ def ours(folder, steps, mode):
                     max_running=160,
                 ),
             ),
-            factory=functools.partial(worker, folder), trainer=Trainer(folder),
+            factory=functools.partial(worker, folder), trainer=trainer_of(folder),
             tasks=(Task(f"n{n}", prompt) for n, prompt in enumerate(ids)),
             on_step=lambda p: marks.append((time.monotonic(), p.metrics["sampled_reward"], done[0])),
             on_group=count,

@@ -1,5 +1,8 @@
 """The trainer: exact accumulation, exact resume, threads equal one thread, learning."""
 
+import dataclasses
+from collections import namedtuple
+
 import pytest
 import torch
 from longcat_gspo import (
@@ -8,6 +11,7 @@ from longcat_gspo import (
     Sample,
     TrainerConfig,
     TripletClip,
+    as_samples,
     dapo_loss,
     group_advantages,
     grpo_loss,
@@ -350,3 +354,25 @@ def test_chunked_entropy_is_the_plain_one():
     torch.testing.assert_close(entropy, plain.entropy())
     torch.testing.assert_close(log_probs, plain.log_prob(target))
     assert not entropy.requires_grad
+
+
+def test_attempts_of_several_segments_are_a_sample_for_each():
+    Segment = namedtuple("Segment", "token_ids loss_mask log_probs")
+    Trajectory = namedtuple("Trajectory", "group reward segments")
+    samples = _samples()
+    batch = [
+        Trajectory(s.group, s.reward, [Segment(s.token_ids, s.loss_mask, s.log_probs)])
+        for s in samples[:-2]
+    ]
+    two = [Segment(s.token_ids, s.loss_mask, s.log_probs) for s in samples[-2:]]
+    batch.append(Trajectory(samples[-1].group, 1.0, two))
+    samples[-2:] = [
+        dataclasses.replace(s, group=samples[-1].group, reward=1.0) for s in samples[-2:]
+    ]
+    assert as_samples(batch) == samples
+    states = []
+    for given in (batch, samples):
+        trainer = GspoTrainer(_Tiny(), TrainerConfig())
+        trainer.train(given)
+        states.append(_state(trainer))
+    assert torch.equal(*states)

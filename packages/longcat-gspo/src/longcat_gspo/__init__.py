@@ -27,15 +27,15 @@ from ._objective import (
     triplet_clip_loss,
 )
 from ._oversample import Oversampler, num_groups
-from ._samples import Sample
+from ._samples import Attempt, Sample, as_samples
 from ._stages import ContextGrowth, StagedCurriculum, TaskFacts
 from ._trainer import GspoTrainer
 from ._verify import Stagnation, VerificationItem, verification_items, verification_reward
 
 __all__ = [
-    "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "GspoTrainer", "LossStats",
+    "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "GspoTrainer", "LossStats",
     "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
-    "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "coba_value",
+    "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "as_samples", "coba_value",
     "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",
     "hispo_mask", "knapsack_value", "linear_log_probs", "linear_log_probs_and_entropy", "mismatch_weights", "num_groups",
     "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items", "verification_reward",

@@ -9,7 +9,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,42 @@ class Sample:
     def num_learned(self) -> int:
         """Tokens to learn; the first of a sequence is never predicted."""
         return sum(map(bool, self.loss_mask[1:]))
+
+
+class Attempt(Protocol):
+    """What several stretches of tokens earned together; `longcat_dora.Trajectory` is one."""
+
+    @property
+    def group(self) -> str:
+        """Attempts that are compared with each other."""
+        ...
+
+    @property
+    def reward(self) -> float:
+        """What it earned."""
+        ...
+
+    @property
+    def segments(self) -> Sequence[Any]:
+        """Each with `token_ids`, `loss_mask` and `log_probs`, as a `Sample` has them."""
+        ...
+
+
+def as_samples(batch: Sequence[Sample] | Sequence[Attempt]) -> list[Sample]:
+    """Turn each segment of an attempt into a sample with the attempt's reward; samples stay."""
+    samples: list[Sample] = []
+    for item in batch:
+        if isinstance(item, Sample):
+            samples.append(item)
+            continue
+        samples += (
+            Sample(
+                token_ids=segment.token_ids, loss_mask=segment.loss_mask,
+                log_probs=segment.log_probs, reward=item.reward, group=item.group,
+            )
+            for segment in item.segments
+        )  # fmt: skip
+    return samples
 
 
 @dataclass(frozen=True, slots=True)

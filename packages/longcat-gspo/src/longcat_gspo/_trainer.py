@@ -31,7 +31,7 @@ from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
 from ._objective import LossStats
 from ._predict import Predict, from_hidden_states, from_logits
-from ._samples import Rows, Sample, check_samples, micro_batches
+from ._samples import Attempt, Rows, Sample, as_samples, check_samples, micro_batches
 from ._sharding import clip_sharded_grads, is_sharded, load_state, model_state, optimizer_state
 
 _DATA_PARALLEL = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -124,10 +124,10 @@ class GspoTrainer:
 
     # -- steps -------------------------------------------------------------------------------
 
-    def train(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Take `epochs` steps; advantages are formed within each group of `samples`.
+    def train(self, batch: Sequence[Sample] | Sequence[Attempt]) -> dict[str, float]:
+        """Take `epochs` steps; advantages are formed within each group of samples.
 
-        A sample without a token to learn counts in its group's mean, and in no other way.
+        Attempts of several segments, such as trajectories of `longcat_dora`, are a sample for each. A sample without a token to learn counts in its group's mean, and in no other way.
 
         Returns:
             Metrics of the last step, over the samples that were computed: those whose advantage is
@@ -142,6 +142,7 @@ class GspoTrainer:
             FloatingPointError: The loss is not finite; the weights are as before that step.
         """
         began = time.perf_counter()
+        samples = as_samples(batch)
         check_samples(samples)
         advantages = group_advantages(
             [s.reward for s in samples], [s.group for s in samples], baseline=self.config.baseline

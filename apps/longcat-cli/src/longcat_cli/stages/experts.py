@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,7 +26,7 @@ from longcat_dora import (
 )
 from longcat_dora import Task as Job
 from longcat_envs import Task
-from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, Sample, TrainerConfig
+from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, TrainerConfig
 from longcat_moe import (
     ChatFormat,
     Engine,
@@ -55,7 +55,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     runtime = _runtime_of(recipe)(
         _run_config(recipe, place / "dora"),
         factory=functools.partial(make_worker, str(folder.path), group),
-        trainer=DoraTrainer(model, recipe),
+        trainer=make_trainer(model, recipe),
         tasks=iter(source),
         on_step=lambda progress: _show(display, progress, source, recipe),
         on_group=source.record,
@@ -139,42 +139,19 @@ def make_worker(run: str, group: str) -> Worker:
     )
 
 
-class DoraTrainer:
-    """GSPO behind DORA's trainer protocol."""
-
-    def __init__(self, model: LongcatForCausalLM, recipe: Recipe) -> None:
-        rl = recipe.rl
-        self.inner = GspoTrainer(
-            model,
-            TrainerConfig(
-                learning_rate=rl.learning_rate,
-                warmup_steps=rl.warmup_steps,
-                epochs=rl.epochs,
-                baseline=rl.baseline,
-                clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
-            ),
-        )
-        self.weights, self.save, self.restore = (
-            self.inner.weights,
-            self.inner.save,
-            self.inner.restore,
-        )
-
-    def train(self, batch: Sequence[Trajectory]) -> dict[str, float]:
-        """Take one step on the sampled tokens of a batch."""
-        return self.inner.train(
-            [
-                Sample(
-                    token_ids=segment.token_ids,
-                    loss_mask=segment.loss_mask,
-                    log_probs=segment.log_probs,
-                    reward=trajectory.reward,
-                    group=trajectory.group,
-                )
-                for trajectory in batch
-                for segment in trajectory.segments
-            ]
-        )
+def make_trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:
+    """Build what learns from the rollouts; it meets DORA's trainer protocol."""
+    rl = recipe.rl
+    return GspoTrainer(
+        model,
+        TrainerConfig(
+            learning_rate=rl.learning_rate,
+            warmup_steps=rl.warmup_steps,
+            epochs=rl.epochs,
+            baseline=rl.baseline,
+            clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
+        ),
+    )
 
 
 class TaskSource:

@@ -1,0 +1,80 @@
+"""Does it pay to spread rollouts by value? Samples to the same pass rate, exact pass rates, several seeds.
+
+usage: python budget_curves.py [--seeds 5] [--steps 400]
+
+96 tasks whose answers have one to four tokens of eight words, so that their pass rates begin between 1/8 and
+1/4,096. A step has 384 rollouts. Ways to spread them: alike over all tasks; in groups of 16 on tasks drawn at random; by
+the value of the CoBA report, which moves with the policy; by the knapsack value. The two that allocate know only
+what they have seen: a running mean of rewards, by task.
+"""
+
+import argparse
+import random
+import statistics
+
+import torch
+from _table import Table, random_answers, trainer_of
+from longcat_gspo import CapabilityValue, allocate_budget, knapsack_value
+
+TASKS, TOTAL, GOALS = 96, 384, (0.25, 0.4, 0.5)
+
+
+def spread(way, seen, capability, rng):
+    if way == "alike":
+        return [TOTAL // TASKS] * TASKS
+    if way == "drawn, groups of 16":
+        chosen = set(rng.sample(range(TASKS), TOTAL // 16))
+        return [16 if task in chosen else 0 for task in range(TASKS)]
+    value = knapsack_value if way == "knapsack" else capability.value()
+    return allocate_budget(seen, total=TOTAL, low=2, high=48, value=value)
+
+
+def run(way, seed, steps):
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    model = Table(random_answers(TASKS, (1, 2, 3, 4), generator))
+    trainer, capability = trainer_of(model, 0.05), CapabilityValue()
+    seen, curve = [0.05] * TASKS, []
+    for _ in range(steps):
+        batch = []
+        for task, num in enumerate(spread(way, seen, capability, rng)):
+            if num:
+                group = model.attempts(task, num, generator)
+                rate = statistics.fmean(s.reward for s in group)
+                weight = min(0.5, num / 32)
+                seen[task] += weight * (rate - seen[task])
+                batch += group
+        capability.observe(seen)
+        trainer.train(batch)
+        curve.append(statistics.fmean(model.pass_rates()))
+    return curve
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        "| way | "
+        + " | ".join(f"samples to {goal:.0%}" for goal in GOALS)
+        + " | pass rate at the end |"
+    )
+    print("| --- " * (len(GOALS) + 2) + "|")
+    for way in ("alike", "drawn, groups of 16", "CoBA", "knapsack"):
+        curves = [run(way, seed, options.steps) for seed in range(options.seeds)]
+        cells = []
+        for goal in GOALS:
+            steps = [next((n + 1 for n, x in enumerate(c) if x >= goal), None) for c in curves]
+            reached = [step * TOTAL for step in steps if step is not None]
+            few = "" if len(reached) == len(curves) else f" ({len(reached)} of {len(curves)})"
+            cells.append(f"{statistics.fmean(reached):,.0f}{few}" if reached else "-")
+        ends = [curve[-1] for curve in curves]
+        print(
+            f"| {way} | {' | '.join(cells)} | {statistics.fmean(ends):.3f} ± {statistics.pstdev(ends):.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
