@@ -13,8 +13,39 @@ class Output(NamedTuple):
     logits: torch.Tensor
 
 
-class Table(torch.nn.Module):
+class Exact(torch.nn.Module):
     """Token 0 of a sequence names the task; the answer's tokens are drawn place by place."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return Output(self.logits()[input_ids[:, 0], : input_ids.shape[1]])
+
+    @torch.no_grad()
+    def pass_rates(self):
+        """Exact."""
+        log_probs = self.logits().log_softmax(-1)
+        return [
+            math.exp(sum(float(log_probs[task, n, word]) for n, word in enumerate(answer)))
+            for task, answer in enumerate(self.answers)
+        ]
+
+    @torch.no_grad()
+    def attempts(self, task, num, generator):
+        """Draw answers to a task, as samples; the reward is 1 for the right one."""
+        answer = self.answers[task]
+        log_probs = self.logits()[task, : len(answer)].log_softmax(-1)
+        drawn = torch.multinomial(log_probs.exp(), num, replacement=True, generator=generator).T
+        samples = []
+        for words in drawn.tolist():
+            of = [float(log_probs[n, word]) for n, word in enumerate(words)]
+            samples.append(Sample(
+                token_ids=[task, *words], loss_mask=[False] + [True] * len(words),
+                log_probs=[0.0, *of], reward=float(words == list(answer)), group=str(task),
+            ))  # fmt: skip
+        return samples
+
+
+class Table(Exact):
+    """All tasks apart."""
 
     def __init__(self, answers, *, spread=0.0, seed=0):
         super().__init__()
@@ -25,32 +56,28 @@ class Table(torch.nn.Module):
         )
         self.table = torch.nn.Parameter(start)
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(self.table[input_ids[:, 0], : input_ids.shape[1]])
+    def logits(self):
+        """(tasks, places, words)"""
+        return self.table
 
-    @torch.no_grad()
-    def pass_rates(self):
-        """Exact."""
-        log_probs = self.table.log_softmax(-1)
-        return [
-            math.exp(sum(float(log_probs[task, n, word]) for n, word in enumerate(answer)))
-            for task, answer in enumerate(self.answers)
-        ]
 
-    @torch.no_grad()
-    def attempts(self, task, num, generator):
-        """Draw answers to a task, as samples; the reward is 1 for the right one."""
-        answer = self.answers[task]
-        log_probs = self.table[task, : len(answer)].log_softmax(-1)
-        drawn = torch.multinomial(log_probs.exp(), num, replacement=True, generator=generator).T
-        samples = []
-        for words in drawn.tolist():
-            of = [float(log_probs[n, word]) for n, word in enumerate(words)]
-            samples.append(Sample(
-                token_ids=[task, *words], loss_mask=[False] + [True] * len(words),
-                log_probs=[0.0, *of], reward=float(words == list(answer)), group=str(task),
-            ))  # fmt: skip
-        return samples
+class Shared(Exact):
+    """All tasks through one network: what one learns moves the others."""
+
+    def __init__(self, answers, *, width=48, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.answers = answers
+        places = max(map(len, answers)) + 1
+        self.register_buffer("tasks", torch.randn(len(answers), 1, width).expand(-1, places, -1))
+        self.register_buffer("places", torch.randn(1, places, width).expand(len(answers), -1, -1))
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(2 * width, 256), torch.nn.Tanh(), torch.nn.Linear(256, WORDS)
+        )
+        torch.nn.init.normal_(self.net[-1].weight, std=1e-3)
+
+    def logits(self):
+        return self.net(torch.cat([self.tasks, self.places], dim=-1))
 
 
 def trainer_of(model, rate, **options):

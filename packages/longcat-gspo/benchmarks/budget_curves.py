@@ -1,11 +1,13 @@
 """Does it pay to spread rollouts by value? Samples to the same pass rate, exact pass rates, several seeds.
 
-usage: python budget_curves.py [--seeds 5] [--steps 400]
+usage: python budget_curves.py [--model network|table] [--seeds 5] [--steps 400]
 
 96 tasks whose answers have one to four tokens of eight words, so that their pass rates begin between 1/8 and
 1/4,096. A step has 384 rollouts. Ways to spread them: alike over all tasks; in groups of 16 on tasks drawn at random; by
 the value of the CoBA report, which moves with the policy; by the knapsack value. The two that allocate know only
-what they have seen: a running mean of rewards, by task.
+what they have seen: a running mean of rewards, by task. Where groups weigh alike, a task does not count more because it
+was tried more often. In the network all tasks share the weights; in the table they
+share nothing, and Adam moves each task as far as any other, however few its rollouts.
 """
 
 import argparse
@@ -13,10 +15,14 @@ import random
 import statistics
 
 import torch
-from _table import Table, random_answers, trainer_of
+from _table import Shared, Table, random_answers, trainer_of
 from longcat_gspo import CapabilityValue, allocate_budget, knapsack_value
 
 TASKS, TOTAL, GOALS = 96, 384, (0.25, 0.4, 0.5)
+WAYS = (
+    "alike", "drawn, groups of 16", "CoBA", "knapsack", "CoBA, groups alike", "knapsack, groups alike",
+)  # fmt: skip
+MODELS, RATES = {"table": Table, "network": Shared}, {"table": 0.05, "network": 2e-3}
 
 
 def spread(way, seen, capability, rng):
@@ -25,14 +31,15 @@ def spread(way, seen, capability, rng):
     if way == "drawn, groups of 16":
         chosen = set(rng.sample(range(TASKS), TOTAL // 16))
         return [16 if task in chosen else 0 for task in range(TASKS)]
-    value = knapsack_value if way == "knapsack" else capability.value()
+    value = knapsack_value if way.startswith("knapsack") else capability.value()
     return allocate_budget(seen, total=TOTAL, low=2, high=48, value=value)
 
 
-def run(way, seed, steps):
+def run(kind, way, seed, steps):
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    model = Table(random_answers(TASKS, (1, 2, 3, 4), generator))
-    trainer, capability = trainer_of(model, 0.05), CapabilityValue()
+    model = MODELS[kind](random_answers(TASKS, (1, 2, 3, 4), generator))
+    weigh = "groups" if way.endswith("groups alike") else "samples"
+    trainer, capability = trainer_of(model, RATES[kind], weigh=weigh), CapabilityValue()
     seen, curve = [0.05] * TASKS, []
     for _ in range(steps):
         batch = []
@@ -52,6 +59,7 @@ def run(way, seed, steps):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--model", choices=MODELS, default="network")
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -61,8 +69,8 @@ def main():
         + " | pass rate at the end |"
     )
     print("| --- " * (len(GOALS) + 2) + "|")
-    for way in ("alike", "drawn, groups of 16", "CoBA", "knapsack"):
-        curves = [run(way, seed, options.steps) for seed in range(options.seeds)]
+    for way in WAYS:
+        curves = [run(options.model, way, seed, options.steps) for seed in range(options.seeds)]
         cells = []
         for goal in GOALS:
             steps = [next((n + 1 for n, x in enumerate(c) if x >= goal), None) for c in curves]

@@ -52,7 +52,9 @@ def run(beta, share, seed, steps):
     model = Table(answers, spread=1.0, seed=seed)
     if beta is not None:
         model = fit(model, demonstrations(answers, share, rng), beta)
-    entropy = float(torch.distributions.Categorical(logits=model.table[:, :3]).entropy().mean())
+    entropy = float(
+        torch.distributions.Categorical(logits=model.table.detach()[:, :3]).entropy().mean()
+    )
     trainer = trainer_of(model, 0.05)
     curve = [statistics.fmean(model.pass_rates())]
     for _ in range(steps):

@@ -376,3 +376,24 @@ def test_attempts_of_several_segments_are_a_sample_for_each():
         trainer.train(given)
         states.append(_state(trainer))
     assert torch.equal(*states)
+
+
+def test_groups_weigh_alike_where_that_is_wanted():
+    """The mean over groups of each group's mean, by a loop."""
+    wide, samples = ClipRange(low=0.5, high=0.5), _samples(9)
+    samples += [dataclasses.replace(s, group="2") for s in _samples(5, seed=4)]  # 3, 3 and 8
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(clip=wide, weigh="groups", max_grad_norm=1e9))
+    loss = 0.0
+    for name in ("0", "1", "2"):
+        group = [s for s in samples if s.group == name]
+        packed = _packed(trainer.model, group)
+        advantage = torch.tensor(group_advantages([s.reward for s in group], [name] * len(group)))
+        loss = loss + gspo_loss(packed[0], packed[1], advantage, packed[2], clip=wide)[0] / 3
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    trainer.model.zero_grad()
+    metrics = trainer.train(samples)
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    with pytest.raises(ValueError, match="weigh must be"):
+        TrainerConfig(weigh="tasks")

@@ -34,6 +34,9 @@ class TrainerConfig:
     max_tokens: int = 0
     """Of a sequence's learned tokens; the constant denominator of `triplet`."""
     baseline: Baseline = "mean_std"
+    weigh: Literal["samples", "groups"] = "samples"
+    """What counts alike in the mean. With a budget that gives tasks groups of different sizes, `groups`
+    keeps a task from counting more because it was tried more often."""
     kl_coefficient: float = 0.0
     """Weight of the divergence from the reference model; the report has none."""
     epochs: int = 1
@@ -56,6 +59,8 @@ class TrainerConfig:
             raise ValueError(
                 f"objective must be one of {get_args(Objective)}, got {self.objective!r}"
             )
+        if self.weigh not in ("samples", "groups"):
+            raise ValueError(f"weigh must be 'samples' or 'groups', got {self.weigh!r}")
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")
         for name in ("epochs", "micro_batch_tokens"):

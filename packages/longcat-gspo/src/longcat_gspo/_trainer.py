@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,13 @@ class GspoTrainer:
         )
         pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if s.num_learned]
         num_learned, num_signals = len(pairs), sum(a != 0 for _, a in pairs)
-        num, learned, learned_tokens, signals, reward, tokens = self._totals(
-            len(samples), num_learned, sum(s.num_learned for s, _ in pairs), num_signals,
+        sizes = Counter(s.group for s, _ in pairs)
+        num, num_groups, learned, learned_tokens, signals, reward, tokens = self._totals(
+            len(samples), len(sizes), num_learned, sum(s.num_learned for s, _ in pairs), num_signals,
             sum(s.reward for s in samples), sum(len(s.token_ids) for s in samples),
         )  # fmt: skip
+        if self.config.weigh == "groups":
+            pairs = [(s, a * learned / num_groups / sizes[s.group]) for s, a in pairs]
         metrics: dict[str, float] = {}
         if signals or (learned and self.config.kl_coefficient):
             parts = self._parts(pairs)
