@@ -60,13 +60,18 @@ def _latencies(law, mean, num=4000):
     return [value * scale for value in raw]
 
 
+def _draw(latencies, seed):
+    """What a trajectory of that seed takes, in the run and in its simulation."""
+    return random.Random(seed).choice(latencies)
+
+
 def worker(law, mean):
-    latencies, rng = _latencies(law, mean), random.Random(os.getpid())
+    latencies = _latencies(law, mean)
 
     async def rollout(question, policy):
         (answer,) = await policy.generate([question])
-        await asyncio.sleep(rng.choice(latencies))
-        return answer + rng.random()  # always a signal
+        await asyncio.sleep(_draw(latencies, policy.seed))
+        return answer + random.random()  # always a signal
 
     return Worker(engine=TabularEngine(), rollout=rollout)
 
@@ -111,8 +116,9 @@ def main():
             rate, report = _run(law, options, config)
             sync = sync or rate
             simulated = simulate(
-                config, latencies, train_s=options.mean, num_steps=options.steps, seed=0
-            )
+                config, latencies, train_s=options.mean, num_steps=options.steps, seed=0,
+                latency_of=lambda start, latencies=latencies: _draw(latencies, start.seed(0)),
+            )  # fmt: skip
             lost = report.reasons["expired"]
             num = report.num_committed
             over = sum(n for age, n in report.staleness.items() if age > found)

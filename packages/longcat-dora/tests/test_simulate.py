@@ -125,3 +125,20 @@ def test_why_says_who_waits_and_whether_anyone_is_left_to(tmp_path, capsys):
     assert main(["why", str(tmp_path)]) == 0
     assert main(["why", str(tmp_path / "nothing")]) == 2
     assert "must hold status.json" in capsys.readouterr().err
+
+
+def test_what_a_world_will_draw_can_be_told_beforehand():
+    config = SchedulerConfig(groups_per_batch=2, group_size=3, max_running=12)
+    options = {"train_s": 0.5, "num_steps": 20, "seed": 0}
+    starts = []
+
+    def latency_of(start):
+        starts.append(start)
+        return 1.0
+
+    told = simulate(config, [9.0], latency_of=latency_of, **options)
+    assert told == simulate(config, [1.0], **options)
+    assert starts[0].group == "g00000"  # as a runtime names it
+    seeds = [start.seed(7) for start in starts]
+    assert len(set(seeds)) == len(starts)
+    assert seeds[0] == starts[0].seed(7) != starts[0].seed(8)

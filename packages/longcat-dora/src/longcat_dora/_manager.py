@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import itertools
 import pickle
 import time
@@ -162,13 +161,8 @@ class RolloutManager:
             task = self._task_of[start.group]
             controller.post(
                 "start", start.trajectory, start.group, task.id, task.domain, start.version,
-                task.payload, self._seed_of(start),
+                task.payload, start.seed(self.seed),
             )  # fmt: skip
-
-    def _seed_of(self, start: Start) -> int:
-        """What an attempt samples with: the same whenever, wherever and however often it is started."""
-        place = f"{self.seed}:{start.group}:{start.member}:{start.attempt}"
-        return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=6).digest(), "little")
 
     def _admit(self) -> None:
         domain = self.scheduler.next_domain(self._tasks) if len(self._tasks) > 1 else None

@@ -23,6 +23,7 @@ to the log.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
@@ -103,6 +104,11 @@ class Start:
     """Of the group."""
     attempt: int = 0
     """At this member's place; with the group and the member, what its seed is made of."""
+
+    def seed(self, run: int) -> int:
+        """What the attempt samples with in a run of this seed, whenever and wherever it is started."""
+        place = f"{run}:{self.group}:{self.member}:{self.attempt}"
+        return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=6).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ import dataclasses
 import heapq
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from ._scheduler import Scheduler, SchedulerConfig
+from ._scheduler import Scheduler, SchedulerConfig, Start
 
 _FREE = 0.99
 """Share of the unbounded throughput that counts as the same."""
@@ -57,8 +57,12 @@ def simulate(
     train_s: float,
     num_steps: int,
     seed: int,
+    latency_of: Callable[[Start], float] | None = None,
 ) -> Simulation:
     """Run so many steps; each trajectory takes one of `latencies` seconds, drawn anew.
+
+    With `latency_of`, that says how long a trajectory takes: groups are named as a runtime names them, so that
+    a world that draws by its seed can be told beforehand what it will draw.
 
     Raises:
         ValueError: There are no latencies, or a time is not positive.
@@ -68,15 +72,16 @@ def simulate(
             "need positive latencies, train_s > 0 and num_steps >= 1, got "
             f"{len(latencies)} latencies, {train_s} and {num_steps}"
         )
-    return _Run(config, latencies, train_s, seed).run(num_steps)
+    rng = Random(seed)
+    return _Run(config, latency_of or (lambda _: rng.choice(latencies)), train_s).run(num_steps)
 
 
 class _Run:
     def __init__(
-        self, config: SchedulerConfig, latencies: Sequence[float], train_s: float, seed: int
+        self, config: SchedulerConfig, latency_of: Callable[[Start], float], train_s: float
     ) -> None:
-        self.scheduler, self.latencies, self.train_s = Scheduler(config), latencies, train_s
-        self.rng, self.now, self.num_groups = Random(seed), 0.0, 0
+        self.scheduler, self.latency_of, self.train_s = Scheduler(config), latency_of, train_s
+        self.now, self.num_groups = 0.0, 0
         self.due: list[tuple[float, int, str]] = []
         self.versions: dict[str, int] = {}
         self.training_until: float | None = None
@@ -88,12 +93,12 @@ class _Run:
         leased: list[str] = []
         while scheduler.version < num_steps:
             while scheduler.can_admit():
-                scheduler.admit(f"g{self.num_groups}", task="", domain="")
+                scheduler.admit(f"g{self.num_groups:05d}", task="", domain="")
                 self.num_groups += 1
             while (start := scheduler.start()) is not None:
                 order += 1
                 self.versions[start.trajectory] = start.version
-                at = self.now + self.rng.choice(self.latencies)
+                at = self.now + self.latency_of(start)
                 heapq.heappush(self.due, (at, order, start.trajectory))
             if self.training_until is None and (groups := scheduler.lease()) is not None:
                 leased = [name for group in groups for name in scheduler.members(group)]
