@@ -320,14 +320,16 @@ def test_weights_come_by_http_where_that_is_allowed(client, url, engine, tokeniz
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
             before = await ask(http)
-            assert (await http.put("/v1/weights/0", content=data)).status_code == 409
             broken = await http.put("/v1/weights/4", content=data[:1000])
             assert (broken.status_code, await ask(http)) == (400, before)
             assert (await http.put("/v1/weights/4", content=data)).status_code == 200
             after = await ask(http)
+            for _ in range(2):  # a run that is begun anew counts from 0 again
+                assert (await http.put("/v1/weights/0", content=data)).status_code == 200
+            assert await ask(http) == (after[0], "weights-0")
         assert after[1] == "weights-4"
         assert after[0] != before[0]
-        assert list(mine._models) == [4]  # what nobody speaks on is freed
+        assert len(mine._models) == 1  # what nobody speaks on is freed
         direct = Engine(engine.config, num_slots=1, max_length=64)
         direct.add_model(0, other)
         c = await direct.open(0)

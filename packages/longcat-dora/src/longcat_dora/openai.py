@@ -13,8 +13,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import httpx
-import openai
+try:
+    import httpx
+    import openai
+except ImportError as error:  # pragma: no cover
+    raise ImportError("longcat_dora.openai needs: pip install 'longcat-dora[openai]'") from error
 
 from ._replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError

@@ -24,9 +24,12 @@ import time
 import traceback
 from typing import Any, cast
 
-import ray
-from ray.exceptions import RayActorError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+try:
+    import ray
+    from ray.exceptions import RayActorError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError as error:  # pragma: no cover
+    raise ImportError("longcat_dora.ray needs: pip install 'longcat-dora[ray]'") from error
 
 from ._controller import Factory, RolloutController
 from ._payloads import PayloadFile

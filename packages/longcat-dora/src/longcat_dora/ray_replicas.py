@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-
 from ._replicas import Completion, Replica, ReplicaLostError
 from ._types import LongcatDoraError, Sampled
-from .ray import Buffer
+from .ray import Buffer  # says how to get Ray where it is absent
+
+import ray  # isort: skip
+from ray.exceptions import RayActorError, RayTaskError  # isort: skip
 
 
 class _ReplicaActor:

@@ -35,6 +35,9 @@ class Served(Protocol):
     chat: ChatFormat
     model: str
     version: int
+    """Of the engine."""
+    label: int
+    """What clients call it."""
     timeout_s: float | None
 
 
@@ -96,7 +99,8 @@ class Completions:
         }
         seed = number(body, ("seed",), None, whole=True)
         num = number(body, ("n",), 1, least=1, most=128, whole=True)
-        version = self.served.version  # of all choices, whatever weights come meanwhile
+        # Of all choices, whatever weights come meanwhile.
+        version, label = self.served.version, self.served.label
 
         async def one(index: int) -> Generation:
             engine = self.served.engine
@@ -114,7 +118,7 @@ class Completions:
         ]
         return {
             "id": f"cmpl-{next(self.ids)}", "object": "text_completion", "created": int(time.time()),
-            "model": self.served.model, "system_fingerprint": f"weights-{version}", "choices": choices,
+            "model": self.served.model, "system_fingerprint": f"weights-{label}", "choices": choices,
             "usage": usage(prompt, sum(len(result.token_ids) for result in results)),
         }  # fmt: skip
 

@@ -117,6 +117,8 @@ class _Answers:
     ) -> None:
         self.engine, self.chat, self.model, self.version = engine, chat, model, version
         self.max_tokens, self.timeout_s = max_tokens, timeout_s
+        self.label = self.newest = version
+        """What clients call the weights; the newest version that the engine was given."""
         self.created, self.ids = int(time.time()), itertools.count()
 
     async def health(self, _: Request) -> Response:
@@ -141,16 +143,16 @@ class _Answers:
         }  # fmt: skip
 
     async def weights(self, request: Request) -> Response:
-        version, data = int(request.path_params["version"]), await request.body()
-        if version == self.version:
-            return error_answer(f"version {version} is what is served", 409, "version")
+        label, data = int(request.path_params["version"]), await request.body()
+        self.newest += 1  # the engine's own number: a client may begin to count anew
+        version = self.newest
         try:
             await asyncio.to_thread(self.engine.load_weights, version, data)
         except (RuntimeError, ValueError, KeyError) as error:
             return error_answer(f"the weights do not fit: {error}", 400, "weights")
-        self.version, before = version, self.version
+        self.label, self.version, before = label, version, self.version
         self.engine.retire(before)
-        return JSONResponse({"version": version})
+        return JSONResponse({"version": label})
 
     async def chat_completions(self, request: Request) -> Response:
         try:
