@@ -84,6 +84,14 @@ def test_resume_is_exact(tmp_path):
     assert resumed.num_steps == 4
 
 
+def test_a_checkpoint_of_an_earlier_form_is_one_clear_error(tmp_path):
+    trainer = _trained(steps=1)
+    old = {"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    torch.save({**old, "num_steps": 1}, tmp_path / "trainer.pt")
+    with pytest.raises(ValueError, match="of an earlier form"):
+        trainer.restore(tmp_path)
+
+
 class _Masked(_Tiny):
     def forward(self, input_ids, attention_mask=None, logits_mask=None):
         logits = super().forward(input_ids).logits

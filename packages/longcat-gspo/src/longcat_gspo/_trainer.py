@@ -341,13 +341,19 @@ class GspoTrainer:
 
         Raises:
             FileNotFoundError: There is nothing to return to.
+            ValueError: It is of an earlier form.
         """
         path = folder / "trainer.pt"
         if not path.is_file():
             raise FileNotFoundError(f"a trainer's folder must hold trainer.pt, none at {path}")
         state = torch.load(path, weights_only=True)
+        optimizer = state["optimizer"]
+        if optimizer and not all(isinstance(name, str) for name in optimizer["state"]):
+            raise ValueError(
+                f"{path} is of an earlier form, without the names of weights: begin anew"
+            )
         model = self.accelerator.unwrap_model(self.model)
-        load_state(model, self._adamw, state["model"], state["optimizer"])
+        load_state(model, self._adamw, state["model"], optimizer)
         self.num_steps = state["num_steps"]
 
     @property
