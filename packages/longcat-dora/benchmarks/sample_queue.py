@@ -7,7 +7,6 @@ event, and reads it back; once with the log on disk, once in memory (`/dev/shm`)
 installed are left out: `pip install pyzmq msgpack ray verl`.
 """
 
-# ruff: noqa: PLC0415 - peers are imported where they are used, and may be absent
 import argparse
 import importlib.util
 import multiprocessing

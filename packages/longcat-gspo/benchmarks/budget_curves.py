@@ -1,6 +1,6 @@
 """Does it pay to spread rollouts by value? Samples to the same pass rate, exact pass rates, several seeds.
 
-usage: python budget_curves.py [--model network|table] [--seeds 5] [--steps 400]
+usage: python budget_curves.py [--model network|table] [--seeds 5] [--steps 400] [--plot OUT.svg]
 
 96 tasks whose answers have one to four tokens of eight words, so that their pass rates begin between 1/8 and
 1/4,096. A step has 384 rollouts. Ways to spread them: alike over all tasks; in groups of 16 on tasks drawn at random; by
@@ -15,7 +15,7 @@ import random
 import statistics
 
 import torch
-from _table import Shared, Table, random_answers, trainer_of
+from _table import Shared, Table, plot, random_answers, trainer_of
 from longcat_gspo import CapabilityValue, allocate_budget, knapsack_value
 
 TASKS, TOTAL, GOALS = 96, 384, (0.25, 0.4, 0.5)
@@ -61,7 +61,9 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--model", choices=MODELS, default="network")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--plot", help="a picture to write")
     options = parser.parse_args()
+    shown = {}
     torch.set_num_threads(1)
     print(
         "| way | "
@@ -71,6 +73,7 @@ def main():
     print("| --- " * (len(GOALS) + 2) + "|")
     for way in WAYS:
         curves = [run(options.model, way, seed, options.steps) for seed in range(options.seeds)]
+        shown[way] = curves
         cells = []
         for goal in GOALS:
             steps = [next((n + 1 for n, x in enumerate(c) if x >= goal), None) for c in curves]
@@ -82,6 +85,8 @@ def main():
             f"| {way} | {' | '.join(cells)} | {statistics.fmean(ends):.3f} ± {statistics.pstdev(ends):.3f} |",
             flush=True,
         )
+    if options.plot:
+        plot({f"{TOTAL} rollouts a step": shown}, options.plot, xlabel="steps")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which start leaves RL most to find: supervised learning, or GIFT? Exact pass rates, several seeds.
 
-usage: python gift_start.py [--seeds 5] [--steps 150]
+usage: python gift_start.py [--seeds 5] [--steps 150] [--plot OUT.svg]
 
 64 tasks, answers of three tokens of eight words. The base knows a little (logits of spread 1); the expert's
 demonstrations are right for a share of the tasks and wrong, in one token, for the others. Each start is fitted to the
@@ -14,7 +14,7 @@ import random
 import statistics
 
 import torch
-from _table import WORDS, Table, random_answers, trainer_of
+from _table import WORDS, Table, plot, random_answers, trainer_of
 from longcat_gspo import gift_loss
 
 TASKS, BETAS = 64, (math.inf, 20.0, 6.0, 4.0, 2.0)
@@ -67,7 +67,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--plot", help="a picture to write")
     options = parser.parse_args()
+    panels = {}
     torch.set_num_threads(1)
     marks = (0, options.steps // 5, options.steps // 2, options.steps)
     for share in (1.0, 0.7, 0.4):
@@ -83,6 +85,7 @@ def main():
                 if beta == math.inf
                 else f"GIFT, beta {beta:g}"
             )
+            panels.setdefault(f"{share:.0%} right", {})[name] = [curve for curve, _ in runs]
             cells = [
                 f"{statistics.fmean(at):.3f} ± {statistics.pstdev(at):.3f}"
                 for at in ([curve[n] for curve, _ in runs] for n in marks)
@@ -91,6 +94,8 @@ def main():
                 f"| {name} | {statistics.fmean(e for _, e in runs):.2f} | {' | '.join(cells)} |",
                 flush=True,
             )
+    if options.plot:
+        plot(panels, options.plot, xlabel="steps of GSPO")
 
 
 if __name__ == "__main__":

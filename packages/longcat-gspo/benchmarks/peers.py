@@ -40,7 +40,7 @@ def ours(loss, old, new, mask, advantages):
 
 
 def trl_loss(level, loss_type):
-    from trl import GRPOTrainer  # noqa: PLC0415
+    from trl import GRPOTrainer
 
     trainer = object.__new__(GRPOTrainer)
     trainer.__dict__ |= {
@@ -69,8 +69,8 @@ def trl_loss(level, loss_type):
 
 
 def verl_loss(name, aggregate):
-    from verl.trainer.ppo import core_algos  # noqa: PLC0415
-    from verl.workers.config import ActorConfig  # noqa: PLC0415
+    from verl.trainer.ppo import core_algos
+    from verl.workers.config import ActorConfig
 
     config = ActorConfig(
         strategy="fsdp", rollout_n=1, clip_ratio_low=CLIP.low, clip_ratio_high=CLIP.high,
@@ -88,8 +88,8 @@ def verl_loss(name, aggregate):
 
 
 def main() -> None:
-    import trl  # noqa: PLC0415
-    import verl  # noqa: PLC0415
+    import trl
+    import verl
 
     rows = [
         (

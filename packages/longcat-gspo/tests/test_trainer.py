@@ -147,6 +147,32 @@ def test_chunked_log_probs_train_a_hugging_face_model_the_same():
     torch.testing.assert_close(*states, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bf16_autocast_keeps_weights_and_log_probs_in_float32(chunked):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    norms = []
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            trainer = GspoTrainer(
+                _llama(), TrainerConfig(clip=ClipRange(low=0.5, high=0.5), chunked_log_probs=chunked),
+                accelerator=Accelerator(cpu=True, mixed_precision=precision),
+            )  # fmt: skip
+            kinds = set()
+            trainer.model.model.layers[0].mlp.register_forward_hook(
+                lambda *seen, kinds=kinds: kinds.add(seen[-1].dtype)
+            )
+            norms.append(trainer.train(_samples())["grad_norm"])
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+        assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert norms[0] != norms[1]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+
+
 def test_chunked_log_probs_are_refused_where_logits_are_more_than_a_product():
     config = TrainerConfig(chunked_log_probs=True)
     with pytest.raises(ValueError, match="a Linear without bias, got NoneType"):

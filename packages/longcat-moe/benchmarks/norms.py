@@ -68,7 +68,7 @@ def train(norm, depth, *, steps, lr, seed):
 
 
 def plot(runs, path):
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     depths = sorted({key[1] for key in runs})
     figure, axes = plt.subplots(2, len(depths), figsize=(5 * len(depths), 7), squeeze=False)
