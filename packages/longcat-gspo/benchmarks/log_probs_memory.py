@@ -1,4 +1,4 @@
-"""Peak memory and time of log-probabilities and their gradients: in chunks, and the plain way.
+"""Peak memory and time of log-probabilities and their gradients: in chunks, the plain way, and TRL's if it is there.
 
 usage: python log_probs_memory.py [--tokens 4096] [--words 131072] [--width 256]
 
@@ -7,6 +7,7 @@ both are timed in turn, in one process.
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import resource
 import statistics
@@ -26,7 +27,16 @@ def chunked(hidden, weight, target):
     return linear_log_probs(hidden, weight, target)
 
 
+def trl(hidden, weight, target):
+    """What TRL's GRPOTrainer takes from the logits."""
+    from trl.trainer.utils import selective_log_softmax
+
+    return selective_log_softmax((hidden @ weight.T)[None], target[None])[0]
+
+
 WAYS = {"plain": plain, "chunks": chunked}
+if importlib.util.find_spec("trl") is not None:
+    WAYS["TRL"] = trl
 
 
 def _case(tokens, words, width):
@@ -65,7 +75,11 @@ def main() -> None:
         process.start()
         peaks[way], *grads[way] = results.get()
         process.join()
-    gap = max((a - b).abs().max().item() for a, b in zip(*grads.values(), strict=True))
+    gap = max(
+        (a - b).abs().max().item()
+        for way in WAYS
+        for a, b in zip(grads[way], grads["chunks"], strict=True)
+    )
     case = _case(*sizes)
     times = {way: [] for way in WAYS}
     for _ in range(options.repeats):
@@ -73,15 +87,17 @@ def main() -> None:
             began = time.perf_counter()
             call(*case).mean().backward()
             times[way].append(time.perf_counter() - began)
-    ratios = sorted(p / c for p, c in zip(times["plain"], times["chunks"], strict=True))
     print("| way | peak, MB above the inputs | seconds |")
     print("| --- | --- | --- |")
     for way in WAYS:
         print(f"| {way} | {peaks[way]:,.0f} | {statistics.median(times[way]):.2f} |")
-    print(
-        f"memory: {peaks['plain'] / peaks['chunks']:.1f} times less; time: plain over chunks "
-        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f}); gradients differ by {gap:.1e}"
-    )
+    for way in (way for way in WAYS if way != "chunks"):
+        ratios = sorted(p / c for p, c in zip(times[way], times["chunks"], strict=True))
+        print(
+            f"{way} over chunks: memory {peaks[way] / peaks['chunks']:.1f}; time "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})"
+        )
+    print(f"gradients differ by {gap:.1e}")
 
 
 if __name__ == "__main__":
