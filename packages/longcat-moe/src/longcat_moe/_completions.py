@@ -22,6 +22,7 @@ from ._http import (
     error_answer,
     number,
     read_body,
+    sampling_options,
     unless_left,
     usage,
 )
@@ -88,15 +89,9 @@ class Completions:
         return prompt
 
     async def _answer(self, body: Mapping[str, Any], prompt: list[int]) -> dict[str, Any]:
-        stop = body.get("stop") or []
-        options = {
-            "max_tokens": number(body, ("max_tokens",), 16, least=1, whole=True),
-            "temperature": number(body, ("temperature",), 1.0, least=0),
-            "top_p": number(body, ("top_p",), 1.0, least=1e-9, most=1),
-            "top_k": max(0, number(body, ("top_k",), 0, least=-1, whole=True)),
-            "stop": [stop] if isinstance(stop, str) else list(stop),
-            "timeout_s": self.served.timeout_s,
-        }
+        options = sampling_options(
+            body, keys=("max_tokens",), max_tokens=16, timeout_s=self.served.timeout_s
+        )
         seed = number(body, ("seed",), None, whole=True)
         num = number(body, ("n",), 1, least=1, most=128, whole=True)
         # Of all choices, whatever weights come meanwhile.

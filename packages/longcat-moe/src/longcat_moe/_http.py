@@ -81,6 +81,21 @@ def number(
     return default
 
 
+def sampling_options(
+    body: Mapping[str, Any], *, keys: tuple[str, ...], max_tokens: int, timeout_s: float | None
+) -> dict[str, Any]:
+    """Return what a request says of sampling, as `Engine.generate` takes it; `keys` name its length."""
+    stop = body.get("stop") or []
+    return {
+        "max_tokens": number(body, keys, max_tokens, least=1, whole=True),
+        "temperature": number(body, ("temperature",), 1.0, least=0),
+        "top_p": number(body, ("top_p",), 1.0, least=1e-9, most=1),
+        "top_k": max(0, number(body, ("top_k",), 0, least=-1, whole=True)),
+        "stop": [stop] if isinstance(stop, str) else list(stop),
+        "timeout_s": timeout_s,
+    }
+
+
 def usage(prompt: list[int], num: int) -> dict[str, int]:
     """Return tokens given and sampled, as OpenAI counts them."""
     return {

@@ -37,6 +37,7 @@ from ._http import (
     error_answer,
     number,
     read_body,
+    sampling_options,
     unless_left,
     usage,
 )
@@ -182,17 +183,10 @@ class _Answers:
         ):
             if body.get(key) not in allowed:
                 raise AskedWrong(f"{key} must be one of {allowed}, got {body[key]!r}", key)
-        stop = body.get("stop") or []
-        options = {
-            "max_tokens": number(
-                body, ("max_completion_tokens", "max_tokens"), self.max_tokens, least=1, whole=True
-            ),
-            "temperature": number(body, ("temperature",), 1.0, least=0),
-            "top_p": number(body, ("top_p",), 1.0, least=1e-9, most=1),
-            "top_k": max(0, number(body, ("top_k",), 0, least=-1, whole=True)),
-            "stop": [stop] if isinstance(stop, str) else list(stop),
-            "timeout_s": self.timeout_s,
-        }
+        options = sampling_options(
+            body, keys=("max_completion_tokens", "max_tokens"), max_tokens=self.max_tokens,
+            timeout_s=self.timeout_s,
+        )  # fmt: skip
         num = number(body, ("n",), 1, least=1, most=_MAX_CHOICES, whole=True)
         is_stream = bool(body.get("stream"))
         if is_stream and num > 1:
