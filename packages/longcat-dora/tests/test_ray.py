@@ -3,8 +3,6 @@
 import functools
 import os
 import signal
-import threading
-import time
 
 import pytest
 
@@ -61,36 +59,25 @@ def _runtime(folder, **options):
 
 def test_a_node_is_killed_and_the_run_goes_on(tmp_path, cluster):
     cluster, nodes = cluster
-    killed_at = []
-
-    def kill():
-        while not runtime_is_busy.wait(0.1):
-            pass
-        place = runtime.handles[1].node
-        (node,) = [node for node in nodes if node.node_id == place]
-        cluster.remove_node(node, allow_graceful=False)
-        killed_at.append(time.monotonic())
-
-    runtime_is_busy = threading.Event()
-    steps = []
+    killed = []
 
     def on_step(progress):
-        steps.append((progress.step, time.monotonic()))
-        if progress.step == 5:
-            runtime_is_busy.set()
+        if progress.step != 5:
+            return
+        # Under load not all are placed by then: the one that samples the most is there.
+        place = max(runtime.handles, key=lambda handle: len(handle.running)).node
+        killed.extend(node for node in nodes if node.node_id == place)
+        cluster.remove_node(killed[0], allow_graceful=False)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
     runtime = _runtime(tmp_path, on_step=on_step, steps=120)
     assert runtime.run() == 120
-    thread.join()
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
     assert report.num_open == 0
     assert max(report.staleness) <= 2
     assert runtime.num_restarts >= 1
     assert report.reasons["controller_lost"] >= 1
-    assert len([step for step, at in steps if at > killed_at[0]]) > 20
+    assert len(killed) == 1
     assert all(
         step.is_exact for step in replay(tmp_path / "log", TabularTrainer(learning_rate=0.1))
     )
