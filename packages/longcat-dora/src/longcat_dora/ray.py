@@ -91,7 +91,7 @@ class _ControllerActor:
         controller = RolloutController(
             worker, deadline_s=self.deadline_s, deliver=self._deliver, tell=self._tell
         )
-        self._tell("ready")
+        self._tell("ready", ray.get_runtime_context().get_node_id())
         while not controller.stopped.is_set():
             order, *arguments = await self.orders.get()
             if order == "weights":
@@ -270,7 +270,10 @@ class RayRuntime(Runtime):
                     if message[0] == "stopped":
                         handle.has_stopped.set()
                         return
-                    if message[0] == "finished":
+                    if message[0] == "ready":  # Ray may have put it elsewhere than was asked
+                        handle.node = message[1]
+                        self.receive(handle, "ready")
+                    elif message[0] == "finished":
                         await self._keep(handle, *message[1:])
                     else:
                         self.receive(handle, *message)
