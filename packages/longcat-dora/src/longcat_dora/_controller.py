@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import time
 import traceback
@@ -73,11 +74,13 @@ class RolloutController:
             raise AssertionError(f"unknown order {order!r}")
 
     async def close(self) -> None:
-        """Cancel what is running."""
+        """Cancel what is running, and stop the engine, if it can be."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if (stop := getattr(self.worker.engine, "stop", None)) is not None:
+            await stop()
 
     def _start(
         self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any,
@@ -143,6 +146,7 @@ def controller_main(
 ) -> None:
     """Entry point of a controller in a process of its own, at one end of a pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the manager decides when to stop
+    os.setpgrp()  # whoever ends this process ends with it what the engine and the worlds started
     try:
         worker = factory()
     except BaseException:

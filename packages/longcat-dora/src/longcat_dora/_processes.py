@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import multiprocessing
+import os
 import queue
+import signal
 import threading
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ from typing import Any
 from ._controller import Factory, controller_main
 from ._weights import SharedWeights
 
-_MOST_END_S = 5.0
+_MOST_END_S = 10.0
+"""Engines with processes of their own take some seconds to end them."""
 
 
 class ControllerProcess:
@@ -28,9 +33,9 @@ class ControllerProcess:
             target=controller_main,
             args=(theirs, factory, deadline_s, folder, writer),
             name=f"controller-{place}",
-            daemon=True,
-        )
+        )  # not a daemon: engines may have processes of their own (vLLM)
         self.process.start()
+        atexit.register(self._kill)  # instead: else the interpreter would wait for it
         theirs.close()
         self.running: set[str] = set()
         self.is_ready = False
@@ -53,13 +58,22 @@ class ControllerProcess:
 
     def close(self) -> None:
         """Wait for the process (killed if it does not end by itself) and close the pipe."""
-        self.process.join(timeout=_MOST_END_S)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        wait([self.process.sentinel], timeout=_MOST_END_S)
+        self._kill()
+        self.process.join()
+        atexit.unregister(self._kill)
         self._outbox.put(None)
         self._sender.join()
         self.connection.close()
+
+    def _kill(self) -> None:
+        """End the process and all that it started, also when it has been killed itself."""
+        pid = self.process.pid
+        assert pid is not None
+        # It has not been joined, so that nothing else can have its id.
+        with contextlib.suppress(OSError):  # it has no group of its own yet, or none is left
+            os.killpg(pid, signal.SIGKILL)
+        self.process.kill()
 
 
 def _send(controller: ControllerProcess) -> None:

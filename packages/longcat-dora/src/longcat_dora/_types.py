@@ -225,7 +225,10 @@ class Sampled(Protocol):
 
 
 class Engine(Protocol):
-    """Generates under several weight versions at once. `longcat_moe.Engine` is one."""
+    """Generates under several weight versions at once. `longcat_moe.Engine` is one.
+
+    If it has a method `async def stop()`, that is called when its controller ends.
+    """
 
     def load_weights(self, version: int, weights: bytes | memoryview) -> None:
         """Make a version available beside those that are live.

