@@ -65,6 +65,11 @@ def _draw(latencies, seed):
     return random.Random(seed).choice(latencies)
 
 
+def _slowest(latencies, seed, size):
+    """What a group takes whose members run side by side."""
+    return max(_draw(latencies, size * seed + member) for member in range(size))
+
+
 def worker(law, mean):
     latencies = _latencies(law, mean)
 

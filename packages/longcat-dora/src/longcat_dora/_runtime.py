@@ -114,7 +114,7 @@ class Runtime(ABC):
         self._wake = asyncio.Event()
         self._progress_at = 0.0
         self._started_at = self._waited_from = 0.0
-        self._training: asyncio.Task[Mapping[str, float]] | None = None
+        self._training: asyncio.Future[Mapping[str, float]] | None = None
         self._training_at: float | None = None
         self._batch: list[Trajectory] = []
         self._status: tuple[str, float] = ("", 0.0)
@@ -284,19 +284,20 @@ class Runtime(ABC):
         while True:
             if self._failure is not None:
                 raise self._failure
-            if manager.scheduler.version >= self.config.max_steps:
-                return
-            manager.filter()
-            manager.feed()
-            running, most = manager.scheduler.num_running, self.config.scheduler.max_running
-            self._loads.append(running / most)
             if self._training is not None and self._training.done():
                 await self._advance(self._training.result())
                 if time.monotonic() - self._started_at > self.config.max_seconds:
                     return
-                continue
+            if manager.scheduler.version >= self.config.max_steps:
+                return
+            manager.filter()
             if self._training is None and not self._train() and manager.is_drained:
                 return  # the last task was tried and trained on
+            manager.feed()  # now: the trainer works meanwhile
+            running, most = manager.scheduler.num_running, self.config.scheduler.max_running
+            self._loads.append(running / most)
+            if self._training is None and manager.is_drained:
+                continue  # `feed` found no task left
             self._tell()
             await self._sleep()
 
@@ -307,7 +308,8 @@ class Runtime(ABC):
             return False
         self._batch, self._training_at = batch, time.monotonic()
         self._idle_s += self._training_at - self._waited_from
-        self._training = asyncio.create_task(asyncio.to_thread(self.trainer.train, batch))
+        loop = asyncio.get_running_loop()
+        self._training = loop.run_in_executor(None, self.trainer.train, batch)  # begins at once
         self._training.add_done_callback(lambda _: self._wake.set())
         return True
 
