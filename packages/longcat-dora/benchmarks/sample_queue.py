@@ -1,6 +1,10 @@
-"""Trajectories from one process to another, against what others use, same bytes, same run.
+"""Trajectories from one process to another, against what others use, in one run.
 
-usage: python sample_queue.py [--bytes 104448] [--num 4000] [--repeats 3]
+usage: python sample_queue.py [--tokens 8192] [--num 4000] [--repeats 3]
+
+A trajectory of 8,192 tokens, half of them sampled, in turns of 512. Others keep 13 bytes a token (id, log-prob, mask,
+version: 104 KB); ours keeps ids, the log-probs of sampled tokens, and the lengths of the turns: 49 KB. A row with as many
+bytes as theirs is there as well. Nobody's encoding is timed: all send what is encoded already.
 
 Ours writes each trajectory to the log's file, with its checksum, says where it lies over a pipe, writes the
 event, and reads it back; once with the log on disk, once in memory (`/dev/shm`). Peers hold it in memory alone. Peers that are not
@@ -11,12 +15,13 @@ import argparse
 import importlib.util
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
-from longcat_dora import EventLog, Payload, PayloadFile, PayloadReader
+from longcat_dora import EventLog, Payload, PayloadFile, PayloadReader, Segment, Trajectory
 
 WINDOW = 64
 """Sent at most before one is taken, on all sides."""
@@ -24,6 +29,15 @@ WINDOW = 64
 
 def _payload(size):
     return os.urandom(size)
+
+
+def _size(num_tokens):
+    """Bytes of the trajectory in our log."""
+    mask = [place // 512 % 2 == 1 for place in range(num_tokens)]
+    log_probs = [-random.random() * sampled for sampled in mask]
+    ids = [random.randrange(131_072) for _ in mask]
+    segments = [Segment(ids, mask, log_probs)]
+    return len(Trajectory("t000000", "g00000", "task", "", 0, segments, 1.0).to_bytes())
 
 
 def _ours_producer(connection, folder, size, num):
@@ -164,37 +178,32 @@ def verl_queue(size, num):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--bytes", type=int, default=104_448)
+    parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--num", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    theirs, small = 13 * options.tokens, _size(options.tokens)
     sides = {
-        "ours, log on disk": ours,
-        "ours, log in memory": ours_in_memory,
-        "multiprocessing.Queue": mp_queue,
+        "ours, log on disk": (ours, small),
+        "ours, log in memory": (ours_in_memory, small),
+        "ours, log on disk, as many bytes as theirs": (ours, theirs),
+        "multiprocessing.Queue": (mp_queue, theirs),
     }
     if all(map(importlib.util.find_spec, ("zmq", "msgpack"))):
-        sides["ZMQ push/pull + msgpack, ipc"] = zmq_msgpack
+        sides["ZMQ push/pull + msgpack, ipc"] = (zmq_msgpack, theirs)
     if all(map(importlib.util.find_spec, ("ray", "verl"))):
-        sides["verl MessageQueue"] = verl_queue
+        sides["verl MessageQueue"] = (verl_queue, theirs)
     rates = {name: [] for name in sides}
     for _ in range(options.repeats):  # one after another, so that all see the same machine
-        for name, side in sides.items():
-            rates[name].append(side(options.bytes, options.num))
-    load = os.getloadavg()[0]
-    print(
-        f"{options.bytes:,} bytes, load {load:.1f}, median (least, greatest) of {options.repeats}"
-    )
-    print("| way | trajectories/s | MB/s | ours, on disk and in memory, is |")
-    print("| --- | --- | --- | --- |")
-    both = [rates["ours, log on disk"], rates["ours, log in memory"]]
+        for name, (side, size) in sides.items():
+            rates[name].append(side(size, options.num))
+    print(f"load {os.getloadavg()[0]:.1f}, median (least, greatest) of {options.repeats}")
+    print("| way | bytes | trajectories/s | ours on disk is |\n| --- | --- | --- | --- |")
     for name, values in rates.items():
-        ratio = " and ".join(
-            f"{median(a / b for a, b in zip(mine, values, strict=True)):.1f}" for mine in both
-        )
+        both = zip(rates["ours, log on disk"], values, strict=True)
         print(
-            f"| {name} | {median(values):,.0f} ({min(values):,.0f}, {max(values):,.0f}) | "
-            f"{median(values) * options.bytes / 1e6:,.0f} | {ratio} times |"
+            f"| {name} | {sides[name][1]:,} | {median(values):,.0f} "
+            f"({min(values):,.0f}, {max(values):,.0f}) | {median(a / b for a, b in both):.1f} times |"
         )
 
 

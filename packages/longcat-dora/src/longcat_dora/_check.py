@@ -6,7 +6,7 @@ trajectory may go on under a newer version, which must be told as it happens; wi
 may be in a batch, if it is told that nothing is learned from it.
 
 - C1  A trajectory is produced and committed under the version it was started on, which was
-      published before.
+      published before, and was not undone since.
 - C2  A trajectory that was started ends exactly once: committed, ended or evicted. Only the log of
       a run that is still going may hold open ones.
 - C3  Nothing is trained on that is older than the bound, or of a version not yet published; what is
@@ -84,6 +84,8 @@ class _Books:
         self.closed: dict[str, str] = {}
         self.committed: dict[str, int] = {}
         self.reused: set[str] = set()
+        self.undone: set[str] = set()
+        """Sampled on a version that a restore took back: another one has its number now."""
         self.steps: list[_Step] = []
         self.handlers = {
             "opened": self._opened, "published": self._published, "started": self._started,
@@ -179,6 +181,8 @@ class _Books:
             if name not in self.produced:
                 self.breach("C2", f"{name} is trained on before it was finished")
             version = self.open.pop(name)
+            if name in self.undone:
+                self.breach("C1", f"{name} is trained on, but its version {version} was undone")
             self._book(name, now, version, is_masked=name in masked)
             self.closed[name] = "committed"
             self.committed[name] = version
@@ -225,6 +229,7 @@ class _Books:
                     self.report.staleness[step.version - version] -= 1
             self.reused.difference_update(step.reused)
             self.report.num_reused -= len(step.reused)
+        self.undone |= {name for name, version in self.open.items() if version > event["version"]}
 
 
 def check(events: Iterable[Event]) -> Report:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,24 +120,30 @@ class Trajectory:
         return replace(self, segments=segments)
 
     def to_bytes(self) -> bytes:
-        """Return a JSON header and the numbers as they lie in memory (little-endian)."""
+        """Return a JSON header and the numbers as they lie in memory (little-endian).
+
+        Four bytes a token, and four more if it was sampled: who spoke when is told by lengths.
+        """
         return b"".join(self.to_parts())
 
     def to_parts(self) -> list[bytes | memoryview]:
         """Return `to_bytes` in pieces, so that they need not be joined to be written."""
+        masks = [bytes(segment.loss_mask) for segment in self.segments]
         head = {
             "id": self.id, "group": self.group, "task": self.task, "domain": self.domain,
             "version": self.version, "reward": self.reward, "info": self.info,
             "duration_s": self.duration_s,
-            "segments": [[len(segment.token_ids), segment.moves] for segment in self.segments],
+            "segments": [
+                [_turns(mask), segment.moves]
+                for mask, segment in zip(masks, self.segments, strict=True)
+            ],
         }  # fmt: skip
         header = json.dumps(head, separators=(",", ":")).encode()
         parts: list[bytes | memoryview] = [_HEAD.pack(_MAGIC, len(header)), header]
-        for segment in self.segments:
+        for mask, segment in zip(masks, self.segments, strict=True):
             parts += [
                 memoryview(array("i", segment.token_ids)).cast("B"),
-                memoryview(array("f", segment.log_probs)).cast("B"),
-                bytes(segment.loss_mask),
+                memoryview(array("f", compress(segment.log_probs, mask))).cast("B"),
             ]
         return parts
 
@@ -154,21 +161,34 @@ class Trajectory:
         place = _HEAD.size + length
         head = json.loads(bytes(view[_HEAD.size : place]))
         segments: list[Segment] = []
-        for num, moves in head.pop("segments"):
-            ids, log_probs = array("i"), array("f")
-            ids.frombytes(view[place : place + 4 * num])
-            log_probs.frombytes(view[place + 4 * num : place + 8 * num])
-            mask = view[place + 8 * num : place + 9 * num]
-            place += 9 * num
-            segments.append(
-                Segment(
-                    ids.tolist(), list(map(bool, mask)), log_probs.tolist(), [*map(tuple, moves)]
-                )
-            )
+        for turns, moves in head.pop("segments"):
+            ids, sampled = array("i"), array("f")
+            end = place + 4 * sum(turns)
+            ids.frombytes(view[place:end])
+            place = end + 4 * sum(turns[1::2])
+            sampled.frombytes(view[end:place])
+            mask: list[bool] = []
+            log_probs: list[float] = []
+            rest = iter(sampled.tolist())
+            for turn, length in enumerate(turns):
+                mask += [turn % 2 == 1] * length
+                log_probs += islice(rest, length) if turn % 2 else [0.0] * length
+            segments.append(Segment(ids.tolist(), mask, log_probs, [*map(tuple, moves)]))
         return cls(segments=segments, **head)
 
 
-_MAGIC, _HEAD = b"LCT1", struct.Struct("<4sI")
+_MAGIC, _HEAD = b"LCT2", struct.Struct("<4sI")
+
+
+def _turns(mask: bytes) -> list[int]:
+    """Lengths of a mask's stretches, which are in turn 0 and 1; the first may have none."""
+    turns, place, sought = [], 0, 1
+    while place < len(mask):
+        end = mask.find(sought, place)
+        end = len(mask) if end < 0 else end
+        turns.append(end - place)
+        place, sought = end, 1 - sought
+    return turns
 
 
 @dataclass(frozen=True, slots=True)
