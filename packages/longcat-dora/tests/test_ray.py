@@ -1,5 +1,6 @@
 """The Ray runtime on one machine with several raylets, one of which is killed."""
 
+import asyncio
 import functools
 import os
 import signal
@@ -18,12 +19,15 @@ from longcat_dora import (  # noqa: E402
     Worker,
     check,
     read_events,
+    read_trajectories,
     replay,
 )
 from longcat_dora.ray import Buffer, RayRuntime  # noqa: E402
 from longcat_dora.ray_replicas import RayReplica  # noqa: E402
+from longcat_dora.ray_worlds import RayWorlds, WorldLostError  # noqa: E402
 from longcat_dora.testing import (  # noqa: E402
     NUM_TOKENS,
+    TabularEngine,
     TabularReplica,
     TabularTrainer,
     guess,
@@ -99,12 +103,14 @@ class PidReplica(TabularReplica):
 
 
 def test_engine_replicas_are_actors_and_one_is_killed(tmp_path, cluster):
-    pids = tmp_path / "pids"
+    pids, killed = tmp_path / "pids", []
     pids.mkdir()
 
     def on_step(progress):
-        if progress.step == 8:
-            os.kill(int(next(pids.glob("*.1.pid")).name.split(".")[0]), signal.SIGKILL)
+        found = list(pids.glob("*.1.pid"))
+        if progress.step >= 8 and found and not killed:
+            os.kill(int(found[0].name.split(".")[0]), signal.SIGKILL)
+            killed.extend(found)
 
     runtime = _runtime(
         tmp_path / "run", steps=150, on_step=on_step, controllers=1,
@@ -115,7 +121,115 @@ def test_engine_replicas_are_actors_and_one_is_killed(tmp_path, cluster):
     assert report.breaches == []
     assert report.reasons.get("failed", 0) == 0  # what the lost one was asked was asked elsewhere
     assert runtime.num_restarts == 0
+    assert len(killed) == 1
     assert len(list(pids.glob("*.1.pid"))) == 2  # it was started anew
+
+
+class Questions:
+    """A world with a state: it asks, and judges the answer to what it asked."""
+
+    def __init__(self, folder):
+        self.secret = None
+        self.mark = folder / f"{os.getpid()}.{ray.get_runtime_context().get_node_id()}"
+        self.mark.touch()
+
+    async def ask(self, secret):
+        self.secret = secret
+        await asyncio.sleep(0.02)
+        return [secret]
+
+    def judge(self, answer):  # plain
+        if self.secret == 7 and answer == 0:
+            raise ValueError("the world broke")
+        return float(answer == (3 * self.secret + 1) % NUM_TOKENS)
+
+
+def worker_with_worlds(folder):
+    worlds = RayWorlds(functools.partial(Questions, folder), 2)
+
+    async def rollout(secret, policy):
+        async with worlds.lease() as world:
+            (answer,) = await policy.generate(await world.ask(secret))
+            return await world.judge(answer)
+
+    return Worker(engine=TabularEngine(), rollout=rollout)
+
+
+def test_worlds_are_actors_and_some_are_killed(tmp_path, cluster):
+    places, killed = tmp_path / "places", []
+    places.mkdir()
+
+    def on_step(progress):
+        if progress.step % 10 == 5:
+            mark = next(mark for mark in places.iterdir() if mark not in killed)
+            os.kill(int(mark.name.split(".")[0]), signal.SIGKILL)
+            killed.append(mark)
+
+    runtime = _runtime(
+        tmp_path / "run", steps=40, on_step=on_step, controllers=2,
+        factory=functools.partial(worker_with_worlds, places),
+    )  # fmt: skip
+    assert runtime.run() == 40
+    events = list(read_events(tmp_path / "run" / "log"))
+    assert check(events).breaches == []
+    assert runtime.num_restarts == 0
+    details = [e["detail"] for e in events if e["kind"] == "ended"]
+    assert any("WorldLostError: the world is gone" in detail for detail in details)
+    assert any("ValueError: the world broke" in detail for detail in details)
+    found = list(places.iterdir())
+    assert len(killed) == 4
+    assert 4 <= len(found) <= 4 + len(killed)  # one that raised is used on
+    assert len({mark.name.split(".")[1] for mark in found}) > 1  # on several nodes
+    for trajectory in read_trajectories(tmp_path / "run" / "log"):
+        question, answer = trajectory.segments[0].token_ids
+        assert trajectory.reward == float(answer == (3 * question + 1) % NUM_TOKENS)
+
+
+class Endless:
+    def pid(self):
+        return os.getpid()
+
+    async def wait(self):
+        await asyncio.Event().wait()
+
+
+def test_a_world_is_leased_again_unless_it_was_left_in_a_call(cluster):
+    async def pids(worlds, num, *, interrupt=False):
+        found = []
+        for _ in range(num):
+            async with worlds.lease() as world:
+                found.append(await world.pid())
+                if interrupt:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(world.wait(), 0.1)
+        return len(set(found))
+
+    async def main():
+        return [
+            await pids(RayWorlds(Endless, 1), 3),
+            await pids(RayWorlds(Endless, 1, fresh=True), 2),
+            await pids(RayWorlds(Endless, 1), 2, interrupt=True),
+        ]
+
+    assert asyncio.run(main()) == [1, 2, 2]
+
+
+def test_a_world_that_cannot_be_built_says_why(cluster):
+    async def lease():
+        async with RayWorlds(functools.partial(int, "no number"), 1).lease():
+            pass
+
+    with pytest.raises(WorldLostError, match="invalid literal"):
+        asyncio.run(lease())
+
+    async def lease_what_no_node_has():
+        async with RayWorlds(int, 1, num_cpus=0, num_gpus=1, start_s=0.5).lease():
+            pass
+
+    with pytest.raises(WorldLostError, match=r"within start_s=0\.5 s.*num_gpus=1 free"):
+        asyncio.run(lease_what_no_node_has())
+    with pytest.raises(ValueError, match="num must be at least 1, got 0"):
+        RayWorlds(int, 0)
 
 
 def test_a_worker_that_cannot_be_built_is_one_clear_error(tmp_path, cluster):

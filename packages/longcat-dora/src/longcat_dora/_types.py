@@ -182,7 +182,8 @@ _MAGIC, _HEAD = b"LCT2", struct.Struct("<4sI")
 
 def _turns(mask: bytes) -> list[int]:
     """Lengths of a mask's stretches, which are in turn 0 and 1; the first may have none."""
-    turns, place, sought = [], 0, 1
+    turns: list[int] = []
+    place, sought = 0, 1
     while place < len(mask):
         end = mask.find(sought, place)
         end = len(mask) if end < 0 else end

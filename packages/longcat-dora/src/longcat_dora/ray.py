@@ -20,28 +20,22 @@ import asyncio
 import contextlib
 import logging
 import pickle
-import time
 import traceback
-from typing import Any, cast
+from typing import Any
 
 try:
     import ray
     from ray.exceptions import RayActorError, RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.ray needs: pip install 'longcat-dora[ray]'") from error
 
 from ._controller import Factory, RolloutController
 from ._payloads import PayloadFile
-from ._placement import choose_node, idle_cpus
+from ._ray_nodes import NodeFinder, on_node
 from ._runtime import Runtime
 from ._types import Finished, LongcatDoraError, Trajectory
 
 _MOST_END_S = 10.0
-_MOST_MEASURE_S, _MOST_LATER_S = 10.0, 0.5
-"""Until the first node answers, and then until the others do."""
-_OLD_S = 5.0
-"""How long a measurement holds."""
 
 
 class Buffer:
@@ -160,12 +154,7 @@ class RayRuntime(Runtime):
         super().__init__(*arguments, **options)
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
         self._file: PayloadFile | None = None
-        self._placing = asyncio.Lock()
-        self._idle: dict[str, float] = {}
-        """Node to idle CPUs, when last measured."""
-        self._measured_at = float("-inf")
-        self._placed: list[str] = []
-        """Where controllers went since then."""
+        self._finder = NodeFinder(num_cpus=num_cpus, num_gpus=num_gpus)
 
     def run(self) -> int:
         """See `Runtime.run`. Ray is started if it is not running, and then also ended."""
@@ -190,60 +179,19 @@ class RayRuntime(Runtime):
 
     async def _live(self, handle: RayController) -> None:
         try:
-            async with self._placing:  # one after another: each counts those before it
-                handle.node = await self._find_node() or ""
-                if self.is_over:
-                    return
-                actor = ray.remote(_ControllerActor).options(
-                    num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_restarts=0,
-                    max_concurrency=1000, scheduling_strategy=_on(handle.node),
-                )  # fmt: skip
-                handle.actor = actor.remote(self.factory, self.config.rollout_deadline_s)
+            ours = [handle.node for handle in self.handles if isinstance(handle, RayController)]
+            handle.node = await self._finder.find(ours)
+            if self.is_over:
+                return
+            actor = ray.remote(_ControllerActor).options(
+                num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_restarts=0,
+                max_concurrency=1000, scheduling_strategy=on_node(handle.node),
+            )  # fmt: skip
+            handle.actor = actor.remote(self.factory, self.config.rollout_deadline_s)
         except Exception as error:
             self.crash(error)
             return
         await self._listen(handle)
-
-    async def _find_node(self) -> str | None:
-        """Return the node that has the most idle CPUs; `None` while none can give what is reserved."""
-        if time.monotonic() - self._measured_at > _OLD_S:
-            await self._measure()
-        alive = _alive_nodes()
-        idle = {node: cpus for node, cpus in self._idle.items() if node in alive}
-        node = choose_node(idle, self._placed, num_cpus=self.num_cpus)
-        if node is not None:
-            self._placed.append(node)
-        return node
-
-    async def _measure(self) -> None:
-        """Ask each node with room; one that is late has none, or is lost."""
-        probe = ray.remote(idle_cpus)
-        asked = {
-            asyncio.ensure_future(_result(probe.options(
-                num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            ).remote())): node
-            for node in self._nodes_with_room()
-        }  # fmt: skip
-        if not asked:
-            return
-        done, late = await asyncio.wait(
-            asked, timeout=_MOST_MEASURE_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        if late:
-            done, late = await asyncio.wait(asked, timeout=_MOST_LATER_S)
-        for answer in late:
-            answer.cancel()
-        self._idle = {asked[a]: a.result() for a in done if a.exception() is None}
-        self._measured_at, self._placed = time.monotonic(), []
-
-    def _nodes_with_room(self) -> list[str]:
-        ours = [handle.node for handle in self.handles if isinstance(handle, RayController)]
-        return [
-            node
-            for node, cpus in _alive_nodes().items()
-            if cpus - self.num_cpus * ours.count(node) >= self.num_cpus
-        ]
 
     async def join(self, handle: RayController) -> None:
         """Wait for an actor to end; it was told to stop."""
@@ -301,18 +249,3 @@ class RayRuntime(Runtime):
             self._file = PayloadFile(self.config.folder / "log", self.manager.writer())
         payload = self._file.append([buffer.view])
         self.receive(handle, "finished", finished, payload)
-
-
-def _on(node: str) -> NodeAffinitySchedulingStrategy | str:
-    """On a node, or on another if it has just been lost; anywhere if none was found."""
-    return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
-
-
-async def _result(reference: Any) -> Any:
-    return await reference
-
-
-def _alive_nodes() -> dict[str, float]:
-    """Node to CPUs that can be reserved there."""
-    nodes = cast("list[dict[str, Any]]", ray.nodes())
-    return {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]}
