@@ -109,6 +109,54 @@ async def test_replicas_go_where_the_conversations_are():
     await engine.stop()
 
 
+async def test_under_cache_pressure_replicas_go_where_the_tokens_are():
+    rng = random.Random(0)
+    replicas = [_Replica(rng) for _ in range(3)]
+    engine = ReplicatedEngine(replicas, cache_tokens=100, rebalance_s=1e9)
+    engine.load_weights(0, b"0")
+    long = [await engine.open(0) for _ in range(2)]
+    for c in long:
+        await engine.generate(c, [7] * 60, max_tokens=2, temperature=1.0)
+    short = []
+    engine.load_weights(1, b"1")
+    await asyncio.sleep(0.05)
+    short += [await engine.open(1) for _ in range(6)]
+    await asyncio.gather(*(engine.generate(c, [7], max_tokens=2, temperature=1.0) for c in short))
+    engine._move(engine._places[engine.holding.index(0)], 1)  # one for the two long ones
+    await asyncio.sleep(0.05)
+    assert sorted(engine.holding) == [0, 1, 1]
+    most = 0
+
+    async def speak(c):
+        nonlocal most
+        for _ in range(3):
+            await engine.generate(c, [7] * 5, max_tokens=2, temperature=1.0)
+            most = max(most, *(place.tokens for place in engine._places))
+
+    await asyncio.gather(*(speak(c) for c in long))
+    assert sorted(engine.holding) == [0, 0, 1]  # by conversations it would be [0, 1, 1]
+    for c in long + short:
+        await engine.close(c)
+    assert all(place.tokens == place.load == 0 for place in engine._places)
+
+
+async def test_requests_go_where_there_is_room():
+    replicas = [_Replica(random.Random(0)) for _ in range(2)]
+    engine = ReplicatedEngine(replicas, cache_tokens=100)
+    engine.load_weights(0, b"0")
+    await asyncio.sleep(0.05)
+    conversations = [await engine.open(0) for _ in range(3)]
+    lengths = [90, 10, 15]  # the third would follow the idlest, and finds room beside the second
+    asked = [
+        asyncio.create_task(engine.generate(c, [7] * n, max_tokens=2, temperature=1.0))
+        for c, n in zip(conversations, lengths, strict=True)
+    ]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sorted(place.tokens for place in engine._places) == [29, 92]
+    await asyncio.gather(*asked)
+
+
 async def test_the_next_turn_goes_where_the_cache_is():
     rng = random.Random(0)
     replicas = [_Replica(rng) for _ in range(3)]

@@ -3,8 +3,9 @@
     open(version) ──> generate ──> a replica that holds the version ──> generate ──> ... ──> close
                           │  waits for: such a replica.  woken by: a replica that has changed, or has room.
 
-- How many hold which version follows the conversations that are open (DORA, algorithm 1). They are dealt
-  anew when a version comes, when one has nobody left, when somebody finds no replica, and periodically.
+- How many hold which version follows the conversations that are open, or their tokens where it is known how
+  many a replica can keep (DORA, algorithm 1). They are dealt anew when a version comes, when one has nobody left,
+  when somebody finds no replica, or none with room for its past, and periodically.
 - A replica changes its version when nobody generates there, so that what one request samples is of one
   version. A conversation is of one version, whichever replicas its turns meet; it goes back to where it was
   before, whose cache knows it, unless others are much less busy.
@@ -66,6 +67,8 @@ class _Place:
     version: int | None = None
     moving_to: int | None = None
     load: int = 0
+    tokens: int = 0
+    """That its requests may come to have."""
     is_lost: bool = False
     mover: asyncio.Task[None] | None = None
 
@@ -85,6 +88,8 @@ class ReplicatedEngine:
     Args:
         replicas: At least one. With fewer than live versions, newer ones wait until older ones are done.
         max_length: Tokens of a conversation, prompt included.
+        cache_tokens: Of a replica's cache. Requests go where there is room; where none is, replicas are
+            dealt anew, by tokens.
         rebalance_s: Seconds between two looks at how the conversations are spread.
         retry_s: Seconds until a lost replica is tried again.
 
@@ -97,12 +102,14 @@ class ReplicatedEngine:
         replicas: Sequence[Replica],
         *,
         max_length: int = 32_768,
+        cache_tokens: int | None = None,
         rebalance_s: float = 2.0,
         retry_s: float = 1.0,
     ) -> None:
         if not replicas:
             raise ValueError("need at least one replica, got none")
         self.max_length, self.rebalance_s, self.retry_s = max_length, rebalance_s, retry_s
+        self.cache_tokens = cache_tokens
         self._places = [_Place(replica) for replica in replicas]
         self._weights: dict[int, bytes | memoryview] = {}
         self._retired: set[int] = set()
@@ -155,9 +162,11 @@ class ReplicatedEngine:
             return Completion([], [], "length")
         prompt = [*c.tokens, *token_ids]
         seed = None if c.seed is None else zlib.crc32(f"{c.seed}:{c.num_turns}".encode())
+        need = len(prompt) + min(max_tokens, room)
         while True:
-            place = await self._find(c)
+            place = await self._find(c, need)
             place.load += 1
+            place.tokens += need
             try:
                 result = await place.replica.complete(
                     prompt, max_tokens=min(max_tokens, room), temperature=temperature, seed=seed
@@ -168,6 +177,7 @@ class ReplicatedEngine:
                 break
             finally:
                 place.load -= 1
+                place.tokens -= need
                 self._wake()
         c.tokens, c.last = [*prompt, *result.token_ids], place
         c.num_turns += 1
@@ -192,12 +202,16 @@ class ReplicatedEngine:
 
     # -- who serves whom ---------------------------------------------------------------------
 
-    async def _find(self, c: _Conversation) -> _Place:
-        """Wait for a replica that holds the conversation's version."""
+    async def _find(self, c: _Conversation, need: int) -> _Place:
+        """Wait for a replica that holds the conversation's version; with room for its tokens, if there is one."""
         while True:
             if self._failure is not None:
                 raise self._failure
             places = [p for p in self._places if p.version == c.version and p.moving_to is None]
+            if places and (roomy := [p for p in places if self._has_room(p, need)]) != places:
+                if not roomy:
+                    self._rebalance()
+                places = roomy or [p for p in places if p.moving_to is None]
             if places:
                 idlest = min(places, key=lambda p: p.load)
                 if c.last in places and c.last.load <= idlest.load + _STAY:
@@ -209,6 +223,9 @@ class ReplicatedEngine:
             self._waiting.append(future)
             await future
 
+    def _has_room(self, place: _Place, need: int) -> bool:
+        return self.cache_tokens is None or place.tokens + need <= self.cache_tokens
+
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for future in waiting:
@@ -218,6 +235,12 @@ class ReplicatedEngine:
     def _num_open(self) -> Counter[int]:
         return Counter(c.version for c in self._conversations.values())
 
+    def _num_tokens(self) -> Counter[int]:
+        counts: Counter[int] = Counter()
+        for c in self._conversations.values():
+            counts[c.version] += max(1, len(c.tokens))
+        return counts
+
     def _collect(self, version: int) -> None:
         if version in self._retired and not self._num_open()[version]:
             self._weights.pop(version, None)
@@ -226,7 +249,7 @@ class ReplicatedEngine:
     def _rebalance(self) -> None:
         """Deal the replicas anew; those with the fewest requests change first."""
         self._looked_at = time.monotonic()
-        asked = self._num_open()
+        asked = self._num_open() if self.cache_tokens is None else self._num_tokens()
         newest = max(self._weights, default=None)
         if newest is not None:  # whoever starts now starts there
             asked[newest] = max(1, asked[newest])
