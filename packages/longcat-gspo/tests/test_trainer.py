@@ -7,6 +7,7 @@ import pytest
 import torch
 from longcat_gspo import (
     ClipRange,
+    Correction,
     GspoTrainer,
     Sample,
     TrainerConfig,
@@ -18,6 +19,7 @@ from longcat_gspo import (
     gspo_loss,
     gspo_token_loss,
     linear_log_probs_and_entropy,
+    mismatch_weights,
     sequence_mean,
     triplet_clip_loss,
 )
@@ -278,32 +280,72 @@ def _packed(model, samples):
 
 @pytest.mark.parametrize("objective", ["gspo", "gspo_token", "grpo", "dapo", "triplet"])
 @pytest.mark.parametrize("limit", [8, 4096])
-def test_every_objective_is_its_function_on_the_whole_batch(objective, limit):
+@pytest.mark.parametrize("correction", [None, "sequence", "token"])
+def test_every_objective_is_its_function_on_the_whole_batch(objective, limit, correction):
+    if (objective, correction) == ("gspo", "token"):
+        with pytest.raises(ValueError, match="its correction needs level='sequence'"):
+            TrainerConfig(objective=objective, correction=Correction())
+        return
     clip, samples = ClipRange(low=0.2, high=0.2), _samples()
+    held = Correction(level=correction, cap=1.02) if correction else None
     trainer = GspoTrainer(_Tiny(), TrainerConfig(
-        objective=objective, clip=clip, max_tokens=7, micro_batch_tokens=limit, max_grad_norm=1e9
+        objective=objective, clip=clip, max_tokens=7, micro_batch_tokens=limit, max_grad_norm=1e9,
+        correction=held,
     ))  # fmt: skip
-    packed = _packed(trainer.model, samples)
+    now, old, sequence = _packed(trainer.model, samples)
     advantage = torch.tensor(
         group_advantages([s.reward for s in samples], [s.group for s in samples])
     )
+    options = {}
+    if held:  # against the weights as they are, and weighed by how the engine differs
+        options["weight_T"] = mismatch_weights(
+            now, old, sequence, num_sequences=9, level=correction, cap=1.02
+        )
+        assert (options["weight_T"] == 1.02).any()
+        assert (options["weight_T"] < 1.02).any()
+        old = now.detach()
     if objective == "gspo_token":
         loss, _ = gspo_token_loss(
-            packed[0], packed[1], advantage[packed[2]], packed[2], num_sequences=9, clip=clip
+            now, old, advantage[sequence], sequence, num_sequences=9, clip=clip, **options
         )
     elif objective == "triplet":
         loss, _ = triplet_clip_loss(
-            packed[0], packed[1], advantage, packed[2], clip=TripletClip(), max_tokens=7
+            now, old, advantage, sequence, clip=TripletClip(), max_tokens=7, **options
         )
     else:
         function = {"gspo": gspo_loss, "grpo": grpo_loss, "dapo": dapo_loss}[objective]
-        loss, _ = function(packed[0], packed[1], advantage, packed[2], clip=clip)
+        loss, _ = function(now, old, advantage, sequence, clip=clip, **options)
     loss.backward()
     norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
     trainer.model.zero_grad()
     metrics = trainer.train(samples)
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert ("correction" in metrics) == bool(held)
+
+
+@pytest.mark.parametrize("objective", ["gspo", "grpo"])
+def test_an_engine_that_does_not_agree_is_corrected_for(objective):
+    """One token a sequence, all twelve words: the engine's samples, weighed, are worth those of the policy."""
+    rewards = torch.linspace(-1, 1, 12)
+    model = _Tiny()
+    policy = model(torch.tensor([[5]])).logits[0, 0].log_softmax(-1)
+    engine = (policy + torch.linspace(0.5, -0.5, 12)).detach().log_softmax(-1)  # has other ideas
+    baseline = (policy.exp() * rewards).sum().detach()
+    (policy.exp() * (rewards - baseline)).sum().backward()  # the policy gradient, by enumeration
+    exact = [p.grad.clone() for p in model.parameters()]
+
+    now = model(torch.tensor([[5]] * 12)).logits[:, 0].log_softmax(-1).diagonal()
+    place = torch.arange(12)
+    weight = mismatch_weights(now, engine, place, num_sequences=12, level="sequence", cap=100)
+    # Each word as often as the engine says it: its share of the mean is put into its advantage.
+    advantage = (rewards - baseline) * engine.exp() * 12
+    function = gspo_loss if objective == "gspo" else grpo_loss
+    loss, _ = function(now, now.detach(), advantage, place, clip=ClipRange(), weight_T=weight)
+    model.zero_grad()
+    (-loss).backward()
+    for parameter, expected in zip(model.parameters(), exact, strict=True):
+        assert torch.allclose(parameter.grad, expected, atol=1e-6)
 
 
 def test_objectives_that_are_not_are_named():

@@ -14,7 +14,7 @@ from ._config import Objective, TrainerConfig
 from ._curriculum import PassRateCurriculum
 from ._gift import gift_loss
 from ._linear import linear_log_probs, linear_log_probs_and_entropy
-from ._mismatch import hispo_mask, mismatch_weights
+from ._mismatch import Correction, hispo_mask, mismatch_weights
 from ._objective import (
     ClipRange,
     LossStats,
@@ -33,7 +33,7 @@ from ._trainer import GspoTrainer
 from ._verify import Stagnation, VerificationItem, verification_items, verification_reward
 
 __all__ = [
-    "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "GspoTrainer", "LossStats",
+    "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "Correction", "GspoTrainer", "LossStats",
     "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
     "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "as_samples", "coba_value",
     "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",

@@ -39,25 +39,26 @@ def batch_loss(
     advantage_S: Tensor,
     sequence_T: Tensor,
     whole: Whole,
+    weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """Return the part of the whole batch's objective that these sequences are."""
     packed = log_probs_T, old_T, advantage_S, sequence_T
     share = len(advantage_S) / whole.num_sequences
     if config.objective == "gspo":
-        loss, stats = gspo_loss(*packed, clip=config.clip)
+        loss, stats = gspo_loss(*packed, clip=config.clip, weight_T=weight_T)
     elif config.objective == "gspo_token":
         loss, stats = gspo_token_loss(
             log_probs_T, old_T, advantage_S[sequence_T], sequence_T,
-            num_sequences=len(advantage_S), clip=config.clip,
+            num_sequences=len(advantage_S), clip=config.clip, weight_T=weight_T,
         )  # fmt: skip
     elif config.objective == "grpo":
-        loss, stats = grpo_loss(*packed, clip=config.clip)
+        loss, stats = grpo_loss(*packed, clip=config.clip, weight_T=weight_T)
     elif config.objective == "dapo":
-        loss, stats = dapo_loss(*packed, clip=config.clip)
+        loss, stats = dapo_loss(*packed, clip=config.clip, weight_T=weight_T)
         share = len(log_probs_T) / whole.num_tokens
     else:
         loss, stats = triplet_clip_loss(
-            *packed, clip=config.triplet_clip, max_tokens=config.max_tokens
+            *packed, clip=config.triplet_clip, max_tokens=config.max_tokens, weight_T=weight_T
         )
     return loss * share, stats
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ._advantage import Baseline
+from ._mismatch import Correction
 from ._objective import ClipRange, TripletClip
 
 Objective = Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"]
@@ -39,6 +40,10 @@ class TrainerConfig:
     keeps a task from counting more because it was tried more often."""
     kl_coefficient: float = 0.0
     """Weight of the divergence from the reference model; the report has none."""
+    correction: Correction | None = None
+    """Against an engine that does not agree with the trainer, or whose weights are older: ratios are taken
+    against the weights in training as the batch began, at the price of one more forward pass, and each
+    sample is weighed by how those and the engine differ. Without it, ratios are against the engine."""
     epochs: int = 1
     """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
     micro_batch_tokens: int = 4096
@@ -63,6 +68,14 @@ class TrainerConfig:
             raise ValueError(f"weigh must be 'samples' or 'groups', got {self.weigh!r}")
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")
+        if (
+            self.objective == "gspo"
+            and self.correction is not None
+            and self.correction.level == "token"
+        ):
+            raise ValueError(
+                "objective 'gspo' has one ratio a sequence: its correction needs level='sequence'"
+            )
         for name in ("epochs", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

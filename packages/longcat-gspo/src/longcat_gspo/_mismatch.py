@@ -9,13 +9,33 @@ Dimension key: T sampled tokens, S sequences.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from ._objective import sequence_mean
 
 Level = Literal["token", "sequence"]
+Mode = Literal["truncate", "mask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """How a trainer weighs what an engine sampled that it does not agree with: see `mismatch_weights`."""
+
+    level: Level = "token"
+    mode: Mode = "truncate"
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level) or self.mode not in get_args(Mode):
+            raise ValueError(
+                f"level must be one of {get_args(Level)} and mode one of {get_args(Mode)}, got "
+                f"{self.level!r} and {self.mode!r}"
+            )
+        if self.cap < 1:
+            raise ValueError(f"cap must be at least 1, got {self.cap}")
 
 
 def mismatch_weights(
@@ -25,7 +45,7 @@ def mismatch_weights(
     *,
     num_sequences: int,
     level: Level = "token",
-    mode: Literal["truncate", "mask"] = "truncate",
+    mode: Mode = "truncate",
     cap: float = 2.0,
 ) -> Tensor:
     """Importance weights `pi_old / pi_engine` of each token, (T,), detached and bounded.

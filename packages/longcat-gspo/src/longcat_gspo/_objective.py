@@ -50,6 +50,7 @@ def gspo_loss(
     sequence_T: Tensor,
     *,
     clip: ClipRange,
+    weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """GSPO: one ratio per sequence, the geometric mean of its tokens' ratios.
 
@@ -62,14 +63,17 @@ def gspo_loss(
         advantage_S: One per sequence.
         sequence_T: Sequence of each token, in 0..S-1.
         clip: The trust region.
+        weight_T: Of each token's sequence, against the engine: see `mismatch_weights` at level `sequence`.
     """
     _check(log_probs_T, old_log_probs_T, sequence_T)
     gap_S = sequence_mean(log_probs_T - old_log_probs_T, sequence_T, len(advantage_S))
     ratio_S = gap_S.exp()
     free_S = ratio_S * advantage_S
     held_S = ratio_S.clamp(1 - clip.low, 1 + clip.high) * advantage_S
-    loss = -torch.minimum(free_S, held_S).mean()
-    return loss, LossStats(ratio_S.detach(), (held_S < free_S).detach().float())
+    least_S = torch.minimum(free_S, held_S)
+    if weight_T is not None:
+        least_S = least_S * sequence_mean(weight_T, sequence_T, len(advantage_S))
+    return -least_S.mean(), LossStats(ratio_S.detach(), (held_S < free_S).detach().float())
 
 
 def gspo_token_loss(
@@ -80,6 +84,7 @@ def gspo_token_loss(
     *,
     num_sequences: int,
     clip: ClipRange,
+    weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """GSPO-token: the sequence ratio as a value, the gradient through each token.
 
@@ -92,7 +97,8 @@ def gspo_token_loss(
     ratio_T = ratio_S[sequence_T] * (log_probs_T - log_probs_T.detach()).exp()
     free_T = ratio_T * advantage_T
     held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
-    loss_S = sequence_mean(torch.minimum(free_T, held_T), sequence_T, num_sequences)
+    least_T = _weighted(torch.minimum(free_T, held_T), weight_T)
+    loss_S = sequence_mean(least_T, sequence_T, num_sequences)
     clipped_S = sequence_mean((held_T < free_T).float(), sequence_T, num_sequences)
     return -loss_S.mean(), LossStats(ratio_S, clipped_S.detach())
 
@@ -104,10 +110,12 @@ def grpo_loss(
     sequence_T: Tensor,
     *,
     clip: ClipRange,
+    weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """GRPO as a baseline: one ratio per token, mean over tokens, then over sequences."""
     _check(log_probs_T, old_log_probs_T, sequence_T)
     least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
+    least_T = _weighted(least_T, weight_T)
     return -sequence_mean(least_T, sequence_T, len(advantage_S)).mean(), stats
 
 
@@ -118,11 +126,16 @@ def dapo_loss(
     sequence_T: Tensor,
     *,
     clip: ClipRange,
+    weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """DAPO as a baseline: one ratio per token, mean over all tokens: long sequences weigh more."""
     _check(log_probs_T, old_log_probs_T, sequence_T)
     least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
-    return -least_T.mean(), stats
+    return -_weighted(least_T, weight_T).mean(), stats
+
+
+def _weighted(values_T: Tensor, weight_T: Tensor | None) -> Tensor:
+    return values_T if weight_T is None else values_T * weight_T
 
 
 def _clipped_tokens(
@@ -194,8 +207,7 @@ def triplet_clip_loss(
     floor_T = clip.negative_high * advantage_T
     held_T = torch.where(advantage_T < 0, torch.maximum(held_T, floor_T), held_T)
     is_cut_T = held_T != free_T
-    if weight_T is not None:
-        held_T = held_T * weight_T
+    held_T = _weighted(held_T, weight_T)
     loss = -held_T.sum() / (len(advantage_S) * max_tokens)
     return loss, _token_stats(ratio_T, is_cut_T, sequence_T, len(advantage_S))
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ._advantage import group_advantages
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
+from ._mismatch import Correction, mismatch_weights
 from ._objective import LossStats
 from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples, check_samples, micro_batches
@@ -44,6 +45,9 @@ class _Part:
 
     rows: Rows
     advantage_S: Tensor
+    old_T: Tensor
+    """What ratios are taken against."""
+    weight_T: Tensor | None = None
     reference_T: Tensor | None = None
     is_idle: bool = False
 
@@ -136,7 +140,7 @@ class GspoTrainer:
             `signal_share` is 0. With several processes, ratios, divergences and entropy are those of
             this one's samples. `behaviour_kl` is the divergence of the weights in training from those
             that sampled, `reference_kl` that from the reference, `entropy` in nats; each the mean over
-            learned tokens.
+            learned tokens. With a `correction`, `correction` is the mean of its weights.
 
         Raises:
             ValueError: The batch is empty, or log-probabilities are missing.
@@ -176,14 +180,29 @@ class GspoTrainer:
         parts: list[_Part] = []
         for batch in micro_batches(pairs, lambda pair: pair[0], self.config.micro_batch_tokens):
             rows = Rows.of([sample for sample, _ in batch], device)
-            parts.append(_Part(rows, torch.tensor([a for _, a in batch], device=device)))
+            advantage_S = torch.tensor([a for _, a in batch], device=device)
+            parts.append(_Part(rows, advantage_S, rows.old_T))
         for _ in range(self._num_missing(len(parts))):
-            parts.append(_Part(Rows.nothing(device), torch.zeros(1, device=device), is_idle=True))
+            rows = Rows.nothing(device)
+            parts.append(_Part(rows, torch.zeros(1, device=device), rows.old_T, is_idle=True))
+        if self.config.correction is not None:
+            for part in parts:
+                self._correct(part, self.config.correction)
         if self._refer is not None:
             with torch.no_grad():
                 for part in parts:
                     part.reference_T, _ = self._refer(part.rows)
         return parts
+
+    def _correct(self, part: _Part, correction: Correction) -> None:
+        """Take ratios against the weights as they are, and weigh by how the engine differs from them."""
+        rows = part.rows
+        with torch.no_grad():
+            part.old_T, _ = self._predict(rows)
+        part.weight_T = mismatch_weights(
+            part.old_T, rows.old_T, rows.sequence_T, num_sequences=len(part.advantage_S),
+            level=correction.level, mode=correction.mode, cap=correction.cap,
+        )  # fmt: skip
 
     def _num_missing(self, num: int) -> int:
         """Passes that this process runs for company: sharded weights are gathered by all together."""
@@ -209,6 +228,9 @@ class GspoTrainer:
             "behaviour_kl": sum(s.behaviour_kl for s in seen) / num,
             "entropy": sum(s.entropy for s in seen) / num,
         }
+        weights = [p.weight_T for p in parts if p.weight_T is not None and not p.is_idle]
+        if weights:
+            metrics["correction"] = torch.cat(weights).mean().item()
         if self._refer is not None:
             metrics["reference_kl"] = sum(s.reference_kl for s in seen) / num
         return metrics
@@ -218,7 +240,7 @@ class GspoTrainer:
         rows, advantage_S = part.rows, part.advantage_S
         log_probs_T, entropy_T = self._predict(rows)
         loss, stats = batch_loss(
-            self.config, log_probs_T, rows.old_T, advantage_S, rows.sequence_T, whole
+            self.config, log_probs_T, part.old_T, advantage_S, rows.sequence_T, whole, part.weight_T
         )
         detached_T, reference_kl = log_probs_T.detach(), 0.0
         if part.reference_T is not None:
