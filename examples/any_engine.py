@@ -64,9 +64,8 @@ def trainer(kind, model, learning_rate):
         return TabularTrainer()
     from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
 
-    config = TrainerConfig(
-        learning_rate=learning_rate, clip=ClipRange(low=0.2, high=0.2), chunked_log_probs=True
-    )
+    clip = ClipRange(low=0.2, high=0.2)
+    config = TrainerConfig(learning_rate=learning_rate, clip=clip, chunked_log_probs=True)
     if kind == "vllm":
         from accelerate import Accelerator
         from transformers import AutoModelForCausalLM
@@ -97,9 +96,12 @@ def main():
     parser.add_argument("--url", action="append", default=[], help="of a server; may be repeated")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument(
-        "--learning-rate", type=float, default=2e-3, help="for a pretrained model, 1e-6 say"
+        "--learning-rate",
+        type=float,
+        help="2e-3; for vllm 1e-6, as for a model that knows something",
     )
     options = parser.parse_args()
+    rate = options.learning_rate or (1e-6 if options.engine == "vllm" else 2e-3)
     if options.engine in ("server", "vllm") and not options.model:
         parser.error(f"{options.engine} needs --model")
     if options.engine == "server" and not options.url:
@@ -115,7 +117,7 @@ def main():
         LocalRuntime(
             config,
             factory=functools.partial(worker, options.engine, model, options.url),
-            trainer=trainer(options.engine, model, options.learning_rate),
+            trainer=trainer(options.engine, model, rate),
             tasks=(Task(f"n{n}", [3 + n % 4]) for n in range(10_000)),
             on_step=lambda p: print(f"{p.step:3d} {p.metrics['reward']:.2f} {'#' * round(50 * p.metrics['reward'])}"),
         ).run()  # fmt: skip

@@ -47,12 +47,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.config, self.scheduler = config, Scheduler(config)
         self.running: dict[str, int] = {}
         """Name to version."""
-        self.fate: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        """How often each was told to have ended."""
         self.num_groups, self.leased = 0, None
 
     def hear(self):
         for name in self.scheduler.take_discarded():
-            self.fate[name] += 1
+            self.ends[name] += 1
             self.running.pop(name, None)
         for name, version in self.scheduler.take_moved():
             assert self.config.at_bound in ("continue", "mask")
@@ -96,7 +97,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, data, reason):
         name = data.draw(st.sampled_from(sorted(self.running)))
         del self.running[name]
-        self.fate[name] += 1
+        self.ends[name] += 1
         self.scheduler.fail(name, reason)
 
     @rule(no_signal=st.booleans())
@@ -122,10 +123,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leased is not None)
     @rule()
     def commit(self):
-        for name in set(self.scheduler.batch()) - set(self.scheduler.reusable):
-            self.fate[name] += 1
-        before = self.scheduler.version
+        batch, before = set(self.scheduler.batch()), self.scheduler.version
         assert self.scheduler.commit() == before + 1
+        self.ends.update(batch - set(self.scheduler.reusable))
         self.leased = None
 
     @precondition(lambda self: self.leased is None)
@@ -143,6 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         assert scheduler.num_running == len(self.running) <= self.config.max_running
         assert scheduler.num_open_groups <= self.config.max_open_groups
+        assert max(self.ends.values(), default=0) <= 1
         assert set(scheduler.live_versions) == {*self.running.values(), scheduler.version}
 
     def teardown(self):

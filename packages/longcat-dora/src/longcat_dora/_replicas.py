@@ -207,11 +207,12 @@ class ReplicatedEngine:
         while True:
             if self._failure is not None:
                 raise self._failure
-            places = [p for p in self._places if p.version == c.version and p.moving_to is None]
-            if places and (roomy := [p for p in places if self._has_room(p, need)]) != places:
-                if not roomy:
-                    self._rebalance()
-                places = roomy or [p for p in places if p.moving_to is None]
+            places = self._holders(c.version)
+            roomy = [p for p in places if self._has_room(p, need)]
+            if places and not roomy:
+                self._rebalance()  # which may send some of them elsewhere
+                places = self._holders(c.version)
+            places = roomy or places
             if places:
                 idlest = min(places, key=lambda p: p.load)
                 if c.last in places and c.last.load <= idlest.load + _STAY:
@@ -222,6 +223,9 @@ class ReplicatedEngine:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
+
+    def _holders(self, version: int) -> list[_Place]:
+        return [p for p in self._places if p.version == version and p.moving_to is None]
 
     def _has_room(self, place: _Place, need: int) -> bool:
         return self.cache_tokens is None or place.tokens + need <= self.cache_tokens

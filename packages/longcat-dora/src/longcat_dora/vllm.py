@@ -118,10 +118,8 @@ class VllmReplica:
             max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=0, detokenize=False,
             stop_token_ids=self._stops, output_kind=self._kind,
         )  # fmt: skip
-        prompt, name = (
-            {"type": "token", "prompt_token_ids": list(token_ids)},
-            f"longcat-{next(self._ids)}",
-        )
+        prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
+        name = f"longcat-{next(self._ids)}"
         ids: list[int] = []
         log_probs: list[float] = []
         reason = "length"

@@ -1,4 +1,5 @@
-"""Train over `longcat_moe.server`: what it sampled is what is trained on, under the version that is recorded."""
+"""Train over servers, and over vLLM where it is installed (vllm, or vllm-cpu): what they sampled is what is trained
+on, under the version that is recorded."""
 
 import functools
 import socket
@@ -38,9 +39,16 @@ async def even(question, policy):
     return sum(token % 2 == 0 for token in first + second) / 8
 
 
-def worker(urls):
+def worker_on_servers(urls):
     replicas = [OpenAIReplica(url, model="tiny", update=put_weights) for url in urls]
     return Worker(engine=ReplicatedEngine(replicas, max_length=64), rollout=even)
+
+
+def worker_on_vllm(model):
+    from longcat_dora.vllm import VllmReplica
+
+    replica = VllmReplica(model, dtype="float32", gpu_memory_utilization=0.2, max_model_len=64)
+    return Worker(engine=ReplicatedEngine([replica], max_length=64), rollout=even)
 
 
 @pytest.fixture
@@ -85,25 +93,25 @@ def importable(request, monkeypatch):
     monkeypatch.syspath_prepend(str(request.config.rootpath))
 
 
-@pytest.mark.usefixtures("importable")
-def test_what_servers_sampled_is_what_is_trained_on(tmp_path, urls):
-    torch.manual_seed(0)
-    model = LongcatForCausalLM(get_preset("tiny")).train()
-    trainer = _Remembers(
-        model, TrainerConfig(learning_rate=2e-3, clip=ClipRange(low=0.2, high=0.2))
-    )
+def _train(folder, model, factory):
+    """Take six steps; return what was trained with."""
+    clip = ClipRange(low=0.2, high=0.2)
+    trainer = _Remembers(model.train(), TrainerConfig(learning_rate=2e-3, clip=clip))
     scheduler = SchedulerConfig(
         groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2
     )
-    config = RunConfig(folder=tmp_path, max_steps=6, scheduler=scheduler, save_every=1000)
+    config = RunConfig(folder=folder, max_steps=6, scheduler=scheduler, save_every=1000)
     tasks = (Task(f"n{n}", [3 + n % 4]) for n in range(1000))
-    factory = functools.partial(worker, urls)
     assert LocalRuntime(config, factory=factory, trainer=trainer, tasks=tasks).run() == 6
-    report = check(read_events(tmp_path / "log"))
+    report = check(read_events(folder / "log"))
     assert report.breaches == []
     assert report.reasons.get("failed", 0) == 0
-    plain, seen = LongcatForCausalLM(get_preset("tiny")).eval(), set()
-    for trajectory in read_trajectories(tmp_path / "log"):
+    return trainer
+
+
+def _assert_each_token_is_of_its_version(folder, trainer, plain, tolerance):
+    seen = set()
+    for trajectory in read_trajectories(folder / "log"):
         plain.load_state_dict(load(trainer.versions[trajectory.version]))
         (segment,) = trajectory.segments
         assert sum(segment.loss_mask) <= 8
@@ -113,6 +121,32 @@ def test_what_servers_sampled_is_what_is_trained_on(tmp_path, urls):
         for place, is_sampled in enumerate(segment.loss_mask):
             if is_sampled:
                 expected = float(log_probs[place - 1, segment.token_ids[place]])
-                assert segment.log_probs[place] == pytest.approx(expected, abs=1e-3)
+                assert segment.log_probs[place] == pytest.approx(expected, abs=tolerance)
         seen.add(trajectory.version)
     assert len(seen) > 3
+
+
+@pytest.mark.usefixtures("importable")
+def test_what_servers_sampled_is_what_is_trained_on(tmp_path, urls):
+    torch.manual_seed(0)
+    model, plain = (LongcatForCausalLM(get_preset("tiny")) for _ in range(2))
+    trainer = _train(tmp_path, model, functools.partial(worker_on_servers, urls))
+    _assert_each_token_is_of_its_version(tmp_path, trainer, plain.eval(), 1e-3)
+
+
+@pytest.mark.usefixtures("importable")
+def test_what_vllm_sampled_is_what_is_trained_on(tmp_path, monkeypatch):
+    pytest.importorskip("vllm")
+    import transformers
+
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    config = transformers.LlamaConfig(
+        vocab_size=320, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, plain = (transformers.LlamaForCausalLM(config) for _ in range(2))
+    model.save_pretrained(tmp_path / "model")
+    factory = functools.partial(worker_on_vllm, str(tmp_path / "model"))
+    trainer = _train(tmp_path / "run", model, factory)
+    _assert_each_token_is_of_its_version(tmp_path / "run", trainer, plain.eval(), 1e-4)
