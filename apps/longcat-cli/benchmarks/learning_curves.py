@@ -77,7 +77,7 @@ def ours(folder, steps, seed, factory, objective="gspo", **scheduler):
 
 def run_one(mode, side, folder, steps, seed):
     if side == "trl":
-        return [(at, reward, 0, 0) for at, reward, _ in trl(folder, steps, seed)]
+        return [(at, reward, 0, 0) for at, reward, *_ in trl(folder, steps, seed)]
     if mode == "objectives":
         on_policy = BOUNDS["synchronous"]
         return ours(folder, steps, seed, worker, objective=side, **on_policy)

@@ -3,8 +3,10 @@
 usage: python trl_rollouts.py [--steps 40] [--size tiny|small] [--tokens 16]
 
 The model is a small LongCat from one folder on both sides: `tiny` is the preset (0.15M), `small` the shape that
-`longcat train` has (3M). A rollout is up to so many tokens; its reward is the share of them that is even. 32 rollouts a step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are
-finished count, with a signal or not (ours draws others in place of those without; TRL trains on them as they are).
+`longcat train` has (3M). A rollout is up to so many tokens; its reward is the number of even ones over how many there may
+be: nothing is gained by ending early, which would make rollouts cheap on whichever side learns it first. 32 rollouts a
+step, 4 prompts of 8, sequence-level ratio, one optimiser step, the same rate. All rollouts that are finished count, with
+a signal or not (ours draws others in place of those without; TRL trains on them as they are).
 Needs `trl` and `datasets` beside our packages.
 """
 
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 LEARNING_RATE, GOAL = 2e-3, 0.9
@@ -54,11 +57,20 @@ def prompts(num):
 
 
 def reward_of(ids):
+    """For the curves: the share of even tokens."""
     return sum(token % 2 == 0 for token in ids) / max(1, len(ids))
+
+
+def full_reward(ids):
+    return sum(token % 2 == 0 for token in ids) / LENGTH
 
 
 async def _rollout(prompt, policy):
     return reward_of(await policy.generate(prompt))
+
+
+async def _full_rollout(prompt, policy):
+    return full_reward(await policy.generate(prompt))
 
 
 def worker(folder):
@@ -69,6 +81,10 @@ def worker(folder):
     torch.set_num_threads(1)
     engine = Engine(LongcatConfig.from_pretrained(folder), num_slots=160, max_length=LENGTH + 48)
     return Worker(engine=engine, rollout=_rollout, max_tokens=LENGTH)
+
+
+def full_worker(folder):
+    return dataclasses.replace(worker(folder), rollout=_full_rollout)
 
 
 def trainer_of(folder, **options):
@@ -88,10 +104,15 @@ def ours(folder, steps, mode):
     torch.set_num_threads(2 if mode == "sync" else 1)
     tokenizer = load_tokenizer(folder)
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in prompts(10_000)]
-    marks, done = [], [0]
+    marks, done = [], Counter()
 
     def count(group):
-        done[0] += len(group)
+        done["rollouts"] += len(group)
+        done["tokens"] += sum(trajectory.num_sampled for trajectory in group)
+
+    def mark(progress):
+        reward = progress.metrics["sampled_reward"]
+        marks.append((time.monotonic(), reward, done["rollouts"], done["tokens"]))
 
     with tempfile.TemporaryDirectory() as run:
         staleness = SOFT[mode]
@@ -103,15 +124,15 @@ def ours(folder, steps, mode):
                     max_running=160,
                 ),
             ),
-            factory=functools.partial(worker, folder), trainer=trainer_of(folder),
+            factory=functools.partial(full_worker, folder), trainer=trainer_of(folder),
             tasks=(Task(f"n{n}", prompt) for n, prompt in enumerate(ids)),
-            on_step=lambda p: marks.append((time.monotonic(), p.metrics["sampled_reward"], done[0])),
+            on_step=mark,
             on_group=count,
         ).run()  # fmt: skip
     return marks
 
 
-def trl(folder, steps, seed=42):
+def trl(folder, steps, seed=42, reward=reward_of):
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -123,13 +144,15 @@ def trl(folder, steps, seed=42):
     class Watch(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             if logs and "reward" in logs:
-                marks.append((time.monotonic(), logs["reward"], 32 * (len(marks) + 1)))
+                _, _, num, tokens = marks[-1] if marks else (0, 0, 0, 0)
+                tokens += 32 * logs["completions/mean_length"]
+                marks.append((time.monotonic(), logs["reward"], num + 32, tokens))
 
     with tempfile.TemporaryDirectory() as run:
         trainer = GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             processing_class=AutoTokenizer.from_pretrained(folder),
-            reward_funcs=lambda completion_ids, **_: [reward_of(ids) for ids in completion_ids],
+            reward_funcs=lambda completion_ids, **_: [reward(ids) for ids in completion_ids],
             train_dataset=Dataset.from_dict({"prompt": prompts(10_000)}),
             args=GRPOConfig(
                 output_dir=run, per_device_train_batch_size=32, num_generations=8,
@@ -155,9 +178,11 @@ def main():
     options = parser.parse_args()
     if options.side:
         began = time.monotonic()
-        side = trl if options.side == "trl" else functools.partial(ours, mode=options.side)
-        marks = side(options.model, options.steps)
-        print("marks " + json.dumps([(at - began, reward, num) for at, reward, num in marks]))
+        if options.side == "trl":
+            marks = trl(options.model, options.steps, reward=full_reward)
+        else:
+            marks = ours(options.model, options.steps, options.side)
+        print("marks " + json.dumps([(at - began, *rest) for at, *rest in marks]))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(folder, options.size)
@@ -167,7 +192,7 @@ def main():
             f"{options.tokens} tokens"
         )
         print(
-            f"| side | rollouts/s | first step | seconds to {GOAL} | steps to {GOAL} |\n| --- | --- | --- | --- | --- |"
+            f"| side | rollouts/s | tokens each | first step | seconds to {GOAL} | steps to {GOAL} |\n| --- | --- | --- | --- | --- | --- |"
         )
         for side in ("async 3", "async", "sync", "trl", "async 3", "trl"):
             done = subprocess.run(
@@ -178,10 +203,13 @@ def main():
             if line is None:
                 sys.exit(done.stderr[-3000:])
             marks = json.loads(line.removeprefix("marks "))
-            rate = (marks[-1][2] - marks[0][2]) / (marks[-1][0] - marks[0][0])
-            goal = next((n for n, (_, reward, _) in enumerate(marks) if reward >= GOAL), None)
+            seconds, num, tokens = (marks[-1][k] - marks[0][k] for k in (0, 2, 3))
+            goal = next((n for n, (_, reward, *_) in enumerate(marks) if reward >= GOAL), None)
             reached = "-" if goal is None else f"{marks[goal][0]:.1f}"
-            print(f"| {side} | {rate:.0f} | {marks[0][0]:.1f} s | {reached} | {goal} |", flush=True)
+            print(
+                f"| {side} | {num / seconds:.0f} | {tokens / num:.1f} | {marks[0][0]:.1f} s | {reached} | {goal} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

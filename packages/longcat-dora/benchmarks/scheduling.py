@@ -192,12 +192,12 @@ def _worker():
 
 def live(num):
     num = num or 32_000
-    began, seen = time.monotonic(), []
+    began, looks, steps = time.monotonic(), [], []
 
     def watch():
         while not stopped.wait(0.5):
             if hasattr(runtime, "manager"):
-                seen.append(runtime.manager.scheduler.num_running)
+                looks.append((time.monotonic(), runtime.manager.scheduler.num_running))
 
     stopped = threading.Event()
     with tempfile.TemporaryDirectory() as folder:
@@ -206,12 +206,13 @@ def live(num):
                 folder=Path(folder), max_steps=10**6, num_controllers=2, max_seconds=60, save_every=10**6,
                 rollout_deadline_s=600,
                 scheduler=SchedulerConfig(
-                    groups_per_batch=num // 80, group_size=8, soft_staleness=11, hard_staleness=40,
+                    groups_per_batch=num // 80, group_size=8, soft_staleness=60, hard_staleness=200,
                     max_running=num,
                 ),
             ),
             factory=_worker, trainer=TabularTrainer(learning_rate=0.01),
             tasks=(Task(f"n{n}", n % 8) for n in range(10**9)),
+            on_step=lambda _: steps.append(time.monotonic()),
         )  # fmt: skip
         threading.Thread(target=watch, daemon=True).start()
         runtime.run()
@@ -221,11 +222,12 @@ def live(num):
         report = check(read_events(Path(folder) / "log"))
     passed = time.monotonic() - began
     print(report.summary())
+    seen = [running for at, running in looks if at < steps[-1]]  # then it was ended
     full = next((n for n, running in enumerate(seen) if running >= num * 0.99), len(seen))
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     each = max(1, report.num_started)
     print(
-        f"{num:,} live after {full / 2:.0f} s, then {min((n for n in seen[full:] if n), default=0):,} to "
+        f"{num:,} live after {full / 2:.0f} s, then {min(seen[full:], default=0):,} to "
         f"{max(seen):,}; manager and trainer: {spent / passed:.1%} of a core, {spent / each * 1e6:.0f} us a "
         f"trajectory, peak {peak:.0f} MiB; controllers: "
         f"{(children.ru_utime + children.ru_stime) / each * 1e6:.0f} us a trajectory, peak "
