@@ -15,6 +15,19 @@ check:
 test:
     uv run pytest
 
+# The sweeps that the suite samples: an hour and more. Their outcomes are committed as results.
+long:
+    LONGCAT_LONG=1 uv run pytest -m long
+
+# The twenty slowest tests, and how long each package takes.
+slowest:
+    uv run pytest --durations=20 --durations-min=0.5
+
+# Each benchmarks/RESULTS.md from what was recorded, and whether every figure stands.
+results:
+    python3 .ci/results.py render
+    python3 .ci/results.py check
+
 # One package from its own wheel, outside the workspace, with only what it declares.
 alone PKG:
     python3 .ci/alone.py {{PKG}}
