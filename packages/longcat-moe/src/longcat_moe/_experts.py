@@ -3,6 +3,8 @@
 - The selection bias chooses experts and never weighs them.
 - An identity ("zero-computation") expert returns its input, times its routing weight.
 - Only the tokens that chose an expert are computed, as one grouped matrix product over all experts.
+- On a GPU, and under `torch.compile`, all shapes are fixed beforehand, so that nobody waits for a
+  count: pairs of identity experts are carried along, masked, and not computed.
 
 Dimension key: T tokens, D model width, E experts (FFN then identity), N FFN experts, K chosen per
 token, I expert width, P chosen pairs that need an FFN expert.
@@ -12,6 +14,7 @@ Source: LongCat-Flash report 2.1, equations 1 to 5.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -55,7 +58,9 @@ class Router(nn.Module):
         index_TK = biased_TE.topk(self.top_k, dim=-1, sorted=False).indices
         if self.training:
             with torch.no_grad():
-                self.counts += torch.bincount(index_TK.flatten(), minlength=biased_TE.shape[1])
+                # Not `bincount`, which on a GPU waits to see the largest index.
+                chosen = index_TK.flatten()
+                self.counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32))
         if self.records is not None:
             self.records.append(Routing(scores_TE, index_TK))
         return scores_TE.gather(1, index_TK) * self.scaling, index_TK
@@ -77,7 +82,9 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, weight_TK: Tensor, index_TK: Tensor) -> Tensor:
         """Return the weighted sum of the chosen experts' outputs, (T, D)."""
-        return dispatch(x_TD, weight_TK, index_TK, self.num_ffn, self._grouped_ffn)
+        is_static = x_TD.is_cuda or torch.compiler.is_compiling()
+        way = dispatch_static if is_static else dispatch
+        return way(x_TD, weight_TK, index_TK, self.num_ffn, self._grouped_ffn)
 
     def _grouped_ffn(self, x_PD: Tensor, nums_N: Tensor) -> Tensor:
         dtype = x_PD.dtype
@@ -121,6 +128,61 @@ def dispatch(
     y_PD = grouped_ffn(x_TD[token_P], nums_N)
     y_PD = y_PD * weight_TK.flatten()[order_P, None].to(y_PD.dtype)
     return out_TD.index_add(0, token_P, y_PD.to(out_TD.dtype))
+
+
+def dispatch_static(
+    x_TD: Tensor,
+    weight_TK: Tensor,
+    index_TK: Tensor,
+    num_ffn: int,
+    grouped_ffn: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Do what `dispatch` does in shapes that depend on T alone, without asking the device anything.
+
+    P is all T * K pairs; those of identity experts stand at the end, where no group reaches. A grouped
+    product leaves their rows as it found them, in both directions: both masks are needed.
+    """
+    sorted_P, order_P = index_TK.flatten().sort(stable=True)
+    experts_N = torch.arange(num_ffn, device=index_TK.device)
+    ends_N = torch.searchsorted(sorted_P, experts_N, right=True)
+    steps_P = torch.arange(len(order_P), device=order_P.device)
+    place_TK = torch.empty_like(order_P).scatter(0, order_P, steps_P).view_as(index_TK)
+    is_ffn_P1 = (sorted_P < num_ffn)[:, None]
+    x_PD = cast(Tensor, _Spread.apply(x_TD, order_P // index_TK.shape[1], place_TK))
+    nums_N = ends_N.diff(prepend=ends_N.new_zeros(1))
+    y_PD = grouped_ffn(x_PD.where(is_ffn_P1, 0), nums_N).where(is_ffn_P1, 0)
+    y_TKD = cast(Tensor, _Collect.apply(y_PD, order_P, place_TK))
+    is_identity = index_TK >= num_ffn
+    out_TD = x_TD * (weight_TK * is_identity).sum(-1, keepdim=True).to(x_TD.dtype)
+    return out_TD + (y_TKD * weight_TK[..., None].to(y_TKD.dtype)).sum(1).to(x_TD.dtype)
+
+
+class _Spread(torch.autograd.Function):
+    """Tokens to pairs. The gradient is a sum over what each token's pairs got, in fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, token_P: Tensor, place_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(place_TK)
+        return x_TD[token_P]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (place_TK,) = ctx.saved_tensors
+        return grads[0][place_TK].sum(1), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Pairs to what each token chose, (T, K, D). `place_TK` and `order_P` are each other's inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, y_PD: Tensor, order_P: Tensor, place_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(order_P)
+        return y_PD[place_TK]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (order_P,) = ctx.saved_tensors
+        return grads[0].flatten(0, 1)[order_P], None, None
 
 
 class MoE(nn.Module):
