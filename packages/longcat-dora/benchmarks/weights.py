@@ -13,7 +13,7 @@ import os
 import time
 from statistics import median
 
-from longcat_dora._weights import WeightsPool, receive_weights
+from longcat_dora._runtime.weights import WeightsPool, receive_weights
 
 
 def _reader(connection):

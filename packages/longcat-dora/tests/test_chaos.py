@@ -289,7 +289,7 @@ def test_an_altered_trajectory_is_named(tmp_path):
 
 
 def test_memory_is_written_to_again_only_when_nobody_reads_it():
-    weights = pytest.importorskip("longcat_dora._weights")
+    weights = pytest.importorskip("longcat_dora._runtime.weights")
     pool, reader, other = weights.WeightsPool(), object(), object()
     first = pool.publish(b"a" * 100)
     first.users |= {reader, other}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from longcat_dora._placement import choose_node, idle_cpus
+from longcat_dora._runtime.placement import choose_node, idle_cpus
 
 
 def _place(idle, num, *, num_cpus=1.0):

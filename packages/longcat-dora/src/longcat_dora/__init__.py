@@ -1,19 +1,20 @@
 """Asynchronous RL that loses nothing, mixes nothing, and can prove it."""
 
-from ._balance import LoadBalancer, assign_replicas, plan_moves
-from ._check import Report, check
-from ._controller import RolloutController
-from ._log import EventLog, read_events, read_trajectories
-from ._manager import RolloutManager
-from ._payloads import PayloadFile, PayloadReader
-from ._queue import SampleQueue
-from ._replay import ReplayedStep, replay
-from ._replicas import Completion, Replica, ReplicaLostError, ReplicatedEngine
-from ._runtime import LocalRuntime, Progress, RunConfig, Runtime
-from ._scheduler import AtBound, Scheduler, SchedulerConfig, Start
-from ._session import Session
-from ._simulate import Plan, Simulation, plan, simulate
-from ._timeline import timeline
+from ._books.balance import LoadBalancer, assign_replicas, plan_moves
+from ._books.manager import RolloutManager
+from ._books.queue import SampleQueue
+from ._books.scheduler import AtBound, Scheduler, SchedulerConfig, Start
+from ._books.simulate import Plan, Simulation, plan, simulate
+from ._books.why import why
+from ._log.check import Report, check
+from ._log.log import EventLog, read_events, read_trajectories
+from ._log.payloads import PayloadFile, PayloadReader
+from ._log.replay import ReplayedStep, replay
+from ._log.timeline import timeline
+from ._rollout.controller import RolloutController
+from ._rollout.session import Session
+from ._runtime.replicas import Completion, Replica, ReplicaLostError, ReplicatedEngine
+from ._runtime.runtime import LocalRuntime, Progress, RunConfig, Runtime
 from ._types import (
     EndReason,
     Engine,
@@ -32,7 +33,6 @@ from ._types import (
     Trajectory,
     Worker,
 )
-from ._why import why
 
 __all__ = [
     "AtBound",

@@ -10,15 +10,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ._check import check
-from ._log import read_events, read_trajectories
-from ._replay import replay
-from ._runtime import LocalRuntime, Progress, RunConfig
-from ._scheduler import SchedulerConfig
-from ._simulate import plan
-from ._timeline import timeline
+from ._books.scheduler import SchedulerConfig
+from ._books.simulate import plan
+from ._books.why import why
+from ._log.check import check
+from ._log.log import read_events, read_trajectories
+from ._log.replay import replay
+from ._log.timeline import timeline
+from ._runtime.runtime import LocalRuntime, Progress, RunConfig
 from ._types import LongcatDoraError, Task, Trainer
-from ._why import why
 from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
 

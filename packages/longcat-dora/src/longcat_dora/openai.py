@@ -19,7 +19,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.openai needs: pip install 'longcat-dora[openai]'") from error
 
-from ._replicas import Completion, ReplicaLostError
+from ._runtime.replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError
 
 Update = Callable[["OpenAIReplica", int, "bytes | memoryview"], Awaitable[None]]

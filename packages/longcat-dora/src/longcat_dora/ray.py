@@ -29,10 +29,10 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.ray needs: pip install 'longcat-dora[ray]'") from error
 
-from ._controller import Factory, RolloutController
-from ._payloads import PayloadFile
-from ._ray_nodes import NodeFinder, on_node
-from ._runtime import Runtime
+from ._log.payloads import PayloadFile
+from ._rollout.controller import Factory, RolloutController
+from ._runtime.ray_nodes import NodeFinder, on_node
+from ._runtime.runtime import Runtime
 from ._types import Finished, LongcatDoraError, Trajectory
 
 _MOST_END_S = 10.0

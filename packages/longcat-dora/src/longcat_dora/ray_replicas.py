@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._replicas import Completion, Replica, ReplicaLostError
+from ._runtime.replicas import Completion, Replica, ReplicaLostError
 from ._types import LongcatDoraError, Sampled
 from .ray import Buffer  # says how to get Ray where it is absent
 

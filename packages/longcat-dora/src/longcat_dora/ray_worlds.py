@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._ray_nodes import NodeFinder, on_node  # says how to get Ray where it is absent
+from ._runtime.ray_nodes import NodeFinder, on_node  # says how to get Ray where it is absent
 from ._types import LongcatDoraError
 
 import ray  # isort: skip

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ._replicas import Completion, ReplicatedEngine
-from ._scheduler import Event, Scheduler, SchedulerConfig
+from ._books.scheduler import Event, Scheduler, SchedulerConfig
+from ._runtime.replicas import Completion, ReplicatedEngine
 from ._types import EndReason, Policy, Trajectory, Worker
 
 NUM_TOKENS = 8

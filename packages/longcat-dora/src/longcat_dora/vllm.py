@@ -25,7 +25,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._replicas import Completion, ReplicaLostError
+from ._runtime.replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError
 
 _SHARED = Path("/dev/shm")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._types import Segment, Worker
+from longcat_dora._types import Segment, Worker
 
 Message = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._types import EndReason
+from longcat_dora._types import EndReason
 
 Event = dict[str, Any]
 

@@ -30,8 +30,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ._group import Group, Index, Seat
-from ._types import EndReason, LongcatDoraError
+from longcat_dora._types import EndReason, LongcatDoraError
+
+from .group import Group, Index, Seat
 
 Event = dict[str, Any]
 AtBound = Literal["wait", "discard", "continue", "mask"]

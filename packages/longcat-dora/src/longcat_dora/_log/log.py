@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ._payloads import PayloadReader
-from ._types import LongcatDoraError, Payload, Trajectory
+from longcat_dora._types import LongcatDoraError, Payload, Trajectory
+
+from .payloads import PayloadReader
 
 EVENTS = "events.jsonl"
 Event = dict[str, Any]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ._payloads import PayloadReader
-from ._types import Finished, Payload, Trajectory
+from longcat_dora._log.payloads import PayloadReader
+from longcat_dora._types import Finished, Payload, Trajectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from ._scheduler import Scheduler, SchedulerConfig, Start
+from .scheduler import Scheduler, SchedulerConfig, Start
 
 _FREE = 0.99
 """Share of the unbounded throughput that counts as the same."""

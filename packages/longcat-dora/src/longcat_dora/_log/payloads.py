@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._types import LongcatDoraError, Payload
+from longcat_dora._types import LongcatDoraError, Payload
 
 _MOST_PARTS = 64
 """Pieces written by one call; the system has a limit on them."""

@@ -16,7 +16,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("Ray is wanted: pip install 'longcat-dora[ray]'") from error
 
-from ._placement import choose_node, idle_cpus
+from .placement import choose_node, idle_cpus
 
 _MOST_MEASURE_S, _MOST_LATER_S = 10.0, 0.5
 """Until the first node answers, and then until the others do."""

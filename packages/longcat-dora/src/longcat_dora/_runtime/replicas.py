@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ._balance import assign_replicas, plan_moves
-from ._types import LongcatDoraError, Sampled
+from longcat_dora._books.balance import assign_replicas, plan_moves
+from longcat_dora._types import LongcatDoraError, Sampled
 
 _STAY = 2
 """Requests that a conversation's last replica may be busier by, before it goes elsewhere."""

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ._balance import LoadBalancer
-from ._log import EVENTS, EventLog, read_events
-from ._payloads import PayloadFile, PayloadReader
-from ._queue import SampleQueue
-from ._recover import RecoveredGroup, recover
-from ._scheduler import Scheduler, SchedulerConfig, Start
-from ._types import EndReason, Finished, Payload, Task, Trajectory
+from longcat_dora._log.log import EVENTS, EventLog, read_events
+from longcat_dora._log.payloads import PayloadFile, PayloadReader
+from longcat_dora._types import EndReason, Finished, Payload, Task, Trajectory
+
+from .balance import LoadBalancer
+from .queue import SampleQueue
+from .recover import RecoveredGroup, recover
+from .scheduler import Scheduler, SchedulerConfig, Start
 
 Tasks = Iterator[Task] | Mapping[str, Iterator[Task]]
 

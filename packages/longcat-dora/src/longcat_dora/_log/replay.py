@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._log import read_events
-from ._payloads import PayloadReader
-from ._types import LongcatDoraError, Payload, Trainer, Trajectory
+from longcat_dora._types import LongcatDoraError, Payload, Trainer, Trajectory
+
+from .log import read_events
+from .payloads import PayloadReader
 
 Event = dict[str, Any]
 

@@ -14,8 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ._controller import Factory, controller_main
-from ._weights import SharedWeights
+from longcat_dora._rollout.controller import Factory, controller_main
+
+from .weights import SharedWeights
 
 _MOST_END_S = 10.0
 """Engines with processes of their own take some seconds to end them."""

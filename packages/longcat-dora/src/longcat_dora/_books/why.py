@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._types import LongcatDoraError
+from longcat_dora._types import LongcatDoraError
 
 STATUS = "status.json"
 _FRESH_S = 5.0

@@ -20,10 +20,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ._payloads import PayloadFile
-from ._session import Session
-from ._types import EndReason, Finished, Mask, Trajectory, Worker
-from ._weights import receive_weights
+from longcat_dora._log.payloads import PayloadFile
+from longcat_dora._runtime.weights import receive_weights
+from longcat_dora._types import EndReason, Finished, Mask, Trajectory, Worker
+
+from .session import Session
 
 Factory = Callable[[], Worker]
 

@@ -25,14 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ._controller import Factory
-from ._manager import RolloutManager, Tasks
-from ._processes import ControllerProcess
-from ._replay import digest_of
-from ._scheduler import SchedulerConfig
-from ._types import EndReason, LongcatDoraError, Trainer, Trajectory
-from ._weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
-from ._why import write_status
+from longcat_dora._books.manager import RolloutManager, Tasks
+from longcat_dora._books.scheduler import SchedulerConfig
+from longcat_dora._books.why import write_status
+from longcat_dora._log.replay import digest_of
+from longcat_dora._rollout.controller import Factory
+from longcat_dora._types import EndReason, LongcatDoraError, Trainer, Trajectory
+
+from .processes import ControllerProcess
+from .weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

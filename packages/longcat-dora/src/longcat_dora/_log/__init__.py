@@ -1,0 +1,1 @@
+"""What a run writes down, and what reads it: events, payloads, the checker, the replayer."""

@@ -1,0 +1,1 @@
+"""What runs: the loop, processes, weights on their way, replicas."""
