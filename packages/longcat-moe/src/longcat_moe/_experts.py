@@ -60,7 +60,8 @@ class Router(nn.Module):
             with torch.no_grad():
                 # Not `bincount`, which on a GPU waits to see the largest index.
                 chosen = index_TK.flatten()
-                self.counts.index_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32))
+                ones = torch.ones_like(chosen, dtype=biased_TE.dtype)
+                self.counts += torch.zeros_like(biased_TE[0]).index_add_(0, chosen, ones)
         if self.records is not None:
             self.records.append(Routing(scores_TE, index_TK))
         return scores_TE.gather(1, index_TK) * self.scaling, index_TK
