@@ -1,5 +1,7 @@
 """Domains, tools, databases, graphs, growth and the audit that tries to fool the verifier."""
 
+import asyncio
+import dataclasses
 import json
 import random
 import sqlite3
@@ -10,6 +12,11 @@ from longcat_envs import (
     DomainError,
     Grower,
     GrowthConfig,
+    Invalid,
+    InvalidEpisode,
+    Observation,
+    Reward,
+    Rubric,
     Step,
     Task,
     TaskEnvironment,
@@ -24,7 +31,8 @@ from longcat_envs import (
     run_episode,
     wrong_chains,
 )  # fmt: skip
-from longcat_envs._task import CLOSED
+from longcat_envs._task import ASKED, CLOSED
+from longcat_envs._told import told
 
 
 @pytest.fixture(scope="module", params=builtin_domains())
@@ -72,13 +80,9 @@ def test_wrong_chains_fail_and_the_golden_one_passes(world, tasks):
 
 
 def test_the_audit_catches_a_verifier_that_can_be_fooled(world, tasks):
-    import dataclasses
-
     task = next(t for t in tasks if "action" in t.tags and "compound" not in t.tags)
     lax = dataclasses.replace(task, rubrics=task.rubrics[-1:])  # only "nothing else changed"
-    assert any(
-        "a wrong chain passes: nothing" in fault for fault in audit(world.domain, world.tools, lax)
-    )
+    assert any("the golden chain fails" in fault for fault in audit(world.domain, world.tools, lax))
     careless = dataclasses.replace(task, rubrics=task.rubrics[:-1])
     assert any("one more" in fault for fault in audit(world.domain, world.tools, careless))
     hopeless = dataclasses.replace(task, golden=task.golden[:-1])
@@ -170,14 +174,28 @@ async def test_whatever_an_agent_says_is_answered_and_never_raises(world, tasks)
         assert words in result.content
 
 
-async def test_the_person_adds_what_was_withheld_once_and_only_when_asked(world, tasks):
+async def test_the_person_says_what_was_withheld_when_that_is_asked_for(world, tasks):
     task = next(t for t in tasks if t.withheld)
     environment = TaskEnvironment(world, task)
+    for question in ("Which one?", "Please tell me the name.", "I need to know who it is."):
+        await environment.reset()
+        asked = {"role": "assistant", "content": question}
+        assert (await environment.reply(asked))["content"] == task.withheld
+        assert (await environment.reply(asked))["content"] == task.withheld  # delivered twice
     await environment.reset()
-    assert await environment.reply({"role": "assistant", "content": "Done."}) is None
-    asked = {"role": "assistant", "content": "Which one?"}
-    assert (await environment.reply(asked))["content"] == task.withheld
-    assert await environment.reply(asked) is None
+    agreed = await environment.reply({"role": "assistant", "content": "Shall I go on?"})
+    assert agreed["content"] == "Yes, please."
+
+
+async def test_who_guesses_what_was_withheld_has_not_passed(world, tasks):
+    for task in (t for t in tasks if t.withheld):
+        environment = TaskEnvironment(world, task)
+        await environment.reset()
+        for step in task.golden:
+            await environment.call(_call(step.tool, **step.arguments))
+        await environment.reply({"role": "assistant", "content": task.answer})
+        reward = await environment.score()
+        assert [part for part, met in reward.parts.items() if not met] == [ASKED]
 
 
 async def test_who_never_says_that_it_is_done_has_not_finished(world, tasks):
@@ -211,6 +229,16 @@ async def test_a_cut_episode_is_judged_as_it_stands(world, tasks):
         ('name = "library"', "", "the file must have 'name'"),
         ("[entities.book]\n", '[entities.book]\ncolour = "red"\n', "unknown key 'colour'"),
         ('name = "library"', "name = ", "must be TOML"),
+        ('parents = ["member", "book"]', 'parents = ["loan", "book"]', "its own parent"),
+        ('plural = "members"', 'plural = "members"\nparents = ["loan"]', "its own parent"),
+        ('{ due = "weekday" }', '{ due = "weekday", id = "city" }', "'id' is there twice"),
+        ('["active", "suspended"]', '["active", "it\'s over"]', "must be letters"),
+        ('["open", "renewed", "closed"]', '"open"', "must be a list of texts, got 'open'"),
+        ('["member", "book"]\nstates', '["book", "book"]\nstates', "'book_id' is there twice"),
+        ('name = "waive_fine"', 'name = "pay_fine"', "'pay_fine' is there twice"),
+        ('arguments = ["due"]', "arguments = []", "['due'] lack"),
+        ('say.book = ["mark the book {book} as lost", ', "say.book = [] #", "list of texts"),
+        ('name = "library"', 'name = "library"\npools.city.words = ["Rome"]', "two values"),
     ],
 )
 def test_a_domain_file_with_an_error_is_one_clear_message(tmp_path, old, new, words):
@@ -228,6 +256,197 @@ def test_a_domain_file_with_an_error_is_one_clear_message(tmp_path, old, new, wo
 def test_an_unknown_domain_names_the_known_ones():
     with pytest.raises(DomainError, match="clinic, library, shop or a TOML file, got 'bank'"):
         load_domain("bank")
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("The city is Oslo.", True),
+        ("No problem. It is OSLO, and I checked it.", True),
+        ("The phone is not listed, but the city is Oslo.", True),
+        ("Oslo. Is there anything else?", True),
+        ("The city is not Oslo.", False),
+        ("It isn’t Oslo.", False),
+        ("The city is Oslo. No, that is wrong.", False),
+        ("Oslo? I could not find out.", False),
+        ("Perhaps Oslo.", False),
+        ("Oslo, Porto, Lyon.", False),
+        ("It is Osloer Strasse.", False),
+        ("Is it Oslo?", False),
+        ("", False),
+    ],
+)
+def test_told_is_one_value_undenied(said, is_told):
+    pattern = "(?:Oslo|Porto|Lyon)"
+    assert told(said, {"Oslo"}, pattern, {"Oslo"}) == {"Oslo": is_told}
+    assert told(said, {"Oslo"}, pattern, {"Porto"}) == {"Oslo": False}  # seen nowhere
+
+
+def test_numbers_are_told_whole():
+    for said, is_told in [
+        ("It is 1,240 euros.", True), ("It is 1240.", True), ("It is 12401.", False),
+        ("It is 1240.5.", False), ("1240 or 1241.", False), ("Order M1240: 1240.", True),
+    ]:  # fmt: skip
+        assert told(said, {"1240"}, "[0-9]+", {"1240"})["1240"] == is_told, said
+
+
+def _passes(world, task, steps, *messages):
+    async def play():
+        environment = TaskEnvironment(world, task)
+        await environment.reset()
+        for step in steps:
+            await environment.call(_call(step.tool, **step.arguments))
+        for message in messages:
+            await environment.reply({"role": "assistant", "content": message})
+        return (await environment.score()).total
+
+    return asyncio.run(play())
+
+
+def test_questions_are_passed_by_looking_and_saying_only(world, tasks):
+    questions = [t for t in tasks if t.tags == ("question",)]
+    assert len(questions) >= 3
+    for task in questions:
+        assert _passes(world, task, task.golden, task.answer) == 1
+        (rubric,) = [r for r in task.rubrics if r.kind == "answer"]
+        values = sorted(
+            {v for rows in task.tables.values() for r in rows.values() for v in r.values()}
+        )
+        assert _passes(world, task, (), task.answer) == 0
+        assert _passes(world, task, (), "It is one of " + ", ".join(values)) == 0
+        assert _passes(world, task, task.golden, "It is one of " + ", ".join(values)) == 0
+        assert _passes(world, task, task.golden, f"It is certainly not {rubric.text}.") == 0
+
+
+HOSTILE = [
+    {}, None, [], "x", {"function": None}, {"function": []}, {"function": {"name": None}},
+    {"function": {"name": 7, "arguments": "{}"}}, {"function": {"arguments": "{}"}},
+    *({"function": {"name": "NAME", "arguments": a}} for a in (
+        None, "", "[" * 100_000, "1" * 5_000, '{"a": ' + "1" * 5_000 + "}", "NaN", "nul", b"{}", [1],
+        {"KEY": "\ud800"}, {"KEY": ""}, {"KEY": "😀" * 1_000}, {"KEY": "a\x00b"}, {"KEY": None},
+        {"KEY": ["a"]}, {"KEY": 10**400}, {1: 2}, {"KEY": "x" * 10_000_000}, '{"KEY": "\\ud800"}',
+    )),
+]  # fmt: skip
+
+
+async def test_a_call_never_raises_and_a_bad_one_changes_nothing(world, tasks):
+    environment = TaskEnvironment(world, tasks[0])
+    await environment.reset()
+    before = environment._database.tables()
+    for name in tasks[0].tools:
+        key = world.tools[name].parameters[0].name
+        for hostile in HOSTILE:
+            call = _rename(hostile, name, key)
+            result = await environment.call(call)
+            assert result.is_error, call
+            result.content.encode()
+    assert environment._database.tables() == before
+    assert isinstance(await environment.score(), Reward)
+    await environment.close()
+    assert (await environment.call(_call(tasks[0].golden[0].tool))).is_error
+
+
+def _rename(value, name, key):
+    if isinstance(value, dict):
+        return {_rename(k, name, key): _rename(v, name, key) for k, v in value.items()}
+    swap = {"NAME": name, "KEY": key}
+    return swap.get(value, value) if isinstance(value, str) else value
+
+
+async def test_after_the_end_nothing_is_obeyed(world, tasks):
+    task = next(t for t in tasks if "question" not in t.tags and not t.withheld)
+    environment = TaskEnvironment(world, task)
+    await environment.reset()
+    assert await environment.reply({"role": "assistant", "content": "Done."}) is None
+    for step in task.golden:
+        result = await environment.call(_call(step.tool, **step.arguments))
+        assert "the conversation is over" in result.content
+    assert (await environment.score()).total == 0
+
+
+async def test_the_fault_of_the_world_is_invalid_and_not_a_zero(world, tasks, monkeypatch):
+    environment = TaskEnvironment(world, tasks[0])
+    assert isinstance(await environment.score(), Invalid)
+    await environment.reset()
+
+    def broken(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    step = tasks[0].golden[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "call", broken)
+        result = await environment.call(_call(step.tool, **step.arguments))
+    assert "out of order" in result.content
+    score = await environment.score()
+    assert score == Invalid("OperationalError: disk I/O error")
+    with pytest.raises(InvalidEpisode, match="not begun"):
+        await run_episode(_NeverBegun(world, tasks[0]), _Scripted())
+    await environment.reset()
+    assert isinstance(await environment.score(), Reward)
+
+
+class _NeverBegun(TaskEnvironment):
+    async def reset(self):
+        return Observation(messages=[], tools=[])
+
+
+def test_a_task_without_known_rubrics_is_refused(world, tasks):
+    none = dataclasses.replace(tasks[0], rubrics=())
+    odd = dataclasses.replace(tasks[0], rubrics=(Rubric(kind="mood", description="glad"),))
+    for task in (none, odd):
+        assert audit(world.domain, world.tools, task)
+        with pytest.raises(ValueError, match="rubric"):
+            TaskEnvironment(world, task)
+
+
+def _damaged_words(task):
+    names = [v for s in task.golden for k, v in s.arguments.items() if not k.endswith("_id")]
+    for name in names:
+        if name in task.opening:
+            yield dataclasses.replace(task, opening=task.opening.replace(name, "Xaver Nobody"))
+        if name in task.withheld:
+            yield dataclasses.replace(task, withheld=task.withheld.replace(name, "Xaver Nobody"))
+    yield dataclasses.replace(task, opening=task.opening + " {member}")
+
+
+def _damaged_verifiers(task):
+    for place, rubric in enumerate(task.rubrics):
+        others = task.rubrics[:place] + task.rubrics[place + 1 :]
+        yield dataclasses.replace(task, rubrics=others)
+        for key in rubric.values:
+            values = {k: v for k, v in rubric.values.items() if k != key}
+            lax = dataclasses.replace(rubric, values=values)
+            yield dataclasses.replace(task, rubrics=(*others, lax))
+
+
+def test_the_audit_notices_damaged_words_and_verifiers(world, tasks):
+    num = 0
+    for task in tasks:
+        for damaged in (*_damaged_words(task), *_damaged_verifiers(task)):
+            assert audit(world.domain, world.tools, damaged), damaged
+            num += 1
+    assert num > 4 * len(tasks)
+
+
+def test_growth_decides_which_tools_an_environment_has(world):
+    """Grown toolsets differ, and hold more of the goal's surroundings than a random filling."""
+
+    def grow(**config):
+        grower = Grower(world.domain, seed=0, config=GrowthConfig(min_tools=10, **config))
+        return grower.graph, [grower._grow() for _ in range(300)]
+
+    def near(graph, tasks):
+        shares = [
+            len(graph.within([s.tool for s in t.golden], 1) & set(t.tools)) / len(t.tools)
+            for t in tasks
+        ]
+        return sum(shares) / len(shares)
+
+    graph, tasks = grow()
+    _, filled = grow(join=(0, 0), threshold=1)
+    assert len({frozenset(t.tools) for t in tasks}) >= 250
+    assert len({len(t.tools) for t in tasks}) >= 8
+    assert near(graph, tasks) > near(graph, filled) + 0.05
 
 
 def test_bad_growth_settings_are_refused(world):

@@ -13,15 +13,15 @@ from ._environment import (
 )
 from ._graph import ToolGraph
 from ._grow import Grower, GrowthConfig
-from ._loop import Episode, Policy, run_episode
+from ._loop import Episode, InvalidEpisode, Policy, run_episode
 from ._spec import Domain, DomainError, builtin_domains, load_domain
-from ._task import Reward, Rubric, Step, Task, judge
+from ._task import Invalid, Reward, Rubric, Step, Task, judge
 from ._tools import Condition, Effect, Parameter, Tool, derive_tools
 
 __all__ = [
     "Condition", "Database", "Demonstration", "Domain", "DomainError", "Effect", "Environment",
-    "Episode", "Grower", "GrowthConfig", "Message", "Observation", "Parameter", "Policy", "Reward",
-    "Rubric", "Step", "Task", "TaskEnvironment", "Tool", "ToolError", "ToolGraph", "ToolResult",
+    "Episode", "Grower", "GrowthConfig", "Invalid", "InvalidEpisode", "Message", "Observation",
+    "Parameter", "Policy", "Reward", "Rubric", "Step", "Task", "TaskEnvironment", "Tool", "ToolError", "ToolGraph", "ToolResult",
     "World", "audit", "builtin_domains", "demonstrate", "derive_tools", "judge", "load_domain",
     "run_episode", "wrong_chains",
 ]  # fmt: skip

@@ -1,19 +1,36 @@
 """Try to fool the verifier of a task; a task is admitted only if that fails.
 
-- The golden chain must meet every rubric, and must be executable by the contracts alone.
-- Doing nothing, stopping early, leaving out any write, acting on another record, or doing one
-  thing too much must each fail.
+- Chains: the golden chain must meet every rubric and be executable by the contracts alone. Doing
+  nothing, stopping early, leaving out any write, acting on another record, doing one thing too
+  much, answering without looking, and denying the answer must each fail.
+- Words: every literal of the golden chain is said by the person or yielded by an earlier call, one
+  record alone fits what was said, and no placeholder is left.
+- Verifier: the rubrics name all that the golden chain changes and finds, derived anew by running it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
-from ._database import Database, ToolError
+from ._database import Database, Tables, ToolError, difference
 from ._graph import WRITES, ToolGraph
 from ._spec import Domain
-from ._task import Reward, Step, Task, judge
+from ._task import RUBRIC_KINDS, Reward, Step, Task, judge
 from ._tools import Tool
+
+
+def result_values(result: Any) -> Iterator[str]:
+    """Yield every value in a tool's result."""
+    if isinstance(result, dict):
+        for value in cast("dict[str, Any]", result).values():
+            yield from result_values(value)
+    elif isinstance(result, list):
+        for value in cast("list[Any]", result):
+            yield from result_values(value)
+    else:
+        yield str(result)
 
 
 def run_chain(
@@ -21,29 +38,35 @@ def run_chain(
 ) -> tuple[Reward, int]:
     """Run calls from the initial state; return the judgement and how many calls were refused."""
     database.reset()
-    refused = 0
+    refused, seen = 0, set[str]()
     for step in steps:
         try:
-            database.call(tools[step.tool], step.arguments)
+            seen.update(result_values(database.call(tools[step.tool], step.arguments)))
         except ToolError:
             refused += 1
-    return judge(task, database.tables(), answer), refused
+    return judge(task, database.tables(), answer, seen=seen), refused
 
 
 def audit(domain: Domain, tools: Mapping[str, Tool], task: Task) -> list[str]:
-    """Return what is wrong with a task's verifier; an empty list admits the task."""
-    faults: list[str] = []
-    present = {name: tools[name] for name in task.tools}
-    missing = [step.tool for step in task.golden if step.tool not in present]
+    """Return what is wrong with a task; an empty list admits it."""
+    kinds = {rubric.kind for rubric in task.rubrics}
+    if not task.rubrics or not kinds <= set(RUBRIC_KINDS):
+        return [f"a task must have rubrics of known kinds, has {sorted(kinds)}"]
+    missing = [step.tool for step in task.golden if step.tool not in task.tools]
     if missing:
         return [f"the golden chain uses {missing}, which the environment lacks"]
-    if not ToolGraph(present).is_executable(step.tool for step in task.golden):
+    faults: list[str] = []
+    if not ToolGraph({name: tools[name] for name in task.tools}).is_executable(
+        step.tool for step in task.golden
+    ):
         faults.append("the golden chain is not executable by its contracts")
     database = Database(domain, task.tables)
     try:
         reward, refused = run_chain(database, tools, task, task.golden, task.answer)
         if reward.total != 1 or refused:
-            faults.append(f"the golden chain fails: {dict(reward.parts)}, {refused} calls refused")
+            return [*faults, f"the golden chain fails: {dict(reward.parts)}, {refused} refused"]
+        faults += _verifier_faults(task, database.tables())
+        faults += _word_faults(database, tools, task)
         for name, steps, answer in wrong_chains(tools, task):
             if run_chain(database, tools, task, steps, answer)[0].total == 1:
                 faults.append(f"a wrong chain passes: {name}")
@@ -52,19 +75,92 @@ def audit(domain: Domain, tools: Mapping[str, Tool], task: Task) -> list[str]:
     return faults
 
 
+def _verifier_faults(task: Task, after: Tables) -> Iterator[str]:
+    """What the golden chain changed and found out must be what the rubrics ask for."""
+    if all(rubric.kind != "untouched" for rubric in task.rubrics):
+        yield "no rubric asks that nothing else changes"
+    states = [rubric for rubric in task.rubrics if rubric.kind == "state"]
+    created = [rubric for rubric in task.rubrics if rubric.kind == "created"]
+    for (table, identifier), row in difference(task.tables, after).items():
+        before = task.tables[table].get(identifier)
+        if row is None or before is None:
+            values = {k: v for k, v in (row or {}).items() if k != "id"}
+            if not any(r.table == table and r.values == values for r in created):
+                yield f"no rubric asks for the new {table} with all of its values"
+            continue
+        changed = {k: v for k, v in row.items() if before[k] != v}
+        asked = {
+            k: v for r in states if (r.table, r.id) == (table, identifier)
+            for k, v in r.values.items()
+        }  # fmt: skip
+        if not changed.items() <= asked.items():
+            yield f"no rubric asks for {changed} of {table} {identifier}"
+    finds = [step for step in task.golden if step.tool.startswith("get_")]
+    answers = [rubric for rubric in task.rubrics if rubric.kind == "answer"]
+    if len(answers) < len(finds) or any(r.text not in task.answer for r in answers):
+        yield "what the golden chain looks up is not asked for by an answer rubric"
+
+
+def _word_faults(database: Database, tools: Mapping[str, Tool], task: Task) -> Iterator[str]:
+    """Every literal must be said or yielded, and one record alone must fit what was said."""
+    said = f"{task.opening} {task.withheld}"
+    for text in (task.opening, task.withheld, task.description, task.answer):
+        if re.search(r"[{}]", text):
+            yield f"a placeholder is left in {text!r}"
+    database.reset()
+    known, listed = set[str](), list[list[dict[str, str]]]()
+    for step in task.golden:
+        for name, value in step.arguments.items():
+            if value not in known and not _is_said(value, said):
+                yield f"nobody says or yields {name} {value!r} of {step.tool}"
+        yield from _ambiguous(database, tools, step, listed)
+        result = database.call(tools[step.tool], step.arguments)
+        known.update(result_values(result))
+        if isinstance(result, list):
+            listed.append(cast("list[dict[str, str]]", result))
+    for entity, name in re.findall(r"The (\w+) is ([^.]+)\.", task.withheld):
+        if not any(s.arguments.get(k) == name for s in task.golden for k in s.arguments):
+            yield f"what is withheld of the {entity}, {name!r}, is not what the chain needs"
+
+
+def _is_said(value: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _ambiguous(
+    database: Database, tools: Mapping[str, Tool], step: Step, listed: list[list[dict[str, str]]]
+) -> Iterator[str]:
+    """Another record of the same list, in the same state, could as well have been meant."""
+    name = f"{tools[step.tool].entity}_id"
+    chosen = step.arguments.get(name)
+    for rows in listed:
+        states = {row.get(name): row.get("state") for row in rows}
+        if chosen not in states:
+            continue
+        for other, state in states.items():
+            if other != chosen and state == states[chosen]:
+                yield f"{name} {chosen} and {other} both fit what is said"
+
+
 def wrong_chains(
     tools: Mapping[str, Tool], task: Task
 ) -> Iterator[tuple[str, tuple[Step, ...], str]]:
     """Yield chains that must not be accepted: a name, the steps, the closing message."""
     golden = task.golden
-    asks = any(rubric.kind == "answer" for rubric in task.rubrics)
+    answers = [rubric for rubric in task.rubrics if rubric.kind == "answer"]
+    asks = bool(answers)
     yield "nothing at all", (), ""
     if not asks:
         yield "nothing, but says so", (), task.answer
     for end in range(1, len(golden)):
         yield f"the first {end} steps", golden[:end], ""
     if asks:
+        yield "the answer without looking", (), task.answer
         yield "all steps, no answer", golden, "Done."
+        yield "all steps, the answer denied", golden, f"That is not so. Not {task.answer}"
+    for rubric in answers:
+        without = task.answer.replace(rubric.text, "as you said")
+        yield f"all steps, without saying {rubric.text}", golden, without
     for place, step in enumerate(golden):
         tool = tools[step.tool]
         if tool.kind not in WRITES:
@@ -107,8 +203,7 @@ def _collateral(tools: Mapping[str, Tool], task: Task) -> Iterator[Step]:
         entity = tool.entity
         for identifier in sorted(task.tables[entity]):
             if identifier not in spoken:
-                assert tool.column is not None
-                yield Step(
-                    tool=name, arguments={f"{entity}_id": identifier, tool.column: "changed"}
-                )
+                value = "987" if tool.parameters[1].is_number else "changed"
+                arguments = {f"{entity}_id": identifier, tool.parameters[1].name: value}
+                yield Step(tool=name, arguments=arguments)
                 break

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ Tables = dict[str, dict[str, Row]]
 """Table to id to row."""
 
 MAX_LISTED = 5
+MAX_TEXT = 100
+"""Characters of an argument."""
 
 
 class ToolError(Exception):
@@ -211,7 +214,11 @@ def _check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
             raise ToolError(f"{tool.name} takes {' and '.join(names)}, not {name}")
         if not isinstance(value, str):
             raise ToolError(f"{name} must be a string")
+        if not 0 < len(value) <= MAX_TEXT or not value.isprintable() or value.isspace():
+            raise ToolError(f"{name} must be 1 to {MAX_TEXT} printable characters")
     for parameter in tool.parameters:
+        if parameter.is_number and not re.fullmatch("[0-9]{1,9}", arguments[parameter.name]):
+            raise ToolError(f"{parameter.name} must be a whole number")
         if parameter.choices and arguments[parameter.name] not in parameter.choices:
             raise ToolError(f"{parameter.name} must be {' or '.join(parameter.choices)}")
 

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from ._audit import result_values
 from ._database import Database, ToolError
+from ._person import Person, spoken
 from ._spec import Domain, load_domain
-from ._task import Reward, Task, judge
+from ._task import Invalid, Reward, Task, check_rubrics, judge
 from ._tools import Tool, derive_tools
 
 Message = dict[str, Any]
@@ -54,8 +56,8 @@ class Environment(Protocol):
         """Answer an assistant message without calls; `None` ends the episode."""
         ...
 
-    async def score(self) -> Reward:
-        """Judge the episode so far."""
+    async def score(self) -> Reward | Invalid:
+        """Judge the episode so far; `Invalid` if the world failed rather than the agent."""
         ...
 
     async def close(self) -> None:
@@ -94,10 +96,17 @@ class TaskEnvironment:
             raise ValueError(
                 f"task {task.id!r} must be of domain {world.domain.name!r}, is of {task.domain!r}"
             )
+        check_rubrics(task)
         self.world, self.task = world, task
         self._database: Database | None = None
-        self._asked = False
-        self._closing: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._person = Person(self.task.opening, self.task.withheld)
+        self._said: list[str] = []
+        self._seen: set[str] = set()
+        self._is_over = False
+        self._fault = ""
 
     async def reset(self) -> Observation:
         """Build or restore the database; return the system prompt, the opening and the tools."""
@@ -105,7 +114,7 @@ class TaskEnvironment:
             self._database = Database(self.world.domain, self.task.tables)
         else:
             self._database.reset()
-        self._asked, self._closing = False, None
+        self._begin()
         return Observation(
             messages=[
                 {"role": "system", "content": self.world.system_prompt()},
@@ -117,26 +126,43 @@ class TaskEnvironment:
     async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
         """Run one call; whatever is wrong with it is an answer, never an exception."""
         try:
-            name, arguments = _parse(tool_call)
+            if self._database is None or self._is_over:
+                raise ToolError("the conversation is over")
+            name, arguments = parse_call(tool_call)
             if name not in self.task.tools:
-                raise ToolError(f"there is no tool {name}")
-            result = self._open().call(self.world.tools[name], arguments)
+                raise ToolError(f"there is no tool {name[:80]!r}")
+            result = self._database.call(self.world.tools[name], arguments)
         except ToolError as error:
             return ToolResult(_compact({"error": str(error)}), is_error=True)
+        except Exception as error:  # the world's own fault: the episode is invalid, not lost
+            self._fault = self._fault or f"{type(error).__name__}: {error}"
+            return ToolResult(_compact({"error": "the system is out of order"}), is_error=True)
+        self._seen.update(result_values(result))
         return ToolResult(_compact(result))
 
     async def reply(self, message: Message) -> Message | None:
-        """Add what was withheld when asked for it (once); otherwise the person is done."""
-        text = str(message.get("content") or "")
-        if self.task.withheld and not self._asked and "?" in text:
-            self._asked = True
-            return {"role": "user", "content": self.task.withheld}
-        self._closing = text
-        return None
+        """Answer as the person; `None` once the person has ended the talk."""
+        if self._is_over:
+            return None
+        text = spoken(message)
+        self._said.append(text)
+        answer = self._person.answer(text)
+        if answer is None:
+            self._is_over = True
+            return None
+        return {"role": "user", "content": answer}
 
-    async def score(self) -> Reward:
-        """Judge the database and the closing message by the rubrics."""
-        return judge(self.task, self._open().tables(), self._closing)
+    async def score(self) -> Reward | Invalid:
+        """Judge the database and what was said by the rubrics."""
+        if self._database is None:
+            return Invalid("the episode was not begun: reset was not called")
+        if self._fault:
+            return Invalid(self._fault)
+        said = "\n".join(self._said) if self._is_over else None
+        return judge(
+            self.task, self._database.tables(), said,
+            seen=self._seen, was_asked=self._person.was_asked,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Free the database; `reset` builds it anew."""
@@ -144,24 +170,43 @@ class TaskEnvironment:
             self._database.close()
             self._database = None
 
-    def _open(self) -> Database:
-        if self._database is None:
-            raise RuntimeError("call reset() before anything else")
-        return self._database
+
+MAX_ARGUMENTS = 10_000
+"""Characters of a call's arguments."""
 
 
-def _parse(tool_call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    function = tool_call["function"]
-    arguments: Any = function.get("arguments") or {}
-    if isinstance(arguments, str):
+def parse_call(tool_call: Any) -> tuple[str, dict[str, Any]]:
+    """Read the name and the arguments out of an OpenAI tool call.
+
+    Raises:
+        ToolError: The call is not of that form.
+    """
+    function: Any = _field(tool_call, "function")
+    name, arguments = _field(function, "name"), _field(function, "arguments")
+    if not isinstance(name, str) or not name:
+        raise ToolError("a call must have a function with a name")
+    if isinstance(arguments, str) and arguments.strip():
+        if len(arguments) > MAX_ARGUMENTS:
+            raise ToolError(f"arguments must have at most {MAX_ARGUMENTS} characters")
         try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError:
+            arguments = json.loads(arguments, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
             raise ToolError("arguments must be JSON") from None
+    elif arguments is None or arguments == "":
+        arguments = {}
     if not isinstance(arguments, dict):
         raise ToolError("arguments must be an object")
-    return str(function["name"]), cast("dict[str, Any]", arguments)
+    return name, cast("dict[str, Any]", arguments)
+
+
+def _field(value: Any, name: str) -> Any:
+    return cast("Mapping[str, Any]", value).get(name) if isinstance(value, Mapping) else None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -164,7 +164,11 @@ def _ground_action(rule: Action, way: str, builder: TableBuilder) -> Goal:
         steps=tuple(steps),
         rubrics=(
             _state_rubric(rule.on, row["id"], {"state": rule.target}),
-            *(_state_rubric(e, row[f"{e}_id"], {"state": s}) for e, s in rule.sets.items()),
+            *(
+                _state_rubric(e, row[f"{e}_id"], {"state": s})
+                for e, s in rule.sets.items()
+                if builder.tables[e][row[f"{e}_id"]]["state"] != s  # else nothing would change
+            ),
         ),
         answer="Done.",
     )
@@ -179,11 +183,19 @@ def _ground_question(rule: Question, way: str, builder: TableBuilder) -> Goal:
     arguments = {f"{rule.on}_id": row["id"]}
     steps.append(Step(tool=f"get_{rule.on}", arguments=arguments, thought=f"see the {rule.column}"))
     value = row[rule.column]
+    pool = builder.domain.entities[rule.on].columns[rule.column]
     return Goal(
         words=builder.rng.choice(rule.say[way]),
         names={way: named[key]},
         steps=tuple(steps),
-        rubrics=(Rubric(kind="answer", description=f"the answer gives {value}", text=value),),
+        rubrics=(
+            Rubric(
+                kind="answer",
+                description=f"the answer gives {value}",
+                text=value,
+                pattern=builder.domain.pools.pattern(pool),
+            ),
+        ),
         answer=f"The {rule.column} is {value}.",
     )
 
@@ -217,6 +229,7 @@ def _ground_create(rule: Create, builder: TableBuilder) -> Goal:
             *(
                 _state_rubric(e, arguments[f"{e}_id"], {"state": s})
                 for e, s in rule.sets.items()
+                if builder.tables[e][arguments[f"{e}_id"]]["state"] != s
             ),
         ),
         answer="Done.",

@@ -48,6 +48,34 @@ class ToolGraph:
                     queue.append(name)
         return reached
 
+    def grow(self, chain: Iterable[str], rng: Random, *, join: float, depth: int) -> list[str]:
+        """Return the chain and part of its surroundings, breadth-first.
+
+        Args:
+            chain: Where to start.
+            rng: Decides who joins.
+            join: Probability with which each satisfied neighbour joins.
+            depth: How many edges away from the chain a tool may be.
+        """
+        reached = list(dict.fromkeys(chain))
+        frontier = list(reached)
+        for _ in range(depth):
+            joined: list[str] = []
+            for name in dict.fromkeys(n for f in frontier for n in self._neighbours(f)):
+                satisfied = name not in reached and self.is_satisfied(name, reached)
+                if satisfied and rng.random() < join:
+                    reached.append(name)
+                    joined.append(name)
+            frontier = joined
+        return reached
+
+    def within(self, chain: Iterable[str], distance: int) -> set[str]:
+        """Return the tools at most `distance` edges away from the chain."""
+        near = set(chain)
+        for _ in range(distance):
+            near |= {other for name in near for other in self._neighbours(name)}
+        return near
+
     def _neighbours(self, name: str) -> list[str]:
         """Successors, and the other tools about the same entity."""
         entity = self.tools[name].entity

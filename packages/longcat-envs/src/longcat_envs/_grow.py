@@ -2,9 +2,10 @@
 
 1. A seed chain leads to one or two goals; goals used before are drawn less and less often.
 2. Rows are made so that the chain is executable; words, golden steps and rubrics follow from it.
-3. The environment's tools are the breadth-first closure of the chain; while the growth value
-   `p = f(c, g, |D|)` is above its threshold, another seed chain from the unused tools joins.
-4. An environment with fewer than `min_tools` tools takes further random chains.
+3. The environment's tools are a part of the graph around the chain: each satisfied neighbour joins
+   with a probability drawn per environment, breadth-first to a depth drawn too. While the growth
+   value `p = f(c, g, |D|)` is above its threshold, another seed chain grows from the unused tools.
+4. An environment below its floor (`min_tools` at least, drawn) takes further random chains.
 5. A task is kept only if it passes the audit (`_audit.py`).
 
 Source: LongCat-Flash-Thinking-2601 report 3.1.1. The report gives neither the form of f nor the
@@ -42,6 +43,10 @@ class GrowthConfig:
     """Another seed chain joins while the growth value is above this."""
     decay: float = 0.7
     """A goal's weight is multiplied by this each time it is used."""
+    join: tuple[float, float] = (0.25, 0.8)
+    """Range of the probability, drawn per environment, with which a neighbouring tool joins."""
+    max_depth: int = 3
+    """How far from a seed chain an environment grows, at most; drawn per environment."""
     share_compound: float = 0.3
     """Share of tasks with two goals."""
     share_clarify: float = 0.15
@@ -55,7 +60,9 @@ class GrowthConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
-        for name in ("min_tools", "rows_per_table", "id_digits"):
+        if not 0 <= self.join[0] <= self.join[1] <= 1:
+            raise ValueError(f"join must be an ordered pair in [0, 1], got {self.join}")
+        for name in ("min_tools", "rows_per_table", "id_digits", "max_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if 10**self.id_digits < 4 * self.rows_per_table:
@@ -154,7 +161,8 @@ class Grower:
 
     def _grow_tools(self, chain: list[str]) -> tuple[str, ...]:
         graph, rng = self.graph, self._rng
-        used = graph.expand(chain)
+        join, depth = rng.uniform(*self.config.join), rng.randint(1, self.config.max_depth)
+        used = graph.grow(chain, rng, join=join, depth=depth)
         while True:
             unused = [name for name in self.tools if name not in used]
             attempts, seed = self._another_chain(unused)
@@ -166,10 +174,12 @@ class Grower:
             )
             if p <= self.config.threshold or not seed:
                 break
-            used = graph.expand([*used, *seed])
-        while len(used) < self.config.min_tools:
+            used = list(dict.fromkeys([*used, *graph.grow(seed, rng, join=join, depth=depth)]))
+        least = self.config.min_tools
+        floor = rng.randint(least, max(least, min(int(1.15 * least), len(self.tools) - 2)))
+        while len(used) < floor:
             goal = rng.choice([name for name in self.tools if name not in used])
-            used = graph.expand([*used, *graph.chain_for(goal, rng)])
+            used = list(dict.fromkeys([*used, *graph.chain_for(goal, rng)]))
         return tuple(name for name in self.tools if name in used)
 
     def _another_chain(self, unused: list[str]) -> tuple[int, list[str]]:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ._environment import Environment, Message
-from ._task import Reward
+from ._task import Invalid, Reward
+
+
+class InvalidEpisode(RuntimeError):
+    """The world failed, so that the episode has no reward; the message is the reason."""
 
 
 class Policy(Protocol):
@@ -34,6 +38,9 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
     """Let `policy` act in `environment`; the environment is left open.
 
     A turn is one assistant message with the tool results or user message that follow it.
+
+    Raises:
+        InvalidEpisode: The world failed: not to be trained on, not to be counted as a failure.
     """
     observation = await environment.reset()
     messages, status = list(observation.messages), "turns"
@@ -51,7 +58,7 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
             messages.append({
                 "role": "tool",
                 "tool_call_id": call.get("id", ""),
-                "name": call["function"]["name"],
+                "name": _name(call),
                 "content": result.content,
             })  # fmt: skip
         if not calls:
@@ -60,6 +67,15 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
                 status = "done"
                 break
             messages.append(answer)
-    return Episode(
-        messages, observation.tools, await environment.score(), status, num_calls, num_errors
-    )
+    reward = await environment.score()
+    if isinstance(reward, Invalid):
+        raise InvalidEpisode(reward.reason)
+    return Episode(messages, observation.tools, reward, status, num_calls, num_errors)
+
+
+def _name(call: Any) -> str:
+    """The name of the function called; a malformed call has none."""
+    try:
+        return str(call["function"]["name"])
+    except (KeyError, TypeError):
+        return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -120,6 +120,25 @@ class Pools:
             return first + "".join(rng.choice("0123456789") for _ in range(pool["digits"] - 1))
         return re.sub(r"\{(\w+)\}", lambda m: self.draw(m[1], rng), pool["pattern"])
 
+    def pattern(self, name: str) -> str:
+        """Return a regular expression of every value of pool `name`."""
+        pool = self.table[name]
+        if "words" in pool:
+            words = sorted(pool["words"], key=len, reverse=True)
+            return "(?:" + "|".join(re.escape(word) for word in words) + ")"
+        if "digits" in pool:
+            return rf"[0-9]{{{pool['digits']}}}"
+        parts = re.split(r"\{(\w+)\}", pool["pattern"])
+        return "".join(
+            self.pattern(part) if number % 2 else re.escape(part)
+            for number, part in enumerate(parts)
+        )
+
+    def is_number(self, name: str) -> bool:
+        """Whether pool `name` holds whole numbers only."""
+        pool = self.table[name]
+        return "digits" in pool or all(w.isdecimal() for w in pool.get("words", ("",)))
+
 
 def builtin_domains() -> tuple[str, ...]:
     """Names of the domains that ship with this package."""
@@ -197,14 +216,14 @@ def _entity(name: str, raw: dict[str, Any]) -> Entity:
         prefix=raw["prefix"],
         plural=raw.get("plural", name + "s"),
         key=raw.get("key"),
-        states=tuple(raw["states"]),
+        states=_texts(f"entity {name!r}", "states", raw["states"]),
         columns=dict(raw["columns"]),
         parents=tuple(raw.get("parents", ())),
     )
 
 
-def _states(raw: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(states) for name, states in raw.items()}
+def _states(where: str, raw: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: _texts(where, name, states) for name, states in raw.items()}
 
 
 def _action(raw: dict[str, Any]) -> Action:
@@ -214,14 +233,15 @@ def _action(raw: dict[str, Any]) -> Action:
         required=("name", "on", "from", "to", "say"),
         optional=("requires", "sets"),
     )
+    where = f"action {raw['name']!r}"
     return Action(
         name=raw["name"],
         on=raw["on"],
-        sources=tuple(raw["from"]),
+        sources=_texts(where, "from", raw["from"]),
         target=raw["to"],
-        requires=_states(raw.get("requires", {})),
+        requires=_states(where, raw.get("requires", {})),
         sets=dict(raw.get("sets", {})),
-        say=_states(raw["say"]),
+        say=_states(where, raw["say"]),
     )
 
 
@@ -232,33 +252,44 @@ def _create(raw: dict[str, Any]) -> Create:
         required=("name", "makes", "state", "say"),
         optional=("requires", "sets", "arguments"),
     )
+    where = f"create {raw['name']!r}"
     return Create(
         name=raw["name"],
         makes=raw["makes"],
         state=raw["state"],
-        requires=_states(raw.get("requires", {})),
+        requires=_states(where, raw.get("requires", {})),
         sets=dict(raw.get("sets", {})),
-        arguments=tuple(raw.get("arguments", ())),
-        say=tuple(raw["say"]),
+        arguments=_texts(where, "arguments", raw["arguments"]) if raw.get("arguments") else (),
+        say=_texts(where, "say", raw["say"]),
     )
 
 
 def _update(raw: dict[str, Any]) -> Update:
     _only(raw, f"update {raw.get('name')!r}", required=("name", "on", "column", "say"))
-    return Update(name=raw["name"], on=raw["on"], column=raw["column"], say=tuple(raw["say"]))
+    return Update(
+        name=raw["name"],
+        on=raw["on"],
+        column=raw["column"],
+        say=_texts(f"update {raw['name']!r}", "say", raw["say"]),
+    )
 
 
 def _question(raw: dict[str, Any]) -> Question:
     where = f"question about {raw.get('on')!r}"
     _only(raw, where, required=("on", "column", "say"), optional=("state",))
     return Question(
-        on=raw["on"], column=raw["column"], state=raw.get("state"), say=_states(raw["say"])
+        on=raw["on"], column=raw["column"], state=raw.get("state"), say=_states(where, raw["say"])
     )
 
 
 def _check(domain: Domain) -> None:
-    """Every name that is used must be declared."""
+    """Every name that is used must be declared, and nothing may be said twice."""
     entities = domain.entities
+    _check_pools(domain.pools, entities)
+    _check_circles(entities)
+    _distinct(
+        "names of tools", [r.name for r in (*domain.actions, *domain.creates, *domain.updates)]
+    )
     for entity in entities.values():
         where = f"entity {entity.name!r}"
         _known(where, "parents", entity.parents, tuple(entities))
@@ -278,6 +309,9 @@ def _check(domain: Domain) -> None:
         _known(where, "state", [create.state], entities[create.makes].states)
         _known(where, "arguments", create.arguments, tuple(entities[create.makes].columns))
         _check_parents(domain, where, create.makes, create.requires, create.sets)
+        missing = set(entities[create.makes].columns) - set(create.arguments)
+        if missing:
+            raise DomainError(f"{where}: arguments must have every column, {sorted(missing)} lack")
         for parent in entities[create.makes].parents:
             if not entities[parent].key:
                 raise DomainError(f"{where}: its parent {parent!r} must have a key")
@@ -294,6 +328,50 @@ def _check(domain: Domain) -> None:
         _known(where, "state", [question.state] if question.state else [],
                entities[question.on].states)  # fmt: skip
         _check_ways(domain, where, question.on, question.say)
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def _texts(where: str, field: str, value: Any) -> tuple[str, ...]:
+    """Check a list of texts: not one text, which would be read letter by letter; not empty."""
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise DomainError(f"{where}: {field} must be a list of texts, got {value!r}")
+    return tuple(items)
+
+
+def _distinct(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(str(name)):
+            raise DomainError(f"{what} must be letters, digits and _, got {name!r}")
+        if names.count(name) > 1:
+            raise DomainError(f"{what} must be distinct, {name!r} is there twice")
+
+
+def _check_pools(pools: Pools, entities: Mapping[str, Entity]) -> None:
+    used = {pool for entity in entities.values() for pool in entity.columns.values()}
+    for name in sorted(used & set(pools.table)):
+        pool = pools.table[name]
+        if "words" in pool and len(set(pool["words"])) < 2:
+            raise DomainError(f"pool {name!r} must have two values at least, has {pool['words']!r}")
+
+
+def _check_circles(entities: Mapping[str, Entity]) -> None:
+    """Parents must not lead back to the entity; columns must not take the names of others."""
+    for name, entity in entities.items():
+        where = f"entity {name!r}"
+        columns = [*entity.columns, *(f"{parent}_id" for parent in entity.parents), "id", "state"]
+        _distinct(f"{where}: columns", columns)
+        _distinct(f"{where}: states", entity.states)
+        above, todo = set[str](), list(entity.parents)
+        while todo:
+            parent = todo.pop()
+            if parent == name:
+                raise DomainError(f"{where} must not be its own parent, by {entity.parents!r}")
+            if parent in entities and parent not in above:
+                above.add(parent)
+                todo += entities[parent].parents
 
 
 def _known(where: str, field: str, names: Any, allowed: tuple[str, ...]) -> None:

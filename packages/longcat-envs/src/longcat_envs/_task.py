@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ._database import Row, Tables, difference
+from ._told import told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Rubric:
     """One condition of success.
 
     `state`: the row `id` of `table` ends with these values. `created`: a new row of `table` holds
-    these values. `answer`: the last message contains `text`. `untouched`: no other row changed.
+    these values. `answer`: the agent tells `text` (`_told.py`). `untouched`: no other row changed.
     """
 
     kind: Literal["state", "created", "answer", "untouched"]
@@ -38,6 +39,11 @@ class Rubric:
     id: str = ""
     values: dict[str, str] = field(default_factory=dict[str, str])
     text: str = ""
+    pattern: str = ""
+    """For `answer`: a regular expression of every value of the type."""
+
+
+RUBRIC_KINDS = ("state", "created", "answer", "untouched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +98,41 @@ class Reward:
         return sum(self.parts.values()) / len(self.parts) if self.parts else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """The world failed, not the agent: such an episode has no reward."""
+
+    reason: str
+
+
 CLOSED = "the agent says when it is done"
 """Part of every task: who goes on calling tools after the goal has not finished the job."""
 
+ASKED = "the agent asks for what it was not told"
+"""Part of tasks that withhold something: who guesses right was lucky."""
 
-def judge(task: Task, after: Tables, last_message: str | None) -> Reward:
+
+def judge(
+    task: Task,
+    after: Tables,
+    said: str | None,
+    *,
+    seen: Collection[str] = (),
+    was_asked: bool = True,
+) -> Reward:
     """Compare the end of an episode with the rubrics of its task.
 
-    `last_message` is what the agent closed the conversation with, `None` if it never did.
+    Args:
+        task: The task.
+        after: The tables at the end.
+        said: All that the agent said to the person, `None` if the talk never ended.
+        seen: The values that tool results held in this episode: only these can be told.
+        was_asked: Whether the agent asked for what the task withholds.
+
+    Raises:
+        ValueError: The task has no rubric, or one of an unknown kind.
     """
+    check_rubrics(task)
     changed = difference(task.tables, after)
     wanted = {(r.table, r.id) for r in task.rubrics if r.kind == "state"}
     created = _match_created(task, changed)
@@ -112,17 +144,31 @@ def judge(task: Task, after: Tables, last_message: str | None) -> Reward:
         elif rubric.kind == "created":
             met = number in created
         elif rubric.kind == "answer":
-            met = _mentions(last_message or "", rubric.text)
+            met = _is_told(task, rubric, said or "", seen)
         else:
             met = set(changed) <= allowed and _only_wanted_columns(task, after)
-        parts[rubric.description] = float(met)
-    parts[CLOSED] = float(last_message is not None)
+        parts[rubric.description] = min(parts.get(rubric.description, 1.0), float(met))
+    parts[CLOSED] = float(said is not None)
+    if task.withheld:
+        parts[ASKED] = float(was_asked)
     return Reward(float(all(parts.values())), parts)
 
 
-def _mentions(message: str, text: str) -> bool:
-    """Whether `text` stands in the message as a whole word (42 is not mentioned by 1420)."""
-    return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", message, re.IGNORECASE) is not None
+def check_rubrics(task: Task) -> None:
+    """Raise if the task cannot be judged."""
+    if not task.rubrics:
+        raise ValueError(f"task {task.id!r} must have rubrics, has none")
+    for rubric in task.rubrics:
+        if rubric.kind not in RUBRIC_KINDS:
+            raise ValueError(
+                f"a rubric must be of kind {', '.join(RUBRIC_KINDS)}, got {rubric.kind!r}"
+            )
+
+
+def _is_told(task: Task, rubric: Rubric, said: str, seen: Collection[str]) -> bool:
+    pattern = rubric.pattern or re.escape(rubric.text)
+    wanted = {r.text for r in task.rubrics if r.kind == "answer" and r.pattern == rubric.pattern}
+    return told(said, wanted, pattern, seen)[rubric.text]
 
 
 def _holds(row: Row | None, values: Mapping[str, str]) -> bool:

@@ -32,6 +32,8 @@ class Parameter:
     entity: str | None = None
     """The entity whose id this is; `None` for a value that the user knows."""
     choices: tuple[str, ...] = ()
+    is_number: bool = False
+    """Whether the column holds whole numbers only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,10 @@ def _id(entity: str) -> Parameter:
     return Parameter(name=f"{entity}_id", description=f"Id of the {entity}.", entity=entity)
 
 
+def _value(domain: Domain, pool: str, name: str, description: str) -> Parameter:
+    return Parameter(name=name, description=description, is_number=domain.pools.is_number(pool))
+
+
 def derive_tools(domain: Domain) -> dict[str, Tool]:
     """Return every tool of a domain, by name, in a fixed order."""
     tools = [*_readers(domain), *_actions(domain), *_creates(domain), *_updates(domain)]
@@ -163,7 +169,7 @@ def _creates(domain: Domain) -> list[Tool]:
     tools: list[Tool] = []
     for c in domain.creates:
         entity = domain.entities[c.makes]
-        values = tuple(Parameter(name=n, description=f"The {n}.") for n in c.arguments)
+        values = tuple(_value(domain, entity.columns[n], n, f"The {n}.") for n in c.arguments)
         tools.append(Tool(
             name=c.name, kind="create", entity=c.makes,
             parameters=(*(_id(p) for p in entity.parents), *values),
@@ -186,7 +192,12 @@ def _updates(domain: Domain) -> list[Tool]:
             column=u.column,
             parameters=(
                 _id(u.on),
-                Parameter(name=u.column, description=f"The new {u.column}."),
+                _value(
+                    domain,
+                    domain.entities[u.on].columns[u.column],
+                    u.column,
+                    f"The new {u.column}.",
+                ),
             ),
             description=f"Change the {u.column} of a {u.on}.",
             writes=frozenset({f"{u.on}.{u.column}"}),
