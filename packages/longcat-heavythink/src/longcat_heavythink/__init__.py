@@ -1,9 +1,52 @@
 """Think K times in parallel, then once about the K answers."""
 
-from ._openai import openai_complete, strip_thoughts
-from ._think import Complete, HeavyAnswer, HeavyConfig, summary_prompt, think
+from ._budget import Budget, Price
+from ._events import (
+    CallDelta,
+    CallFinished,
+    CallRetried,
+    CallStarted,
+    Event,
+    FellBack,
+    RunFinished,
+    StageDecided,
+    StageStarted,
+)
+from ._journal import Journal, ReplayError, read_journal
+from ._models import Complete, Model
+from ._normalise import final_answer, normalise
+from ._prompts import CHINESE, ENGLISH, Prompts
+from ._replies import Call, Delta, Failure, FailureKind, Reply, Timing, ToolCall, Usage
+from ._think import HeavyAnswer, HeavyConfig, summary_prompt, think
+from ._thoughts import split_thoughts, strip_thoughts
+from .schedule import (
+    Best,
+    Record,
+    Sample,
+    Schedule,
+    Summarise,
+    Tournament,
+    Vote,
+    best_of,
+    confidence_vote,
+    genselect,
+    heavy,
+    pacore,
+    parse_schedule,
+    plain,
+    rsa,
+    vote,
+)
+from .schedule._records import HeavyThinkError, Scorer
+from .transport import Endpoint, EndpointConfig, Retry, openai_complete
 
 __all__ = [
-    "Complete", "HeavyAnswer", "HeavyConfig", "openai_complete", "strip_thoughts",
-    "summary_prompt", "think",
+    "CHINESE", "ENGLISH", "Best", "Budget", "Call", "CallDelta", "CallFinished", "CallRetried",
+    "CallStarted", "Complete", "Delta", "Endpoint", "EndpointConfig", "Event", "Failure",
+    "FailureKind", "FellBack", "HeavyAnswer", "HeavyConfig", "HeavyThinkError", "Journal", "Model",
+    "Price", "Prompts", "Record", "ReplayError", "Reply", "Retry", "RunFinished", "Sample",
+    "Schedule", "Scorer", "StageDecided", "StageStarted", "Summarise", "Timing", "ToolCall",
+    "Tournament", "Usage", "Vote", "best_of", "confidence_vote", "final_answer", "genselect",
+    "heavy", "normalise", "openai_complete", "pacore", "parse_schedule", "plain", "read_journal",
+    "rsa", "split_thoughts", "strip_thoughts", "summary_prompt", "think", "vote",
 ]  # fmt: skip

@@ -2,45 +2,103 @@
 
 - The summary sees the history, the question and the *answers* of the attempts, never their
   thoughts, in shuffled order. It may overrule all of them.
-- Only the summary's answer enters the history of a conversation.
+- Only the summary's answer enters the history of a conversation (`Conversation`).
 - `depth` repeats the summary: its answers become the attempts of the next round.
 
-Source: LongCat-Flash-Thinking-2601 report section 4. The prompt follows the skeleton in its figure
-10; the elided wording is ours.
+Source: LongCat-Flash-Thinking-2601 report section 4.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-Message = Mapping[str, Any]
-Complete = Callable[[list[Message], float], Awaitable[str]]
-"""`await complete(messages, temperature)` returns an answer, thoughts already removed."""
+from ._budget import Budget
+from ._events import OnEvent
+from ._journal import Journal
+from ._models import Complete, FunctionModel, Model, as_model
+from ._normalise import normalise
+from ._packing import POLICIES, cut
+from ._prompts import ENGLISH, Prompts, candidate_text, quoted
+from ._replies import Message, Reply, Usage
+from .schedule import (
+    Outcome,
+    Record,
+    Runner,
+    RunSettings,
+    Sample,
+    Schedule,
+    Summarise,
+    parse_schedule,
+)
+from .schedule._records import HeavyThinkError, Scorer
+from .schedule._stages import check_temperature
+
+_STREAMS = ("none", "last", "all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeavyConfig:
-    """How wide and how deep."""
+    """How wide and how deep, and in which words."""
 
     width: int = 4
     """K, the attempts."""
     depth: int = 1
     """Rounds of summary; between rounds, `width` summaries are drawn."""
+    schedule: Schedule | str | None = None
+    """Another way than `width` and `depth` say, such as `"vote:16"`; see `parse_schedule`."""
     temperature: float = 1.0
     """Of the attempts; the last summary uses `summary_temperature`."""
     summary_temperature: float = 0.6
+    quorum: int | None = None
+    """Summarise once that many attempts are good; the others are cancelled."""
+    max_tokens: int | None = None
+    """Of one answer; the model's own setting when `None`."""
+    summary_max_tokens: int | None = None
+    """`max_tokens` when `None`."""
     max_answer_chars: int = 4000
     """Longer answers are cut in the summary's prompt, in the middle."""
+    max_prompt_chars: int | None = None
+    """All answers together have at most that many characters in a prompt, by `packing`."""
+    packing: str = "fair"
+    """`fair` or `clusters`; see `pack`."""
+    prompts: Prompts = ENGLISH
+    normaliser: Callable[[str], str] = normalise
+    """Maps an answer to what makes it equal to others."""
+    summary_tries: int = 2
+    """Before the best attempt stands in for a summary that fails."""
+    stream: str = "none"
+    """Whose pieces become events: `none`, the `last` stage's or `all`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "max_answer_chars"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        names = ("width", "depth", "max_answer_chars", "summary_tries")
+        optional = ("quorum", "max_tokens", "summary_max_tokens", "max_prompt_chars")
+        for name in (*names, *optional):
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        check_temperature("temperature", self.temperature)
+        check_temperature("summary_temperature", self.summary_temperature)
+        if self.packing not in POLICIES:
+            raise ValueError(f"packing must be one of {', '.join(POLICIES)}, got {self.packing!r}")
+        if self.stream not in _STREAMS:
+            raise ValueError(f"stream must be one of {', '.join(_STREAMS)}, got {self.stream!r}")
+        self.resolved()
+
+    def resolved(self) -> Schedule:
+        """Return the schedule that a run follows."""
+        if isinstance(self.schedule, str):
+            return parse_schedule(self.schedule)
+        if self.schedule is not None:
+            return self.schedule
+        summaries = [Summarise(self.width)] * (self.depth - 1)
+        return Schedule((Sample(self.width, self.quorum), *summaries, Summarise()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,75 +107,118 @@ class HeavyAnswer:
 
     answer: str
     attempts: list[str]
-    """Answers of the first round."""
+    """Good answers of the first stage."""
     num_failed: int
+    """Calls without a good answer, those that were not needed left out."""
     rounds: list[list[str]] = field(default_factory=list[list[str]])
     """Answers that each summary round was given."""
+    reply: Reply = field(default_factory=Reply)
+    """The answer as data, with tool calls."""
+    decided_by: str = "summary"
+    """`summary`, `vote`, `best`, `tournament`, `sample`, or `fallback: ` and how."""
+    fell_back: str = ""
+    """Why, where the schedule could not be followed to its end."""
+    records: list[Record] = field(default_factory=list[Record])
+    """Every call: its reply or the reason of its failure, tokens and time."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens of all calls."""
+    cost: float | None = None
+    """In the currency of `Budget.price`."""
+    total_s: float = 0.0
+    warnings: list[str] = field(default_factory=list[str])
 
 
 async def think(
     messages: Sequence[Message],
-    complete: Complete,
+    complete: Complete | Model,
     *,
     config: HeavyConfig | None = None,
-    summarise: Complete | None = None,
+    summarise: Complete | Model | None = None,
     on_attempt: Callable[[int, str], None] | None = None,
+    on_event: OnEvent | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    scorer: Scorer | None = None,
+    budget: Budget | None = None,
+    journal: Journal | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> HeavyAnswer:
-    """Answer the last user message of a conversation.
+    """Answer a conversation that waits for the assistant.
 
     Args:
-        messages: OpenAI messages ending with the user's.
-        complete: The thinker.
-        config: Width, depth, temperatures.
+        messages: OpenAI messages ending with the user's or a tool's.
+        complete: The thinker: an async function, an `Endpoint`, or any `Model`.
+        config: Width, depth, temperatures, words; or another schedule.
         summarise: The summary model; the thinker when absent.
-        on_attempt: Called with number and answer as each attempt ends.
+        on_attempt: Called with number and answer as each good attempt ends.
+        on_event: Called with everything that happens, as it happens.
+        tools: OpenAI function tools, offered to thinkers and summary alike.
+        scorer: For schedules with a `best` stage.
+        budget: Limits of tokens, time and money.
+        journal: Records every call; calls that it holds are not made again.
+        extra: Further fields of each request, such as `top_p`.
 
     Raises:
-        ValueError: The conversation does not end with a user message.
-        RuntimeError: Every attempt failed; the first failure is the cause.
+        ValueError: The conversation does not wait for the assistant.
+        HeavyThinkError: A `RuntimeError`: every attempt failed; `records` says how each.
     """
     config = config or HeavyConfig()
-    if not messages or messages[-1]["role"] != "user":
-        raise ValueError("messages must end with a user message")
     history = list(messages)
-    answers, failures = await _gather(complete, history, config, on_attempt)
-    rounds: list[list[str]] = []
-    summarise = summarise or complete
-    given = answers
-    for number in range(config.depth):
-        prompt = summary_prompt(history, given, config=config, shuffle=number)
-        rounds.append(given)
-        if number + 1 == config.depth:
-            answer = await summarise(prompt, config.summary_temperature)
-            return HeavyAnswer(answer, answers, failures, rounds)
-        given, more = await _gather(summarise, prompt, config, None)
-        failures += more
-    raise AssertionError("depth is at least 1")
+    _check(history)
+    model, schedule = as_model(complete), config.resolved()
+    summariser = as_model(summarise) if summarise is not None else model
+
+    def attempted(record: Record) -> None:
+        if on_attempt is not None and record.reply.good:
+            on_attempt(record.index, candidate_text(record.reply))
+
+    settings = RunSettings(
+        temperature=config.temperature, summary_temperature=config.summary_temperature,
+        max_tokens=config.max_tokens, summary_max_tokens=config.summary_max_tokens,
+        max_answer_chars=config.max_answer_chars, max_prompt_chars=config.max_prompt_chars,
+        packing=config.packing, prompts=config.prompts, normaliser=config.normaliser,
+        summary_tries=config.summary_tries, seed=config.seed, tools=tools, extra=extra or {},
+        stream=config.stream if on_event is not None else "none",
+    )  # fmt: skip
+    book = None
+    if journal is not None:
+        book = journal.begin(history, str(schedule), settings, model.name, summariser.name)
+    runner = Runner(
+        model, schedule, settings, summariser=summariser, scorer=scorer, budget=budget, book=book,
+        on_event=on_event, on_record=attempted if on_attempt is not None else None,
+    )  # fmt: skip
+    async with AsyncExitStack() as held:
+        for each in {id(model): model, id(summariser): summariser}.values():
+            if hasattr(each, "__aenter__"):  # keeps its connections for the whole run
+                await held.enter_async_context(each)  # pyright: ignore[reportArgumentType]
+        try:
+            outcome = await runner.run(history)
+        except HeavyThinkError as error:
+            if book is not None:
+                book.fail(str(error))
+            raise error from (model.last_error if isinstance(model, FunctionModel) else None)
+    answer = _answer(outcome)
+    if book is not None:
+        book.end(answer.reply, answer.decided_by, answer.fell_back)
+    return answer
 
 
-async def _gather(
-    complete: Complete,
-    messages: list[Message],
-    config: HeavyConfig,
-    on_attempt: Callable[[int, str], None] | None,
-) -> tuple[list[str], int]:
-    async def attempt(number: int) -> str:
-        answer = await complete(messages, config.temperature)
-        if on_attempt is not None:
-            on_attempt(number, answer)
-        return answer
+def _check(messages: Sequence[Message]) -> None:
+    if not messages or messages[-1].get("role") not in ("user", "tool"):
+        last = messages[-1].get("role") if messages else "nothing"
+        raise ValueError(f"messages must end with a user message or a tool's, got {last!r}")
 
-    results = await asyncio.gather(
-        *(attempt(number) for number in range(config.width)), return_exceptions=True
-    )
-    answers = [result for result in results if isinstance(result, str)]
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in failures:
-        if not isinstance(failure, Exception):
-            raise failure
-    if not answers:
-        raise RuntimeError(f"all {config.width} attempts failed: {failures[0]}") from failures[0]
-    return answers, len(failures)
+
+def _answer(outcome: Outcome) -> HeavyAnswer:
+    first = [record for record in outcome.records if record.stage == 0]
+    failed = [r for r in outcome.records if r.reply.failure and r.reply.failure.kind != "cancelled"]
+    return HeavyAnswer(
+        answer=outcome.reply.text,
+        attempts=[candidate_text(record.reply) for record in first if record.reply.good],
+        num_failed=len(failed), rounds=outcome.rounds, reply=outcome.reply,
+        decided_by=outcome.decided_by, fell_back=outcome.fell_back, records=outcome.records,
+        usage=outcome.usage, cost=outcome.cost, total_s=outcome.total_s,
+        warnings=outcome.warnings,
+    )  # fmt: skip
 
 
 def summary_prompt(
@@ -126,23 +227,6 @@ def summary_prompt(
     """Return the history with its last message replaced by the question and the answers."""
     order = list(answers)
     Random(f"{config.seed}:{shuffle}").shuffle(order)
-    lines = [
-        "Several thinkers have worked on the problem below, independently of one another.",
-        "Compare their answers, find where they differ and who is right; all may be wrong.",
-        "Then give your own final answer, in the style of an ordinary reply to the problem.",
-        "",
-        "====== Problem ======",
-        str(messages[-1]["content"]),
-        "==== Thinkers Process Start ====",
-    ]
-    for number, answer in enumerate(order, start=1):
-        lines += [f"# ----- Thinker #{number} -----", _cut(answer, config.max_answer_chars)]
-    lines.append("==== Thinkers Process End ====")
-    return [*messages[:-1], {"role": "user", "content": "\n".join(lines)}]
-
-
-def _cut(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = (limit - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
+    texts = [cut(text, config.max_answer_chars) for text in order]
+    prompts = config.prompts
+    return quoted(messages, texts, instruction=prompts.summary, prompts=prompts)

@@ -1,0 +1,92 @@
+"""Tell thoughts from the answer by structure.
+
+A tag counts only where a model's template puts it: at the very start of the text, or alone on its
+line outside a fenced code block. A tag that is mentioned inside a sentence is text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAMES = "longcat_think|think|thinking|reasoning|seed:think"
+_OPEN = re.compile(rf"\s*(?:<({_NAMES})>|(\[THINK\])|(◁think▷))")
+_LINE = re.compile(
+    rf"(?m)^[ \t]*(?:(?P<fence>```|~~~)|(?P<open><(?:{_NAMES})>|\[THINK\]|◁think▷)[ \t]*$"
+    rf"|(?P<close></(?:{_NAMES})>|\[/THINK\]|◁/think▷)[ \t]*$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A text, taken apart."""
+
+    thoughts: str
+    text: str
+    unclosed: bool = False
+    """A thought began and never ended: `text` is what stood before it."""
+
+
+def split_thoughts(content: str) -> Parts:
+    r"""Part a completion into thoughts and answer.
+
+    >>> split_thoughts("<think>six sevens</think>42")
+    Parts(thoughts='six sevens', text='42', unclosed=False)
+    >>> split_thoughts("Models end thoughts with </think>, as a rule.").thoughts
+    ''
+    >>> split_thoughts("<think>six sev").unclosed
+    True
+    """
+    if "<" not in content and "[" not in content and "◁" not in content:
+        return Parts("", content.strip())
+    thoughts: list[str] = []
+    rest = content
+    opened = _OPEN.match(rest)
+    while opened is not None:  # some models think twice before they answer
+        inside, found, after = rest[opened.end() :].partition(_closer(opened))
+        thoughts.append(inside.strip())
+        if not found:
+            return Parts("\n".join(thoughts).strip(), "", unclosed=True)
+        rest = after
+        opened = _OPEN.match(rest)
+    more, rest, unclosed = _split_lines(rest)
+    return Parts("\n".join(part for part in [*thoughts, *more] if part), rest.strip(), unclosed)
+
+
+def _closer(opened: re.Match[str]) -> str:
+    if opened[1]:
+        return f"</{opened[1]}>"
+    return "[/THINK]" if opened[2] else "◁/think▷"
+
+
+def _split_lines(text: str) -> tuple[list[str], str, bool]:
+    """Take out thoughts whose tags stand alone on their lines, code blocks aside."""
+    thoughts: list[str] = []
+    kept: list[str] = []
+    start, is_fenced, is_open = 0, False, False
+    for mark in _LINE.finditer(text):
+        if mark["fence"]:
+            is_fenced = not is_fenced and not is_open
+        elif is_fenced:
+            continue
+        elif mark["open"]:
+            if not is_open:
+                kept.append(text[start : mark.start()])
+                start, is_open = mark.end(), True
+        else:  # a closing tag without an opening one: the template had opened the thought
+            if not is_open:
+                thoughts += kept
+                kept = []
+            thoughts.append(text[start : mark.start()].strip())
+            start, is_open = mark.end(), False
+    tail = text[start:]
+    if is_open:
+        thoughts.append(tail.strip())
+    else:
+        kept.append(tail)
+    return [part for part in thoughts if part.strip()], "".join(kept), is_open
+
+
+def strip_thoughts(text: str) -> str:
+    """Return the answer alone: `split_thoughts(text).text`."""
+    return split_thoughts(text).text

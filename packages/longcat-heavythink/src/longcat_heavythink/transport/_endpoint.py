@@ -1,0 +1,408 @@
+"""An OpenAI-compatible server as a model.
+
+What always holds:
+
+- One client for all calls of an endpoint, opened by the first and closed after the last; `async
+  with endpoint` keeps it open between calls.
+- Never more connections than `max_connections`, and never more calls in flight.
+- A call ends with a reply: every fault of the server is a `Failure`. Cancelled, it closes its
+  connection before it returns, so that the server stops too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from .._budget import estimated_usage
+from .._replies import Call, Failure, FailureKind, Message, Reply, Timing
+from ._gate import Gate
+from ._retry import Retry, read_retry_after
+from ._wire import StreamReader, read_error, read_reply, request_body
+
+MAX_BODY_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """How an endpoint is asked."""
+
+    url: str
+    """Base address, such as `http://localhost:8000/v1`."""
+    model: str = ""
+    """Empty: the one model that `/models` names."""
+    api_key: str = field(default="", repr=False)
+    max_tokens: int | None = 1024
+    timeout_s: float = 120.0
+    """Without a byte from the server."""
+    deadline_s: float = 600.0
+    """Of one call, with all its tries and pauses."""
+    max_connections: int = 64
+    retry: Retry = field(default_factory=Retry)
+    hedge_after_s: float | None = None
+    """Ask a second time where an answer takes longer; the first good one counts. Not for streams.
+    It prefers short answers: use it for stragglers of the network, not of thinking."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further fields of every request, such as `{"top_p": 0.95}`."""
+    seed: int = 0
+    """Of the jitter."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        for name in ("timeout_s", "deadline_s", "hedge_after_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if self.max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, got {self.max_connections}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        for name, value in {"api_key": self.api_key, **self.headers}.items():
+            if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+                raise ValueError(f"{name} must hold no control characters, such as a newline")
+
+    @property
+    def base(self) -> str:
+        """The address without a final slash or the path of chat completions."""
+        return self.url.rstrip("/").removesuffix("/chat/completions")
+
+
+class Endpoint:
+    """A model behind HTTP. Also callable: `await endpoint(messages, temperature)` returns text."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self.config = config
+        self.max_tokens = config.max_tokens
+        self.gate = Gate(config.max_connections)
+        self._chat = f"{config.base}/chat/completions"
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._holders = 0
+        self._model = config.model
+        self._asking: asyncio.Lock | None = None
+        self._random = Random(config.seed)
+
+    @property
+    def name(self) -> str:
+        """The model's name, or the address while it is not known."""
+        return self._model or self.config.base
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # an earlier loop has ended: so have its connections
+            self._loop, self._holders, self._session = loop, 0, None
+            self.gate = Gate(self.config.max_connections)
+            self._asking = asyncio.Lock()
+        self._holders += 1
+        if self._session is None:
+            self._session = self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._holders -= 1
+        if self._holders == 0 and self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def __call__(self, messages: list[Message], temperature: float) -> str:
+        """Return the answer's text.
+
+        Raises:
+            RuntimeError: There is no good answer; the message says why.
+        """
+        reply = await self.reply(Call(messages=messages, temperature=temperature))
+        if reply.failure is not None:
+            raise RuntimeError(reply.failure.message)
+        return reply.text
+
+    async def reply(self, call: Call) -> Reply:
+        """Answer a call; every fault is a failure in the reply."""
+        async with self:
+            after = self.config.hedge_after_s
+            if after is None or call.on_delta is not None:
+                return await self._until_deadline(call)
+            return await self._hedged(call, after)
+
+    async def models(self) -> list[str]:
+        """Return the names that `/models` lists.
+
+        Raises:
+            RuntimeError: The server does not list them.
+        """
+        async with self:
+            failure, raw = await self._get_models()
+        if failure is not None:
+            raise RuntimeError(failure.message)
+        return raw
+
+    def _open(self) -> aiohttp.ClientSession:
+        config = self.config
+        headers = {"Content-Type": "application/json", **config.headers}
+        if config.api_key:
+            headers["Authorization"] = f"Bearer {config.api_key}"
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_connect=min(config.timeout_s, 30.0),
+            sock_read=config.timeout_s,
+        )  # fmt: skip
+        connector = aiohttp.TCPConnector(limit=config.max_connections)
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=headers, trust_env=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )  # fmt: skip
+
+    async def _hedged(self, call: Call, after_s: float) -> Reply:
+        tasks = {asyncio.create_task(self._until_deadline(call))}
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=after_s)
+            if not done:
+                tasks.add(asyncio.create_task(self._until_deadline(call)))
+            reply = Reply()
+            pending = set(tasks)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                reply = done.pop().result()
+                if reply.good:
+                    break
+            return reply
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_deadline(self, call: Call) -> Reply:
+        started = time.monotonic()
+        log = _Log()
+        try:
+            async with asyncio.timeout(self.config.deadline_s):
+                reply = await self._tries(call, log, started)
+        except TimeoutError:
+            last = f"; the last try: {log.last.message}" if log.last else ""
+            message = f"{self._chat} did not answer within {self.config.deadline_s:g} s{last}"
+            status = log.last.status if log.last else None
+            reply = Reply(failure=Failure(FailureKind.TIMEOUT, message, status))
+        timing = Timing(
+            time.monotonic() - started, log.waited_s, log.first_token_s, max(1, log.tries)
+        )
+        usage = reply.usage
+        if usage is None and (reply.text or reply.thoughts):
+            usage = estimated_usage(call.messages, reply.text, reply.thoughts)
+        return replace(reply, timing=timing, usage=usage, model=reply.model or self._model)
+
+    async def _tries(self, call: Call, log: _Log, started: float) -> Reply:
+        if not self._model:
+            failure = await self._find_model()
+            if failure is not None:
+                return Reply(failure=failure)
+        call = replace(call, extra={**self.config.extra, **call.extra})
+        body = request_body(call, self._model, self.config.max_tokens)
+        refusals = 0
+        while True:
+            before = time.monotonic()
+            await self.gate.enter()
+            log.waited_s += time.monotonic() - before
+            log.tries += 1
+            try:
+                reply = await self._once(call, body, log)
+            finally:
+                self.gate.leave()
+            failure = reply.failure
+            if failure is None or failure.kind is not FailureKind.RATE_LIMITED:
+                self.gate.answered()
+            else:
+                refusals += 1
+                self.gate.refused(failure.retry_after_s)
+            if failure is None or log.has_shown:  # what was shown cannot be taken back
+                return reply
+            log.last = failure
+            tries = log.tries - refusals
+            pause = self.config.retry.pause(failure, tries, refusals, self._random)
+            left = self.config.deadline_s - (time.monotonic() - started)
+            if pause is None or pause >= left:
+                return reply
+            if call.on_retry is not None:
+                call.on_retry(failure, pause)
+            log.waited_s += pause
+            await asyncio.sleep(pause)
+
+    async def _once(self, call: Call, body: bytes, log: _Log) -> Reply:
+        assert self._session is not None
+        try:
+            async with self._session.post(self._chat, data=body, allow_redirects=False) as response:
+                if response.status != 200:
+                    raw = await _read(response, self._chat)
+                    asked = read_retry_after(response.headers.get("Retry-After"))
+                    failure = read_error(response.status, raw, self._chat, asked)
+                    return Reply(failure=_redirected(failure, response))
+                if call.on_delta is None:
+                    return read_reply(await _read(response, self._chat), self._chat)
+                return await self._stream(response, call, log)
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            return Reply(failure=_failure_of(error, self._chat, self.config.timeout_s))
+
+    async def _stream(self, response: aiohttp.ClientResponse, call: Call, log: _Log) -> Reply:
+        assert call.on_delta is not None
+        reader = StreamReader(self._chat)
+        began = time.monotonic()
+        try:
+            async for chunk in response.content.iter_any():
+                for delta in reader.feed(chunk):
+                    if log.first_token_s is None:
+                        log.first_token_s = time.monotonic() - began
+                    log.has_shown = True
+                    call.on_delta(delta)
+                if reader.is_done:
+                    break
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            partial = reader.finish()
+            failure = _failure_of(error, self._chat, self.config.timeout_s)
+            if partial.good and not (partial.finish_reason or reader.is_done):
+                return replace(partial, failure=failure)
+            return partial if partial.finish_reason else replace(partial, failure=failure)
+        return reader.finish()
+
+    async def _find_model(self) -> Failure | None:
+        assert self._asking is not None
+        async with self._asking:
+            if self._model:
+                return None
+            failure, names = await self._get_models()
+            if failure is not None:
+                return failure
+            if len(names) != 1:
+                listed = ", ".join(names[:10]) or "none"
+                words = f"{self.config.base} must have one model, or be told which: it has {listed}"
+                return Failure(FailureKind.REFUSED, words, permanent=True)
+            self._model = names[0]
+        return None
+
+    async def _get_models(self) -> tuple[Failure | None, list[str]]:
+        assert self._session is not None
+        url, tries = f"{self.config.base}/models", 0
+        while True:
+            tries += 1
+            try:
+                async with self._session.get(url, allow_redirects=False) as response:
+                    raw = await _read(response, url)
+                    if response.status == 200:
+                        return _model_names(raw, url)
+                    asked = read_retry_after(response.headers.get("Retry-After"))
+                    failure = read_error(response.status, raw, url, asked)
+            except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+                failure = _failure_of(error, url, self.config.timeout_s)
+            pause = self.config.retry.pause(failure, tries, 0, self._random)
+            if pause is None or tries >= self.config.retry.max_tries:
+                return failure, []
+            await asyncio.sleep(pause)
+
+
+@dataclass(slots=True)
+class _Log:
+    """What happened to one call so far."""
+
+    tries: int = 0
+    waited_s: float = 0.0
+    first_token_s: float | None = None
+    has_shown: bool = False
+    """Whether pieces of the answer went to somebody."""
+    last: Failure | None = None
+
+
+def openai_complete(
+    url: str,
+    *,
+    model: str = "",
+    api_key: str = "",
+    max_tokens: int | None = 1024,
+    timeout_s: float = 120.0,
+    **config: Any,
+) -> Endpoint:
+    """Return a model over `url` (such as `http://localhost:8000/v1`).
+
+    It can be given to `think`, or called: `await complete(messages, temperature)` returns text.
+
+    Args:
+        url: Base address.
+        model: Its name; empty asks the server.
+        api_key: Sent as a bearer token.
+        max_tokens: Of each answer, unless a call says otherwise.
+        timeout_s: Without a byte from the server.
+        config: Other fields of `EndpointConfig`.
+    """
+    return Endpoint(
+        EndpointConfig(
+            url=url,
+            model=model,
+            api_key=api_key,
+            max_tokens=max_tokens,
+            timeout_s=timeout_s,
+            **config,
+        )  # fmt: skip
+    )
+
+
+async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
+    declared = response.content_length
+    if declared is not None and declared <= MAX_BODY_BYTES:
+        return await response.read()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise ValueError(f"{url} sent more than {MAX_BODY_BYTES} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _redirected(failure: Failure, response: aiohttp.ClientResponse) -> Failure:
+    if not 300 <= response.status < 400:
+        return failure
+    where = response.headers.get("Location", "elsewhere")
+    return replace(failure, message=f"{failure.message} (it redirects to {where})")
+
+
+def _failure_of(error: BaseException, url: str, timeout_s: float) -> Failure:
+    words = str(error) or type(error).__name__
+    message = f"{url} must answer, but: {words}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        permanent = isinstance(error, aiohttp.ClientConnectorCertificateError)
+        return Failure(FailureKind.UNREACHABLE, message, permanent=permanent)
+    if isinstance(error, TimeoutError):
+        message = f"{url} must answer, but: nothing came for {timeout_s:g} s"
+        return Failure(FailureKind.TIMEOUT, message)
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+        return Failure(FailureKind.MALFORMED, message)
+    return Failure(FailureKind.CUT, message)
+
+
+def _model_names(raw: bytes, url: str) -> tuple[Failure | None, list[str]]:
+    names = read_model_names(raw)
+    if names is None:
+        shown = " ".join(raw[:200].decode("utf-8", "replace").split())
+        return Failure(FailureKind.MALFORMED, f"{url} must list models, got: {shown}", 200), []
+    return None, names
+
+
+def read_model_names(raw: bytes) -> list[str] | None:
+    """Return the names in the body of `/models`, `None` where it is no such list."""
+    try:
+        data: Any = json.loads(raw)
+        return [str(item["id"]) for item in data["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,303 @@
+"""Chat completions as bytes: what is sent, and what comes back whole or in pieces.
+
+Nothing here waits or knows a socket. Every malformed answer becomes a failure that quotes the
+address and the beginning of the body.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from .._confidence import token_confidence
+from .._models import judged
+from .._replies import Call, Delta, Failure, FailureKind, Reply, ToolCall, Usage, plain_text
+
+_SHOWN = 300
+_KEPT = 4000
+
+
+def request_body(call: Call, model: str, max_tokens: int | None) -> bytes:
+    """Return the JSON of a request."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(call.messages),
+        "temperature": call.temperature,
+    }
+    limit = call.max_tokens if call.max_tokens is not None else max_tokens
+    if limit is not None:
+        body["max_tokens"] = limit
+    if call.tools:
+        body["tools"] = list(call.tools)
+    if call.top_logprobs:
+        body["logprobs"] = True
+        body["top_logprobs"] = call.top_logprobs
+    if call.on_delta is not None:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    body.update(call.extra)
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -> Failure:
+    """Return the failure that a status other than 200 means."""
+    text = raw.decode("utf-8", "replace")
+    words = _error_words(text) or " ".join(text[:_SHOWN].split()) or "(nothing)"
+    kind, permanent = FailureKind.SERVER, False
+    low = text[:_KEPT].lower()
+    if status == 429:
+        kind = FailureKind.RATE_LIMITED
+        permanent = "insufficient_quota" in low or "billing" in low
+    elif status in (408, 425):
+        kind = FailureKind.TIMEOUT
+    elif status < 500:
+        too_long = "context_length" in low or "context length" in low or "too long" in low
+        is_context = status == 413 or (status in (400, 422) and too_long)
+        kind = FailureKind.CONTEXT if is_context else FailureKind.REFUSED
+        permanent = True
+    elif status in (501, 505):
+        permanent = True
+    message = f"{url} answered {status}: {words}"
+    return Failure(kind, message, status, text[:_KEPT], retry_after_s, permanent)
+
+
+def read_reply(raw: bytes, url: str) -> Reply:
+    """Return the reply in the body of a 200."""
+    data = _as_map(_load(raw))
+    if data is None:
+        return _malformed(url, "no JSON object", raw)
+    if data.get("error"):
+        return Reply(failure=_error_in_200(data["error"], url, raw))
+    choices = data.get("choices")
+    choice = _as_map(choices[0]) if isinstance(choices, list) and choices else None
+    message = _as_map(choice.get("message")) if choice else None
+    if choice is None or message is None:
+        return _malformed(url, "no choices", raw)
+    refusal = message.get("refusal")
+    reply = judged(
+        message.get("content") or (refusal if isinstance(refusal, str) else None),
+        thoughts=_thoughts(message),
+        tool_calls=_tool_calls(message.get("tool_calls")),
+        finish_reason=_text(choice.get("finish_reason")),
+        usage=_usage(data.get("usage")),
+        confidence=_confidence(choice.get("logprobs")),
+        model=_text(data.get("model")),
+    )
+    return reply
+
+
+class StreamReader:
+    """Puts a reply together from the bytes of a server-sent stream."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._head = b""
+        self._is_stream = False
+        """Whether a line of a stream has come: `_head`, kept until then, is no whole answer."""
+        self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+        self._finish, self._model = "", ""
+        self._usage: Usage | None = None
+        self._confidence: list[float] = []
+        self._failure: Failure | None = None
+        self.is_done = False
+        """Whether the end of the stream, or an error in it, has come."""
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """Take bytes as they come; return what they add to the answer."""
+        if not self._is_stream:
+            self._head += chunk
+        deltas: list[Delta] = []
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._line(line.removesuffix(b"\r"), deltas)
+        return deltas
+
+    def finish(self) -> Reply:
+        """Return the reply; a stream that ended before its end is cut."""
+        if self._rest or self._data:
+            self._line(self._rest, [])
+            self._line(b"", [])
+        if self._failure is not None:
+            return Reply(failure=self._failure, text="".join(self._text).strip())
+        calls = tuple(
+            ToolCall(c["name"], c["arguments"] or "{}", c["id"])
+            for _, c in sorted(self._calls.items())
+        )
+        reply = judged(
+            "".join(self._text), thoughts="".join(self._thoughts).strip(), tool_calls=calls,
+            finish_reason=self._finish, usage=self._usage, model=self._model,
+            confidence=tuple(self._confidence) or None,
+        )  # fmt: skip
+        if self.is_done or self._finish:
+            return reply
+        if not self._is_stream and self._head.strip():
+            return read_reply(self._head, self._url)  # a server that does not stream
+        cut = Failure(FailureKind.CUT, f"{self._url} ended its stream before the answer did")
+        return Reply(
+            text=reply.text, thoughts=reply.thoughts, tool_calls=calls, usage=self._usage,
+            failure=cut, model=self._model,
+        )  # fmt: skip
+
+    def _line(self, line: bytes, deltas: list[Delta]) -> None:
+        if line.startswith((b"data:", b":", b"event:", b"error:")):
+            self._is_stream = True
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].strip())
+        elif not line.strip() and self._data:
+            payload, self._data = b"\n".join(self._data), []
+            self._event(payload, deltas)
+        elif line.startswith(b"error:"):
+            self._fail(line[6:].decode("utf-8", "replace").strip())
+
+    def _event(self, payload: bytes, deltas: list[Delta]) -> None:
+        if payload == b"[DONE]":
+            self.is_done = True
+            return
+        for part in _documents(payload):
+            data = _as_map(_load(part))
+            if data is None:
+                self._fail(part.decode("utf-8", "replace"))
+                return
+            self._take(data, deltas, part)
+
+    def _take(self, data: dict[str, Any], deltas: list[Delta], raw: bytes) -> None:
+        if data.get("error"):
+            self._failure = _error_in_200(data["error"], self._url, raw)
+            self.is_done = True
+            return
+        self._usage = _usage(data.get("usage")) or self._usage
+        self._model = _text(data.get("model")) or self._model
+        choices = data.get("choices")
+        choice = _as_map(choices[0]) if isinstance(choices, list) and choices else None
+        if choice is None:
+            return
+        self._finish = _text(choice.get("finish_reason")) or self._finish
+        self._confidence += _confidence(choice.get("logprobs")) or ()
+        delta = _as_map(choice.get("delta")) or _as_map(choice.get("message")) or {}
+        text, thoughts = plain_text(delta.get("content")), _thoughts(delta)
+        for place, piece in enumerate(_maps(delta.get("tool_calls"))):
+            self._add_call(piece, place)
+        if text or thoughts:
+            self._text.append(text)
+            self._thoughts.append(thoughts)
+            deltas.append(Delta(text=text, thoughts=thoughts))
+
+    def _add_call(self, piece: dict[str, Any], place: int) -> None:
+        index = piece.get("index")
+        call = self._calls.setdefault(
+            index if isinstance(index, int) else place, {"id": "", "name": "", "arguments": ""}
+        )
+        function = _as_map(piece.get("function")) or {}
+        call["id"] = call["id"] or _text(piece.get("id"))
+        call["name"] += _text(function.get("name"))
+        call["arguments"] += _arguments(function.get("arguments"))
+
+    def _fail(self, words: str) -> None:
+        shown = " ".join(words[:_SHOWN].split())
+        self._failure = Failure(FailureKind.SERVER, f"{self._url} broke off with: {shown}")
+        self.is_done = True
+
+
+def _documents(payload: bytes) -> list[bytes]:
+    """Return the JSON documents of one event; some servers forget the blank line between two."""
+    return payload.split(b"\n") if b"}\n{" in payload else [payload]
+
+
+def _load(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _malformed(url: str, what: str, raw: bytes) -> Reply:
+    shown = " ".join(raw[:_SHOWN].decode("utf-8", "replace").split()) or "(nothing)"
+    message = f"{url} answered 200 with {what}: {shown}"
+    body = raw[:_KEPT].decode("utf-8", "replace")
+    return Reply(failure=Failure(FailureKind.MALFORMED, message, 200, body))
+
+
+def _error_in_200(error: Any, url: str, raw: bytes) -> Failure:
+    words = _error_words(json.dumps({"error": error})) or str(error)
+    fields = _as_map(error) or {}
+    code = fields.get("code", fields.get("status"))
+    status = code if isinstance(code, int) and 400 <= code < 600 else None
+    body = raw[:_KEPT].decode("utf-8", "replace")
+    if status is not None:
+        known = read_error(status, body.encode(), url, None)
+        message = f"{url} answered 200 with error {status}: {words}"
+        return Failure(known.kind, message, status, body, None, known.permanent)
+    return Failure(FailureKind.SERVER, f"{url} answered 200 with an error: {words}", 200, body)
+
+
+def _error_words(text: str) -> str:
+    data = _as_map(_load(text.encode("utf-8", "replace")))
+    error: Any = data.get("error") if data else None
+    fields = _as_map(error)
+    if fields is not None:
+        error = fields.get("message")
+    elif data is not None and error is None:
+        error = data.get("message") or data.get("detail")
+    return error[:_SHOWN] if isinstance(error, str) else ""
+
+
+def _as_map(value: Any) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, Mapping) else None
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _thoughts(message: Mapping[str, Any]) -> str:
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            return message[name]
+    return ""
+
+
+def _arguments(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _tool_calls(value: Any) -> tuple[ToolCall, ...]:
+    calls: list[ToolCall] = []
+    for item in _maps(value):
+        function = _as_map(item.get("function")) or {}
+        arguments = _arguments(function.get("arguments")) or "{}"
+        if _text(function.get("name")):
+            calls.append(ToolCall(_text(function["name"]), arguments, _text(item.get("id"))))
+    return tuple(calls)
+
+
+def _usage(value: Any) -> Usage | None:
+    fields = _as_map(value)
+    if fields is None:
+        return None
+    prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int):
+        return None
+    return Usage(max(0, prompt), max(0, completion))
+
+
+def _confidence(logprobs: Any) -> tuple[float, ...] | None:
+    fields = _as_map(logprobs)
+    tokens = _maps(fields.get("content")) if fields else []
+    rows: list[list[float]] = []
+    for token in tokens:
+        alternatives = _maps(token.get("top_logprobs")) or [token]
+        rows.append([float(a["logprob"]) for a in alternatives
+                     if isinstance(a.get("logprob"), int | float)])  # fmt: skip
+    return token_confidence(rows) or None
