@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from longcat_moe import LongcatForCausalLM
-from longcat_moe._checkpoint import from_fp8, map_safetensors
+from longcat_moe._mapped import map_safetensors
+from longcat_moe._shards import from_fp8
 from safetensors.torch import load, load_file, save, save_file
 
 IDS = torch.tensor([[5, 6, 7, 8]])

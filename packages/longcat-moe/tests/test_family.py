@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import math
 from collections import Counter
@@ -65,14 +66,69 @@ def test_yarn_keeps_fast_turns_and_divides_slow_ones():
 def test_both_spellings_of_yarn_are_read():
     old = {"rope_scaling": {"type": "yarn", "factor": 10, "original_max_position_embeddings": 32}}
     assert LongcatConfig.from_dict({**old, "rope_theta": 5.0}).rope_scaling == YarnScaling(
-        factor=10, original_max_position_embeddings=32
+        factor=10, original_max_position_embeddings=32, mscale=None, mscale_all_dim=None
     )
-    with pytest.raises(ValueError, match="YaRN needs original_max_position"):
-        LongcatConfig.from_dict({"rope_parameters": {"rope_type": "yarn", "factor": 10}})
-    with pytest.raises(ValueError, match="attention_factor must be None"):
-        YarnScaling.from_dict({"attention_factor": 1.2})
-    with pytest.raises(ValueError, match="'default' or 'yarn', got 'linear'"):
-        LongcatConfig.from_dict({"rope_scaling": {"type": "linear", "factor": 10}})
+    new = {"rope_parameters": {"rope_type": "yarn", "factor": 10, "mscale": 0.5}}
+    yarn = LongcatConfig.from_dict({**new, "max_position_embeddings": 640}).rope_scaling
+    assert (yarn.original_max_position_embeddings, yarn.mscale) == (640, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rope", "words"),
+    [
+        ({"rope_type": "yarn"}, "YaRN needs factor"),
+        ({"type": "linear", "factor": 10}, "'default' or 'yarn', got 'linear'"),
+        ({"rope_type": "deepseek_yarn", "factor": 10}, "got 'deepseek_yarn'"),
+        ({"rope_type": "yarn", "factor": 10, "short_factor": [1]}, "those of YaRN"),
+        ({"rope_type": "yarn", "factor": "10"}, "factor must be a positive number"),
+        ({"rope_type": "yarn", "factor": float("inf")}, "factor must be a positive number"),
+        ({"rope_type": "yarn", "factor": 4, "beta_fast": 1}, "beta_slow < beta_fast"),
+        ({"rope_type": "yarn", "factor": 4, "truncate": "no"}, "truncate must be"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "those of YaRN"),
+        ([4], "must be an object"),
+    ],
+)
+def test_positions_that_are_not_understood_are_refused(rope, words):
+    with pytest.raises(ValueError, match=words):
+        LongcatConfig.from_dict({"rope_parameters": rope})
+
+
+def _yarn_parameters():
+    """All combinations of the keys that may be there or not."""
+    keys = {
+        "mscale": (0.7, 0, None), "mscale_all_dim": (1.3, 0, None), "attention_factor": (1.2, None),
+        "truncate": (False, True, None), "beta_fast": (20.0, None), "factor": (8.0, 0.5),
+    }  # fmt: skip
+    for values in itertools.product(*keys.values()):
+        rope = dict(zip(keys, values, strict=True))
+        yield {key: value for key, value in rope.items() if value is not None}
+
+
+def test_every_combination_of_yarn_s_keys_turns_as_transformers_does(config):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.longcat_flash import modeling_longcat_flash as peer
+
+    positions = torch.arange(0, 500, 7)[None]
+    seen = set()
+    for more in _yarn_parameters():
+        rope = {"rope_type": "yarn", "original_max_position_embeddings": 64, **more}
+        values = {**config.to_dict(), "max_position_embeddings": 512, "rope_parameters": rope}
+        ours = LongcatConfig.from_dict(values)
+        theirs = transformers.LongcatFlashConfig.from_dict({**values, "rope_parameters": {**rope}})
+        cos, sin = rotary_tables(positions, ours)
+        half = cos.shape[-1]
+        for got, expected in zip(
+            (cos, sin),
+            peer.LongcatFlashRotaryEmbedding(theirs)(torch.zeros(1), positions),
+            strict=True,
+        ):
+            torch.testing.assert_close(got, expected[..., :half], atol=1e-5, rtol=0)
+        attention = peer.LongcatFlashMLA(theirs, 0)
+        scale = ours.qk_head_dim**-0.5 * ours.rope_scaling.softmax_scale
+        assert scale == pytest.approx(attention.scaling, rel=1e-6)
+        assert LongcatConfig.from_dict(ours.to_dict()) == ours
+        seen.add((round(ours.rope_scaling.table_scale, 6), round(scale, 6)))
+    assert len(seen) == 6
 
 
 NGRAM = {"ngram_vocab_size_ratio": 2.3, "emb_neighbor_num": 3, "emb_split_num": 2}

@@ -6,37 +6,30 @@ Field names are those of the released `config.json`; derived numbers are propert
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._config_json import MODEL_TYPES, read_fields, read_json
 from ._rotary import YarnScaling
 from ._sparse import SparseAttention, Window
 
-MODEL_TYPES = {
-    "longcat_flash": "LongcatFlashForCausalLM",
-    "longcat_flash_ngram": "LongcatFlashNgramForCausalLM",
-}
-"""Model type to architecture; the second is the first with n-gram embeddings."""
-
-# Keys that would change the computation, with the only value this implementation computes.
-_ONLY = {
-    "attention_bias": (False, None),
-    "attention_method": ("MLA", None),
-    "hidden_act": ("silu", None),
-    "mla_scale_q_lora": (True, None),
-    "mla_scale_kv_lora": (True, None),
-    "norm_topk_prob": (False, None),
-    "router_bias": (False, None),
-    "tie_word_embeddings": (False, None),
-    "zero_expert_type": ("identity", None),
-}
-
 _MAY_BE_ZERO = (
-    "zero_expert_num", "bos_token_id", "eos_token_id", "ngram_vocab_size_ratio", "emb_amplify",
+    "zero_expert_num", "bos_token_id", "eos_token_id", "ngram_vocab_size_ratio",
     "num_nextn_predict_layers",
 )  # fmt: skip
+
+_MOST = {
+    "vocab_size": 1 << 26, "hidden_size": 1 << 18, "num_layers": 1 << 10,
+    "num_attention_heads": 1 << 12, "q_lora_rank": 1 << 18, "kv_lora_rank": 1 << 18,
+    "qk_nope_head_dim": 1 << 16, "qk_rope_head_dim": 1 << 16, "v_head_dim": 1 << 16,
+    "ffn_hidden_size": 1 << 20, "expert_ffn_hidden_size": 1 << 20, "n_routed_experts": 1 << 16,
+    "zero_expert_num": 1 << 16, "max_position_embeddings": 1 << 40, "emb_neighbor_num": 64,
+    "emb_split_num": 64, "ngram_vocab_size_ratio": 1e6, "routed_scaling_factor": 1e6,
+    "rope_theta": 1e30, "initializer_range": 1e3, "rms_norm_eps": 1.0,
+}  # fmt: skip
+"""Far beyond any model there is: a slip of the pen ends here, not in memory that nobody has."""
 
 NORMS = ("pre", "post", "deep", "span", "mix", "hybrid", "peri")
 """See `_norms.py`."""
@@ -95,12 +88,7 @@ class LongcatConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, YarnScaling | SparseAttention | str | None):
-                continue
-            may_be_zero = field.name in _MAY_BE_ZERO
-            if value < 0 or (value == 0 and not may_be_zero):
-                raise ValueError(f"{field.name} must be positive, got {value}")
+            _check_number(field.name, str(field.type), getattr(self, field.name))
         if self.moe_topk > self.num_experts:
             raise ValueError(
                 f"moe_topk={self.moe_topk} must not exceed n_routed_experts + zero_expert_num = "
@@ -171,38 +159,12 @@ class LongcatConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LongcatConfig:
-        """Build from the content of a `config.json`; keys that do not shape the model are ignored.
+        """Build from the content of a `config.json`; keys that change nothing here are ignored.
 
         Raises:
-            ValueError: A key asks for a computation that is not implemented here.
+            ValueError: A key asks for a computation that is not implemented here, or is not known.
         """
-        kind = values.get("model_type", "longcat_flash")
-        if kind not in MODEL_TYPES:
-            raise ValueError(
-                f"config.json: model_type must be one of {', '.join(MODEL_TYPES)}, got {kind!r}"
-            )
-        for key, allowed in _ONLY.items():
-            if key in values and values[key] not in allowed:
-                raise ValueError(f"config.json: {key} must be {allowed[0]!r}, got {values[key]!r}")
-        names = {field.name for field in dataclasses.fields(cls)}
-        names -= {"rope_scaling", "sparse_attention"}
-        known = {key: value for key, value in values.items() if key in names and value is not None}
-        # transformers 5 keeps all of it in `rope_parameters`; older files have `rope_scaling`.
-        scaling: dict[str, Any] = values.get("rope_scaling") or {}
-        rope: dict[str, Any] = {**(values.get("rope_parameters") or {}), **scaling}
-        if "rope_theta" in rope:
-            known["rope_theta"] = rope["rope_theta"]
-        rope_type = scaling.get("type") or rope.get("rope_type", "default")
-        if rope_type not in ("default", "yarn"):
-            raise ValueError(
-                f"config.json: rope_type must be 'default' or 'yarn', got {rope_type!r}"
-            )
-        if rope_type == "yarn":
-            known["rope_scaling"] = YarnScaling.from_dict(rope)
-        sparse = values.get("streaming_sparse_attention")
-        if sparse is not None:
-            known["sparse_attention"] = SparseAttention.from_dict(sparse)
-        return cls(**known)
+        return cls(**read_fields(values, [field.name for field in dataclasses.fields(cls)]))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LongcatConfig:
@@ -210,11 +172,7 @@ class LongcatConfig:
         path = Path(folder) / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"a checkpoint folder must hold config.json, none at {path}")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} must be JSON: {error}") from error
-        return cls.from_dict(values)
+        return cls.from_dict(read_json(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `config.json`, as transformers and vLLM read it."""
@@ -231,7 +189,7 @@ class LongcatConfig:
                 del own[name]
         rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
         if yarn is not None:
-            rope |= {"rope_type": "yarn", **dataclasses.asdict(yarn)}
+            rope |= {"rope_type": "yarn", **yarn.to_dict()}
         return {
             "architectures": [MODEL_TYPES[self.model_type]],
             "model_type": self.model_type,
@@ -250,3 +208,19 @@ class LongcatConfig:
             "tie_word_embeddings": False,
             "zero_expert_type": "identity",
         }
+
+
+def _check_number(name: str, kind: str, value: Any) -> None:
+    """Check one field by what it is declared as."""
+    if kind == "bool":
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be true or false, got {value!r}")
+    elif kind in ("int", "float"):
+        allowed = int if kind == "int" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
+            what = "a whole number" if kind == "int" else "a number"
+            raise ValueError(f"{name} must be {what}, got {value!r}")
+        if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+            raise ValueError(f"{name} must be positive, got {value}")
+        if value > _MOST.get(name, math.inf):
+            raise ValueError(f"{name} must be at most {_MOST[name]:g}, got {value}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ._attention import CacheView, LatentAttention
-from ._checkpoint import Progress, Shards, add_identity_rows, load_state, save_checkpoint
+from ._checkpoint import add_identity_rows, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm
@@ -31,6 +31,7 @@ from ._mtp import PredictionHead
 from ._ngram import NgramEmbedding, collides
 from ._norms import Wiring, has_final_norm, has_second_norm, scale_at_first
 from ._rotary import rotary_tables
+from ._shards import Progress, Shards, check_layers, load_state, shapes_on_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,21 +284,24 @@ class LongcatForCausalLM(nn.Module):
 
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: A key is missing or has the wrong shape; the message names it.
+            ValueError: The config is not understood, or the files do not hold this model and nothing
+                else; the message names the keys. No memory was taken.
         """
-        config = LongcatConfig.from_pretrained(folder)
-        if "model.mtp.norm.weight" in Shards(Path(folder)):
+        config, shards = LongcatConfig.from_pretrained(folder), Shards(Path(folder))
+        if "model.mtp.norm.weight" in shards:
             config = dataclasses.replace(config, num_nextn_predict_layers=1)
+        check_layers(shards, config)
         with torch.device("meta"):
             model = cls(config).to(dtype)
         for module in model.modules():
             if isinstance(module, Router):
                 module.float()
+        shards.check(shapes_on_disk(model.state_dict(), config), config)
         model.to_empty(device=device)
         for module in model.modules():  # buffers that no checkpoint holds start at zero
             if isinstance(module, Router):
                 module.counts.zero_()
-        load_state(model, Path(folder), num_ffn=config.n_routed_experts, progress=progress)
+        load_state(model, shards, config, progress=progress)
         return model
 
     def save_pretrained(
@@ -319,7 +323,8 @@ class LongcatForCausalLM(nn.Module):
         state = self.state_dict()
         if for_transformers:
             state = add_identity_rows(state, self.config.zero_expert_num)
-        config = self.config.to_dict()
+        dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
+        config = {**self.config.to_dict(), "dtype": dtype}
         save_checkpoint(state, config, Path(folder), max_shard_bytes=max_shard_bytes)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YarnScaling:
-    """How positions were stretched; names as in `config.json`."""
+    """How positions were stretched; names as in `config.json`, and what is absent as in transformers."""
 
     factor: float
     """New context length over the old one."""
@@ -30,47 +30,75 @@ class YarnScaling:
     """Frequencies that turn more often than this over the old context stay as they are."""
     beta_slow: float = 1.0
     """Frequencies that turn less often than this are divided by `factor`; between, a ramp."""
-    mscale: float = 1.0
-    mscale_all_dim: float = 1.0
+    mscale: float | None = 1.0
+    mscale_all_dim: float | None = 1.0
+    """Without both of `mscale` and this, cos and sin are multiplied by the paper's temperature; with
+    this, scores are multiplied by its square."""
+    attention_factor: float | None = None
+    """What cos and sin are multiplied by, in place of what `mscale` and the rest give."""
+    truncate: bool = True
+    """Round the ramp's ends to whole places."""
 
     def __post_init__(self) -> None:
-        if self.factor < 1 or self.original_max_position_embeddings < 1:
-            raise ValueError(
-                f"need factor >= 1 and original_max_position_embeddings >= 1, got {self.factor} "
-                f"and {self.original_max_position_embeddings}"
-            )
-        if not 0 < self.beta_slow < self.beta_fast:
+        for name in ("factor", "beta_fast", "beta_slow", "original_max_position_embeddings"):
+            _check_positive(name, getattr(self, name))
+        for name in ("mscale", "mscale_all_dim", "attention_factor"):
+            value = getattr(self, name)
+            if value is not None and value != 0:
+                _check_positive(name, value)
+        if not self.beta_slow < self.beta_fast:
             raise ValueError(f"need 0 < beta_slow < beta_fast: {self.beta_slow}, {self.beta_fast}")
+        if type(self.truncate) is not bool:
+            raise ValueError(f"YaRN's truncate must be true or false, got {self.truncate!r}")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> YarnScaling:
+    def from_dict(cls, values: dict[str, Any], *, max_position_embeddings: int) -> YarnScaling:
         """Build from `rope_parameters` or `rope_scaling` of a `config.json`.
 
+        Args:
+            values: `factor` must be there; null is the new context length over the old one.
+            max_position_embeddings: The new context length, and the old one where none is told.
+
         Raises:
-            ValueError: `factor` or `original_max_position_embeddings` is missing, or a variant is
-                asked for that is not implemented here.
+            ValueError: `factor` is missing, or a value is of the wrong kind.
         """
-        for key, only in (("attention_factor", None), ("truncate", True)):
-            if values.get(key, only) != only:
-                raise ValueError(f"config.json: YaRN's {key} must be {only}, got {values[key]!r}")
+        if "factor" not in values:
+            raise ValueError(f"config.json: YaRN needs factor, got {values}")
         known = {k: values[k] for k in cls.__dataclass_fields__ if values.get(k) is not None}
-        missing = {"factor", "original_max_position_embeddings"} - set(known)
-        if missing:
-            raise ValueError(f"config.json: YaRN needs {', '.join(sorted(missing))}, got {values}")
-        return cls(**known)
+        old = known.setdefault("original_max_position_embeddings", max_position_embeddings)
+        _check_positive("original_max_position_embeddings", old)
+        known.setdefault("factor", max_position_embeddings / old)
+        for name in ("beta_fast", "beta_slow"):
+            if known.get(name) == 0:
+                del known[name]
+        missing: dict[str, Any] = {"mscale": None, "mscale_all_dim": None}
+        if "truncate" in values and values["truncate"] is None:
+            missing["truncate"] = False  # as transformers reads it
+        return cls(**{**missing, **known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.truncate:
+            del values["truncate"]
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def table_scale(self) -> float:
         """What cos and sin are multiplied by."""
-        return self._temperature(self.mscale) / self._temperature(self.mscale_all_dim)
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self._temperature(self.mscale) / self._temperature(self.mscale_all_dim)
+        return self._temperature(1.0)
 
     @property
     def softmax_scale(self) -> float:
         """What every attention score is multiplied by, the content part included."""
-        return self._temperature(self.mscale_all_dim) ** 2
+        return self._temperature(self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
 
     def _temperature(self, mscale: float) -> float:
-        return 0.1 * mscale * math.log(self.factor) + 1.0
+        return 0.1 * mscale * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
 
     def stretch(self, frequency_R: Tensor, theta: float) -> Tensor:
         """Return the frequencies (R / 2,) after stretching."""
@@ -80,11 +108,20 @@ class YarnScaling:
             angle = self.original_max_position_embeddings / (2 * math.pi * turns)
             return half * math.log(angle) / math.log(theta)
 
-        low = max(math.floor(place(self.beta_fast)), 0)
-        high = min(math.ceil(place(self.beta_slow)), 2 * half - 1)
+        low, high = place(self.beta_fast), place(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
         steps = torch.arange(half, dtype=torch.float32, device=frequency_R.device)
-        ramp = ((steps - low) / max(high - low, 1e-3)).clamp(0, 1)
+        # A ramp that ends before it begins stretches nothing, one without length the rest.
+        ramp = ((steps - low) / ((high - low) or 1e-3)).clamp(0, 1)
         return frequency_R * (1 - ramp + ramp / self.factor)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"YaRN's {name} must be a positive number, got {value!r}")
 
 
 def rotary_tables(positions_BT: Tensor, config: LongcatConfig) -> tuple[Tensor, Tensor]:

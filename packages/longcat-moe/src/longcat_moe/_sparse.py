@@ -68,12 +68,24 @@ class SparseAttention:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SparseAttention:
-        """Build from the content of a `config.json`; sizes there are in tokens."""
+        """Build from the content of a `config.json`; sizes there are in tokens.
+
+        Raises:
+            ValueError: A key is missing, not known or of the wrong kind, or the sizes do not fit.
+        """
+        names = {"block_size", "sink_size", "recent_size", "sparsity", "layer_type"}
+        if not isinstance(values, dict) or set(values) - names or "layer_type" not in values:
+            raise ValueError(
+                f"config.json: streaming_sparse_attention must hold layer_type, and may hold "
+                f"{', '.join(sorted(names))}, got {values!r}"
+            )
         window = Window()
-        size = int(values.get("block_size", window.block_size))
-        sink = int(values.get("sink_size", window.num_sink * size))
-        recent = int(values.get("recent_size", window.num_local * size))
-        if sink % size or recent % size:
+        size = values.get("block_size", window.block_size)
+        if type(size) is not int or size < 1:
+            raise ValueError(f"config.json: block_size must be a whole number, got {size!r}")
+        sink = values.get("sink_size", window.num_sink * size)
+        recent = values.get("recent_size", window.num_local * size)
+        if type(sink) is not int or type(recent) is not int or sink % size or recent % size:
             raise ValueError(
                 f"config.json: sink_size={sink} and recent_size={recent} must be multiples of "
                 f"block_size={size}"

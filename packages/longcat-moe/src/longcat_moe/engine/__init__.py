@@ -2,6 +2,29 @@
 
 from ._engine import Engine
 from ._prefill import PrefillProcess
-from ._request import EngineFullError, EngineStats, Generation, Token
+from ._request import (
+    EngineDeadError,
+    EngineFullError,
+    EngineStats,
+    Generation,
+    RequestFailedError,
+    Scored,
+    Token,
+)
+from ._sampling import Constraint, SamplingParams
+from ._settings import EngineConfig
 
-__all__ = ["Engine", "EngineFullError", "EngineStats", "Generation", "PrefillProcess", "Token"]
+__all__ = [
+    "Constraint",
+    "Engine",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineFullError",
+    "EngineStats",
+    "Generation",
+    "PrefillProcess",
+    "RequestFailedError",
+    "SamplingParams",
+    "Scored",
+    "Token",
+]

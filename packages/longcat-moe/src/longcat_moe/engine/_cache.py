@@ -106,6 +106,12 @@ class LatentCache:
         ):
             store.index_copy_(1, self._tensor(chosen), value.to(store))
 
+    def erase(self, blocks: Sequence[int], near: Sequence[int]) -> None:
+        """Write zeros into blocks of both stores."""
+        for store, chosen in ((self.full, blocks), (self.near, near)):
+            if chosen:
+                store.index_fill_(1, self._tensor(chosen), 0)
+
     def rows(self, parts: Sequence[tuple[Span, Sequence[int]]]) -> Tensor:
         """Return where the tokens of spans lie in such blocks, negative where they are gone."""
         size = self.block_size
@@ -207,9 +213,13 @@ class PackedView:
         seen = [self._seen(span, begin, end, window) for span in spans]
         longest = max(map(len, seen))
         held = [span.blocks if window is None else span.near for span in spans]
+        # Filled up with a block of one's own: hidden, but zero times another's NaN would be NaN.
         table = torch.tensor(
-            [[of[n] for n in ns] + [0] * (longest - len(ns)) for of, ns in zip(held, seen, strict=True)]
-        )  # fmt: skip
+            [
+                [of[n] for n in ns] + [of[ns[0]]] * (longest - len(ns))
+                for of, ns in zip(held, seen, strict=True)
+            ]
+        )
         begins = torch.tensor(
             [[n * size for n in ns] + [_NOWHERE] * (longest - len(ns)) for ns in seen]
         )

@@ -8,6 +8,8 @@
   a version is freed when it is retired and its last conversation closes.
 - Where the cache is too small for all, whole conversations wait in host memory; nothing is computed
   twice.
+- What one request brings in can hurt that request alone: it is checked when it comes, and a step that
+  raises fails those who made it raise. If the loop itself ends, `failure` says why and nobody waits.
 
     open ──> generate ──> generate ──> ... ──> close
                │  waits for: its tokens.  woken by: the step loop.
@@ -16,25 +18,43 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import itertools
+import operator
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from random import Random
+from typing import Any
 
 import torch
 
-from longcat_moe._checkpoint import map_safetensors
 from longcat_moe._config import LongcatConfig
+from longcat_moe._experts import Router
+from longcat_moe._mapped import map_weights
 from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._packed import pack
 
+from ._attempt import Attempt, attempt, explain
 from ._cache import LatentCache, Span, num_near_blocks
+from ._graphs import StaticDecoder
+from ._models import check_model
 from ._prefill import PrefillProcess
-from ._request import Conversation, EngineFullError, EngineStats, Generation, Request, Token
+from ._request import (
+    Conversation,
+    Draws,
+    EngineDeadError,
+    EngineFullError,
+    EngineStats,
+    Generation,
+    Request,
+    RequestFailedError,
+    Scored,
+    Token,
+)
 from ._sampling import SamplingParams
 from ._scheduler import Scheduler, Work
+from ._settings import EngineConfig
+from ._slots import Slots
 from ._step import Outcome, compute
 
 _STOP_TAIL = 8
@@ -46,91 +66,49 @@ class Engine:
 
     Args:
         config: The architecture.
-        num_slots: Conversations open at once; further ones wait.
-        max_length: Tokens of a conversation, prompt included.
-        seed: With the same requests in the same order, the same tokens.
-        cache_tokens: Tokens that the cache holds; enough for all slots when absent. With less,
-            conversations are moved to host memory and back. Sparse attentions always have room for
-            the windows of all slots, and never more than this.
-        watermark: Share of the cache above which nobody begins or comes back, in (0, 1].
-        block_size: Tokens that are shared, and moved, together.
-        chunk_tokens: Prompt tokens computed in one step.
-        max_waiting: Conversations that may wait for a slot; any number when absent.
-        speculate: Let the multi-token prediction head guess, and the model check: same distribution,
-            fewer steps.
-        pack: Keep a second, packed copy of the matrices on CPU, which is faster (see `pack`).
+        settings: Sizes and habits; the defaults when absent.
         decode: Token ids to text; needed for stop strings alone.
         prefill: A process that computes long prompts, so that they hold up nobody who decodes.
-        device: Where the cache and loaded weights live.
-        threaded: Compute in a thread, so that the event loop stays free: for servers.
         clock: Seconds, for deadlines.
+        changes: Fields of `EngineConfig` by name, in place of `settings` or on top of them.
 
     Raises:
+        TypeError: `changes` holds what is no field.
         ValueError: A size is out of range, or the config has no head to speculate with.
     """
 
     def __init__(
         self,
         config: LongcatConfig,
+        settings: EngineConfig | None = None,
         *,
-        num_slots: int = 32,
-        max_length: int = 1024,
-        seed: int = 0,
-        cache_tokens: int | None = None,
-        watermark: float = 0.95,
-        block_size: int = 16,
-        chunk_tokens: int = 2048,
-        max_waiting: int | None = None,
-        speculate: bool = False,
-        pack: bool = True,
         decode: Callable[[list[int]], str] | None = None,
         prefill: PrefillProcess | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        threaded: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        **changes: Any,
     ) -> None:
-        if num_slots < 1 or max_length < 2 or block_size < 1 or chunk_tokens < 1:
-            raise ValueError(
-                "need num_slots, block_size, chunk_tokens >= 1 and max_length >= 2, got "
-                f"{num_slots}, {block_size}, {chunk_tokens} and {max_length}"
-            )
-        if not 0 < watermark <= 1:
-            raise ValueError(f"watermark must be in (0, 1], got {watermark}")
-        if speculate and not config.num_nextn_predict_layers:
-            raise ValueError("speculate needs a config with num_nextn_predict_layers=1, got 0")
-        per_slot = -(-max_length // block_size)
-        num_blocks = num_slots * per_slot if cache_tokens is None else cache_tokens // block_size
-        if num_blocks < per_slot:
-            raise ValueError(
-                f"cache_tokens must hold one conversation, {per_slot * block_size} tokens, got "
-                f"{cache_tokens}"
-            )
-        self.config, self.stats = config, EngineStats()
-        self.max_length, self.max_waiting = max_length, max_waiting
-        at_once = max(chunk_tokens, 0 if prefill is None else prefill.chunk_tokens)
-        num_near = num_slots * num_near_blocks(config, block_size) + at_once // block_size
-        self._cache = LatentCache(
-            config,
-            num_blocks=num_blocks,
-            num_near=min(num_blocks, num_near + num_slots),
-            block_size=block_size,
-            dtype=dtype,
-            device=device,
-        )
-        self._scheduler = Scheduler(
-            self._cache, chunk_tokens=chunk_tokens, watermark=watermark, stats=self.stats
-        )
-        self._seed, self._speculate, self._pack, self._decode = seed, speculate, pack, decode
-        self._device, self._dtype, self._threaded, self._clock = device, dtype, threaded, clock
-        self._prefill = prefill
+        settings = dataclasses.replace(settings or EngineConfig(), **changes)
+        settings.check_model(config)
+        self.config, self.settings, self.stats = config, settings, EngineStats()
+        self.max_length, self.max_waiting = settings.max_length, settings.max_waiting
+        self.failure: BaseException | None = None
+        """Why the engine cannot go on, if so; then all calls raise `EngineDeadError`."""
         self.on_cached: Callable[[int, Conversation], None] | None = None
         """Called after each step with a conversation that computed something."""
+        self._decode, self._prefill, self._clock = decode, prefill, clock
+        self._cache = _make_cache(config, settings, prefill)
+        self._scheduler = Scheduler(
+            self._cache,
+            chunk_tokens=settings.chunk_tokens,
+            watermark=settings.watermark,
+            stats=self.stats,
+        )
+        self._scheduler.num_ahead = settings.num_ahead
         self._models: dict[int, LongcatForCausalLM] = {}
+        self._decoders: dict[int, StaticDecoder] = {}
         self._retired: set[int] = set()
         self._conversations: dict[int, Conversation] = {}
-        self._free_slots = num_slots
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._slots = Slots(settings.num_slots)
         self._ids, self._orders, self._turn = (
             itertools.count(),
             itertools.count(),
@@ -138,6 +116,8 @@ class Engine:
         )
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "longcat-engine")
+        """Computes the steps of a threaded engine; begun when it is first used."""
 
     # -- versions ----------------------------------------------------------------------------
 
@@ -150,22 +130,39 @@ class Engine:
         """Make a version available, from safetensors bytes of the model's state dict.
 
         They are read where they lie, and may be in memory that another process shares.
+
+        Raises:
+            ValueError: They are not safetensors, or not those of this architecture.
         """
         with torch.device("meta"):
             model = LongcatForCausalLM(self.config)
-        model.to_empty(device=self._device).to(self._dtype)
-        model.load_state_dict(map_safetensors(weights))
+        state = map_weights(weights, model.state_dict())
+        model.to_empty(device=self.settings.device).to(self.settings.dtype)
+        for (
+            module
+        ) in model.modules():  # in float32 whatever the engine's dtype, as in `from_pretrained`
+            if isinstance(module, Router):
+                module.float()
+        model.load_state_dict(state)
         self.add_model(version, model)
 
     def add_model(self, version: int, model: LongcatForCausalLM) -> None:
         """Make a version available.
 
         The model is used as it is; on CPU, its matrices are read now, unless `pack` is off.
+
+        Raises:
+            ValueError: It is of another architecture, dtype or kind of device than the engine.
         """
+        check_model(model, self.config, self.settings)
         model = model.eval().requires_grad_(False)
         if self._prefill is not None:
             self._prefill.add_model(version, model)
-        self._models[version] = pack(model) if self._pack else model
+        self._models[version] = pack(model) if self.settings.pack else model
+        if self.settings.num_ahead:
+            self._decoders[version] = StaticDecoder(
+                self._models[version], self._cache, max_steps=self.settings.num_ahead
+            )
         self._retired.discard(version)
 
     def retire(self, version: int) -> None:
@@ -177,6 +174,7 @@ class Engine:
         in_use = any(c.version == version for c in self._conversations.values())
         if version in self._retired and not in_use:
             self._models.pop(version, None)
+            self._decoders.pop(version, None)
             self._retired.discard(version)
             if self._prefill is not None:
                 self._prefill.retire(version)
@@ -188,6 +186,16 @@ class Engine:
         """Conversations that are open or wait for a slot."""
         return len(self._conversations)
 
+    @property
+    def num_waiting(self) -> int:
+        """Conversations that wait for a slot."""
+        return self._slots.num_waiting
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the cache's blocks that are in use, in [0, 1]."""
+        return self._scheduler.pool.num_used / self._scheduler.pool.num_blocks
+
     async def open(self, version: int, *, seed: int | None = None) -> int:
         """Reserve a slot on a version; waits while all slots are taken.
 
@@ -198,21 +206,23 @@ class Engine:
         Raises:
             KeyError: The version is not live.
             EngineFullError: `max_waiting` others wait already.
+            EngineDeadError: The engine cannot go on.
         """
+        self._check_alive()
         if version not in self._models:
             raise KeyError(f"version {version} must be live, live are {self.versions}")
         limit = self.max_waiting
-        if limit is not None and not self._free_slots and len(self._waiting) >= limit:
+        if limit is not None and not self._slots.num_free and self.num_waiting >= limit:
             raise EngineFullError(
                 f"at most max_waiting={limit} conversations may wait for a slot, "
-                f"{len(self._waiting)} do"
+                f"{self.num_waiting} do"
             )
         identifier = next(self._ids)
-        source = f"{self._seed}:{identifier}" if seed is None else f"request:{seed}"
-        conversation = Conversation(version, Random(source))
+        source = f"{self.settings.seed}:{identifier}" if seed is None else f"request:{seed}"
+        conversation = Conversation(version, Draws(source))
         self._conversations[identifier] = conversation  # from here on the version is held
         try:
-            await self._take_slot()
+            await self._slots.take()
         except BaseException:
             del self._conversations[identifier]
             self._collect(version)
@@ -226,33 +236,8 @@ class Engine:
         conversation.is_closed = True
         if not conversation.is_computing:  # else when its step ends
             self._scheduler.release(conversation)
-        self._give_slot()
+        self._slots.give()
         self._collect(conversation.version)
-
-    async def _take_slot(self) -> None:
-        if self._free_slots:
-            self._free_slots -= 1
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():  # given at the same moment
-                self._give_slot()
-            raise
-        finally:
-            if future in self._waiting:
-                self._waiting.remove(future)
-
-    def _give_slot(self) -> None:
-        """Hand a slot to whoever has waited longest, else keep it."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
-        self._free_slots += 1
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -260,14 +245,8 @@ class Engine:
         self,
         identifier: int,
         token_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_ids: Sequence[int] | None = None,
-        stop: Sequence[str] = (),
-        timeout_s: float | None = None,
+        params: SamplingParams | None = None,
+        **options: Any,
     ) -> Generation:
         """Append `token_ids` to a conversation and sample its continuation.
 
@@ -277,28 +256,16 @@ class Engine:
         Args:
             identifier: From `open`.
             token_ids: What was said since the last turn.
-            max_tokens: Sampled at most.
-            temperature: 0 is greedy.
-            top_p: Draw from the fewest tokens that have this mass.
-            top_k: Draw from this many tokens; 0 for all.
-            stop_ids: End after one of these; the config's end of turn when absent.
-            stop: End when one of these strings was written; its tokens are kept.
-            timeout_s: End after this long with what there is.
+            params: How much is sampled, and how.
+            options: Fields of `SamplingParams` by name, in place of `params` or on top of them.
 
         Raises:
             RuntimeError: The conversation is answering another request.
             ValueError: A parameter is out of range.
+            RequestFailedError: It could not be computed; the conversation is as before.
+            EngineDeadError: The engine cannot go on.
         """
-        request = self._submit(
-            identifier,
-            token_ids,
-            SamplingParams(
-                max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k
-            ),
-            stop_ids,
-            stop,
-            timeout_s,
-        )
+        request = self._submit(identifier, token_ids, _params(params, options))
         if request is None:
             return Generation([], [], "length")
         try:
@@ -310,75 +277,67 @@ class Engine:
         self,
         identifier: int,
         token_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_ids: Sequence[int] | None = None,
-        stop: Sequence[str] = (),
-        timeout_s: float | None = None,
+        params: SamplingParams | None = None,
+        **options: Any,
     ) -> AsyncIterator[Token]:
         """Like `generate`, token by token; nothing comes when no room is left.
 
         Leaving the loop early ends the request when the iterator is closed.
         """
-        request = self._submit(
-            identifier,
-            token_ids,
-            SamplingParams(
-                max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k
-            ),
-            stop_ids,
-            stop,
-            timeout_s,
-        )
+        request = self._submit(identifier, token_ids, _params(params, options))
         if request is None:
             return
         request.stream = asyncio.Queue()
         try:
             while (token := await request.stream.get()) is not None:
+                if isinstance(token, BaseException):
+                    raise token
                 yield token
         finally:
             self._drop(identifier, request)
 
     def _submit(
-        self,
-        identifier: int,
-        token_ids: Sequence[int],
-        params: SamplingParams,
-        stop_ids: Sequence[int] | None,
-        stop: Sequence[str],
-        timeout_s: float | None,
+        self, identifier: int, token_ids: Sequence[int], params: SamplingParams
     ) -> Request | None:
+        self._check_alive()
         conversation = self._conversations[identifier]
         if conversation.request is not None or conversation.is_computing:
             raise RuntimeError("a conversation answers one request at a time")
-        if stop and self._decode is None:
+        if params.stop and self._decode is None:
             raise ValueError("stop strings need an Engine(decode=...)")
-        room = self.max_length - len(conversation.tokens) - len(token_ids) - 1
-        if room < 1 or not token_ids:
+        token_ids = self._check_ids(token_ids)
+        begin = len(conversation.tokens)
+        room = self.max_length - begin - len(token_ids) - (params.max_tokens > 0)
+        if room < min(1, params.max_tokens) or not token_ids:
             return None
-        outside = [t for t in token_ids if not 0 <= t < self.config.vocab_size]
-        if outside:
-            raise ValueError(
-                f"token ids must be in [0, {self.config.vocab_size}), got {outside[0]}"
-            )
-        params = dataclasses.replace(params, max_tokens=min(params.max_tokens, room))
+        self.stats.num_requests += 1
         self.stats.num_reused += conversation.num_cached
         conversation.tokens += token_ids
         conversation.draft = None
-        conversation.request = Request(
-            next(self._orders),
-            params,
-            asyncio.get_running_loop().create_future(),
-            frozenset((self.config.eos_token_id,) if stop_ids is None else stop_ids),
-            tuple(stop),
-            None if timeout_s is None else self._clock() + timeout_s,
+        request = conversation.request = Request(
+            order=next(self._orders),
+            params=params,
+            future=asyncio.get_running_loop().create_future(),
+            stop_ids=frozenset(
+                (self.config.eos_token_id,) if params.stop_ids is None else params.stop_ids
+            ),
+            max_tokens=min(params.max_tokens, room),
+            begin=begin,
+            num_given=len(token_ids),
+            deadline=None if params.timeout_s is None else self._clock() + params.timeout_s,
         )
+        if params.prompt_log_probs is not None and begin <= conversation.num_cached:
+            request.prompt.append(Scored(None, []))  # what predicts the first is nothing, or gone
         self._hand_over(identifier, conversation)
         self._wake()
-        return conversation.request
+        return request
+
+    def _check_ids(self, token_ids: Sequence[int]) -> list[int]:
+        found, words = [operator.index(token) for token in token_ids], self.config.vocab_size
+        outside = next((token for token in found if not 0 <= token < words), None)
+        if outside is not None:
+            raise ValueError(f"token ids must be in [0, {words}), got {outside}")
+        return found
 
     def interrupt(self, identifier: int) -> None:
         """End a running request with what it has, with the finish reason `interrupted`."""
@@ -393,6 +352,8 @@ class Engine:
         """Let the prefill process compute a long prompt, but for what others computed already."""
         prefill = self._prefill
         if prefill is None or not prefill.is_alive or c.num_new < prefill.min_tokens:
+            return
+        if c.is_scoring:  # what comes back are latents alone
             return
         self._scheduler.share_prefix(c)
         if c.num_new >= prefill.min_tokens:
@@ -409,7 +370,11 @@ class Engine:
         assert self._prefill is not None
         for identifier, start, latents in self._prefill.receive():
             c = self._conversations.get(identifier)
-            if c is not None and c.arrivals is not None:
+            if c is None or c.arrivals is None:
+                continue
+            if latents is None:  # it could not: the engine finds out why
+                c.arrivals = None
+            else:
                 c.arrivals.append((start, latents))
         if not self._prefill.is_alive:
             asyncio.get_running_loop().remove_reader(self._prefill.connection.fileno())
@@ -455,28 +420,59 @@ class Engine:
                 loop.add_reader(self._prefill.connection.fileno(), self._receive)
         self._work.set()
 
+    def _check_alive(self) -> None:
+        if self.failure is not None:
+            raise EngineDeadError(f"the engine has ended: {self.failure!r}")
+
     async def _run(self) -> None:
         """Takes: requests. Gives: tokens. Stops: never, sleeps while there is no work."""
-        while True:
-            while (batch := self._plan()) is not None:
-                if self._threaded:
-                    self._commit(await asyncio.to_thread(self._compute, batch))
-                else:
-                    self._commit(self._compute(batch))
-                    await asyncio.sleep(0)
-            self._work.clear()
-            await self._work.wait()
+        try:
+            while True:
+                while (batch := self._plan()) is not None:
+                    if self.settings.threaded:
+                        self._commit(await self._in_thread(batch))
+                    else:
+                        self._commit(self._attempt(batch))
+                        await asyncio.sleep(0)
+                self._work.clear()
+                await self._work.wait()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._die(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _in_thread(self, batch: list[Work]) -> Attempt:
+        step = self._thread.submit(self._attempt, batch)
+        try:
+            return await asyncio.wrap_future(step)
+        except asyncio.CancelledError:  # the event loop ends: the step must not write on
+            concurrent.futures.wait([step])
+            for work in batch:
+                self._leave(work.conversation)
+            raise
 
     def step(self) -> bool:
         """Compute one batch of one version; return whether there was any work."""
         batch = self._plan()
         if batch is None:
             return False
-        self._commit(self._compute(batch))
+        self._commit(self._attempt(batch))
         return True
 
     def _plan(self) -> list[Work] | None:
         """Choose a version and its batch; nothing when nobody asks."""
+        try:
+            return self._choose()
+        except Exception as error:  # whoever brought it in is not known
+            for c in list(self._conversations.values()):
+                c.is_computing = False
+                if c.request is not None:
+                    self._fail(c, error)
+            return None
+
+    def _choose(self) -> list[Work] | None:
         self._expire()
         everyone = self._conversations.values()
         self._scheduler.look_at(everyone)
@@ -489,22 +485,68 @@ class Engine:
         self.stats.num_steps += 1
         return self._scheduler.plan(mine)
 
-    def _compute(self, batch: list[Work]) -> list[Outcome]:
-        if not batch:
-            return []
-        model = self._models[batch[0].conversation.version]
-        return compute(model, self._cache, batch, speculate=self._speculate)
+    def _attempt(self, batch: list[Work]) -> Attempt:
+        return attempt(batch, self._compute)
 
-    def _commit(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
+    def _compute(self, batch: list[Work]) -> list[Outcome]:
+        version = batch[0].conversation.version
+        model, decoder = self._models[version], self._decoders.get(version)
+        if decoder is not None and decoder.can_run(batch):
+            return decoder.run(batch)
+        return compute(model, self._cache, batch, speculate=self.settings.speculate)
+
+    def _commit(self, result: Attempt) -> None:
+        for outcome in result.outcomes:
             c = outcome.work.conversation
-            c.is_computing = False
-            if c.is_closed:
-                self._scheduler.release(c)
+            c.rng.keep()
+            if not self._leave(c):
                 continue
-            self._note(c, outcome)
-            if self.on_cached is not None:
-                self.on_cached(self._identifier_of(c), c)
+            try:
+                self._note(c, outcome)
+                if self.on_cached is not None:
+                    self.on_cached(self._identifier_of(c), c)
+            except Exception as error:
+                self._fail(c, error)
+        for work, error in result.failures:
+            if self._leave(work.conversation):
+                self._fail(work.conversation, error)
+
+    def _leave(self, c: Conversation) -> bool:
+        """Note that a step is over; return whether the conversation is still open."""
+        c.is_computing = False
+        if c.is_closed:
+            self._scheduler.drop(c)
+        return not c.is_closed
+
+    def _fail(self, c: Conversation, error: BaseException) -> None:
+        """End a request that could not be computed, and leave the conversation as before it."""
+        r, c.request, c.draft, c.arrivals = c.request, None, None, None
+        self._scheduler.drop(c)
+        c.rng.keep()
+        if r is None:  # given up meanwhile
+            return
+        del c.tokens[r.begin :]
+        self.stats.num_failed += 1
+        if isinstance(error, EngineDeadError):
+            failure: RuntimeError = error
+        else:
+            failure = RequestFailedError(explain(error, self._models.get(c.version)))
+            failure.__cause__ = error
+        if r.stream is not None:
+            r.stream.put_nowait(failure)
+            r.future.cancel()
+        elif not r.future.done():
+            r.future.set_exception(failure)
+
+    def _die(self, error: BaseException) -> None:
+        """End all that wait; nothing can be computed any more."""
+        self.failure = error
+        dead = EngineDeadError(f"the engine has ended: {error!r}")
+        self._slots.fail(dead)
+        for c in list(self._conversations.values()):
+            c.is_computing = False
+            if c.request is not None:
+                self._fail(c, dead)
 
     def _identifier_of(self, c: Conversation) -> int:
         return next(i for i, other in self._conversations.items() if other is c)
@@ -524,14 +566,22 @@ class Engine:
     def _take(self, c: Conversation, r: Request, outcome: Outcome) -> None:
         """Append sampled tokens one by one, until something stops the request."""
         end = c.num_cached + outcome.num_confirmed
-        for token, log_prob in zip(outcome.token_ids, outcome.log_probs, strict=True):
+        r.prompt += outcome.scored
+        if outcome.token_ids and not r.max_tokens:  # only the prompt was to be scored
+            self._scheduler.confirm(c, end)
+            self._finish(c, r, "length")
+            return
+        tops = outcome.top or itertools.repeat([], len(outcome.token_ids))
+        for token, log_prob, top in zip(outcome.token_ids, outcome.log_probs, tops, strict=True):
             c.tokens.append(token)
             r.token_ids.append(token)
             r.log_probs.append(log_prob)
+            if outcome.top:
+                r.top_log_probs.append(top)
             self.stats.num_sampled += 1
             reason = self._why_stop(r, token)
             if r.stream is not None:
-                r.stream.put_nowait(Token(token, log_prob, reason))
+                r.stream.put_nowait(Token(token, log_prob, reason, top))
             if reason is not None:
                 self._scheduler.confirm(c, min(end, len(c.tokens) - 1))
                 self._finish(c, r, reason)
@@ -539,22 +589,22 @@ class Engine:
         self._scheduler.confirm(c, end)
 
     def _why_stop(self, r: Request, token: int) -> str | None:
-        if token in r.stop_ids or (r.stop and self._has_stop(r)):
+        if token in r.stop_ids or (r.params.stop and self._has_stop(r)):
             return "stop"
-        return "length" if len(r.token_ids) >= r.params.max_tokens else None
+        return "length" if len(r.token_ids) >= r.max_tokens else None
 
     def _has_stop(self, r: Request) -> bool:
         assert self._decode is not None
-        tail = r.token_ids[-_STOP_TAIL * max(map(len, r.stop)) :]
-        text = self._decode(tail)
-        return any(stop in text for stop in r.stop)
+        stops = r.params.stop
+        text = self._decode(r.token_ids[-_STOP_TAIL * max(map(len, stops)) :])
+        return any(stop in text for stop in stops)
 
     def _finish(self, c: Conversation, r: Request, reason: str) -> None:
         c.request, c.draft = None, None
         if r.stream is not None:
             r.stream.put_nowait(None)
         if not r.future.done():
-            r.future.set_result(Generation(r.token_ids, r.log_probs, reason))
+            r.future.set_result(r.answer(reason))
 
     def _expire(self) -> None:
         """End requests whose time is over, with what they have."""
@@ -569,3 +619,25 @@ class Engine:
             if now >= c.request.deadline:
                 self._stop_awaiting(self._identifier_of(c), c)
                 self._finish(c, c.request, "timeout")
+
+
+def _params(params: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+    if params is None:
+        return SamplingParams(**options)
+    return dataclasses.replace(params, **options) if options else params
+
+
+def _make_cache(
+    config: LongcatConfig, settings: EngineConfig, prefill: PrefillProcess | None
+) -> LatentCache:
+    num_slots, size, num_blocks = settings.num_slots, settings.block_size, settings.num_blocks
+    at_once = max(settings.chunk_tokens, 0 if prefill is None else prefill.chunk_tokens)
+    num_near = num_slots * num_near_blocks(config, size) + at_once // size
+    return LatentCache(
+        config,
+        num_blocks=num_blocks,
+        num_near=min(num_blocks, num_near + num_slots),
+        block_size=size,
+        dtype=settings.dtype,
+        device=settings.device,
+    )

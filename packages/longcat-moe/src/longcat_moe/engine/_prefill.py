@@ -87,12 +87,18 @@ class PrefillProcess:
         """Give a prompt up."""
         self._send("abort", identifier)
 
-    def receive(self) -> list[tuple[int, int, Tensor]]:
-        """Return what came: identifier, first position, latents (attentions, tokens, width)."""
-        found: list[tuple[int, int, Tensor]] = []
+    def receive(self) -> list[tuple[int, int, Tensor | None]]:
+        """Return what came: identifier, first position, latents (attentions, tokens, width).
+
+        No latents where a prompt could not be computed there.
+        """
+        found: list[tuple[int, int, Tensor | None]] = []
         try:
             while self.connection.poll():
                 identifier, start, shape = self.connection.recv()
+                if shape is None:
+                    found.append((identifier, start, None))
+                    continue
                 data = np.frombuffer(self.connection.recv_bytes(), dtype=np.float32)
                 found.append((identifier, start, torch.tensor(data).view(shape)))
         except (EOFError, OSError):
@@ -166,14 +172,17 @@ class _Worker:
             self.stopped.set()
 
     async def _prefill(self, request: int, version: int, tokens: list[int], start: int) -> None:
-        conversation = await self.engine.open(version)
-        self.sent[conversation] = [request, start]
         try:
-            # The last token is the decode engine's: its step is where sampling begins.
-            await self.engine.generate(conversation, tokens[:-1], max_tokens=1, stop_ids=())
-        finally:
-            del self.sent[conversation]
-            await self.engine.close(conversation)
+            conversation = await self.engine.open(version)
+            self.sent[conversation] = [request, start]
+            try:
+                # The last token is the decode engine's: its step is where sampling begins.
+                await self.engine.generate(conversation, tokens[:-1], max_tokens=1, stop_ids=())
+            finally:
+                del self.sent[conversation]
+                await self.engine.close(conversation)
+        except Exception:  # the decode engine computes it, and meets the reason itself
+            self._say((request, start, None))
 
     def _export(self, conversation: int, c: Conversation) -> None:
         """Send what was computed since the last time."""
@@ -184,8 +193,13 @@ class _Worker:
             return
         latents = self.engine.latents_of(c, begin, c.num_cached)
         self.sent[conversation][1] = c.num_cached
+        data = latents.float().contiguous().numpy().tobytes()
+        self._say((request, begin, tuple(latents.shape)), data)
+
+    def _say(self, message: tuple[int, int, tuple[int, ...] | None], data: bytes = b"") -> None:
         try:
-            self.connection.send((request, begin, tuple(latents.shape)))
-            self.connection.send_bytes(latents.float().contiguous().numpy().tobytes())
+            self.connection.send(message)
+            if data:
+                self.connection.send_bytes(data)
         except (BrokenPipeError, OSError):
             self.stopped.set()

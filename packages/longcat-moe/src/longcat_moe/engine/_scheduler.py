@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ._blocks import BlockPool, chain_keys
 from ._cache import GONE, LatentCache, Span
@@ -31,6 +31,8 @@ class Work:
     is_last: bool
     """Whether the prompt ends here, so that a token is sampled."""
     has_draft: bool = False
+    num_steps: int = 1
+    """Tokens it may sample before the host looks; there are blocks for one more."""
 
 
 class Scheduler:
@@ -43,6 +45,8 @@ class Scheduler:
         self.size = cache.block_size
         self.pool, self.near_pool = BlockPool(cache.full.shape[1]), BlockPool(cache.near.shape[1])
         self.limit = max(1, int(self.pool.num_blocks * watermark))
+        self.num_ahead = 1
+        """Tokens that everyone may sample before the host looks, at most."""
         self._step = 0
         self._everyone: Iterable[Conversation] = ()
         """Whose latents may be moved out."""
@@ -67,7 +71,34 @@ class Scheduler:
                 continue
             budget -= num if c.num_new > 1 else 0
             batch.append(self._work(c, num, has_draft))
-        return batch
+        return self._look_ahead(batch) if len(batch) == len(active) else batch
+
+    def _look_ahead(self, batch: list[Work]) -> list[Work]:
+        """Let all go on for several steps, if all decode and there is room below the watermark.
+
+        The last of them may write one place further: it stays at the place after its last token while
+        others go on.
+        """
+        if self.num_ahead <= 1 or self.cache.window is not None:
+            return batch
+        if any(w.has_draft or not w.is_last or len(w.token_ids) > 1 for w in batch):
+            return batch
+        nums, num_blocks = list[int](), 0
+        for c in (w.conversation for w in batch):
+            assert c.request is not None
+            left = c.request.max_tokens - len(c.request.token_ids)
+            nums.append(max(1, min(self.num_ahead, left)))
+            num_blocks += max(0, (c.num_cached + nums[-1]) // self.size + 1 - len(c.blocks))
+        if self.pool.num_used + num_blocks > self.limit:
+            return batch
+        for work, num in zip(batch, nums, strict=True):
+            self._grow(work.conversation, work.conversation.num_cached + num + 1)
+        return [replace(work, num_steps=num) for work, num in zip(batch, nums, strict=True)]
+
+    def _trim(self, c: Conversation) -> None:
+        """Give back blocks that were for tokens it then did not sample."""
+        while self.cache.window is None and len(c.blocks) > -(-c.num_cached // self.size):
+            self.pool.give(c.blocks.pop())
 
     def _work(self, c: Conversation, num: int, has_draft: bool) -> Work:
         assert c.request is not None
@@ -108,6 +139,18 @@ class Scheduler:
         self._give_all(c)
         c.near, c.host = [], None
 
+    def drop(self, c: Conversation) -> None:
+        """Forget what was computed of a conversation; what a failed step may have written is erased.
+
+        Numbers that are none would spread from a block's unused places to its next user: zero times
+        NaN is NaN. What is shared was confirmed by a step that did not fail.
+        """
+        if c.host is None:
+            begin = c.num_cached // self.size
+            self.cache.erase(c.blocks[begin:], [b for b in c.near[begin:] if b != GONE])
+        self.release(c)
+        c.num_cached, c.num_passed, c.keys = 0, 0, []
+
     def _give_all(self, c: Conversation) -> None:
         if c.host is None:
             for block in c.blocks:
@@ -133,9 +176,10 @@ class Scheduler:
 
     def share_prefix(self, c: Conversation) -> int:
         """Take over blocks that others computed for the same beginning; return how many tokens."""
-        if c.host is not None or c.num_cached % self.size:
+        if c.host is not None or c.num_cached % self.size or c.is_scoring:
             return 0
         held = c.num_cached // self.size
+        self._trim(c)
         if len(c.blocks) != held or c.num_new <= self.size:
             return 0
         chain_keys(c.version, c.tokens, c.keys, self.size)

@@ -10,7 +10,8 @@ Source: speculative sampling, arXiv 2211.17192, theorem 1; the head: LongCat-Fla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,9 +20,25 @@ from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._ngram import neighbours
 
 from ._cache import LatentCache, PackedView, Span
-from ._request import Draft
-from ._sampling import distributions, draw, log_probs_of, sample
+from ._request import Draft, Scored, TopLogProbs
+from ._sampling import (
+    SamplingParams,
+    distributions,
+    draw,
+    is_finite,
+    log_probs_of,
+    sample,
+    steer,
+    top_log_probs,
+)
 from ._scheduler import Work
+
+_SCORED_AT_ONCE = 1 << 22
+"""Logits of prompt tokens computed in one product, at most."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A step gave numbers that are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +52,67 @@ class Outcome:
     num_confirmed: int
     """New tokens whose latents are right: all of them, or all but a guess that was wrong."""
     draft: Draft | None = None
+    top: list[TopLogProbs] = field(default_factory=list[TopLogProbs])
+    """For each sampled token, where that is wanted."""
+    scored: list[Scored] = field(default_factory=list[Scored])
+    """Of the prompt tokens after each that was computed."""
 
 
 @torch.inference_mode()
 def compute(
     model: LongcatForCausalLM, cache: LatentCache, batch: list[Work], *, speculate: bool
 ) -> list[Outcome]:
-    """Run the model on the new tokens of a batch."""
+    """Run the model on the new tokens of a batch.
+
+    Raises:
+        NotFiniteError: What a conversation was given, or the weights, led to numbers that are none.
+    """
     view = cache.view([work.span for work in batch])
     device = cache.device
     ids = torch.tensor([[t for work in batch for t in work.token_ids]], device=device)
     before = _before(model, batch, device)
     hidden_PD = model.model(ids, None, view.positions_P[None], view, before)[0]
     outcomes = _sample(model, hidden_PD, view, batch)
+    _check_finite(hidden_PD, outcomes)
+    if any(work.conversation.is_scoring for work in batch):
+        outcomes = [
+            _score(model, hidden_PD, first, outcome)
+            for first, outcome in zip(view.first, outcomes, strict=True)
+        ]
     if speculate and any(outcome.token_ids for outcome in outcomes):
         return _guess(model, cache, hidden_PD, view, outcomes)
     return outcomes
+
+
+def _check_finite(hidden_PD: Tensor, outcomes: list[Outcome]) -> None:
+    """Look at what is on the host already, and at states where nothing was sampled from them."""
+    is_right = all(is_finite(outcome.log_probs) for outcome in outcomes)
+    if is_right and any(len(outcome.work.token_ids) > 1 for outcome in outcomes):
+        is_right = bool(hidden_PD.isfinite().all())
+    if not is_right:
+        raise NotFiniteError("logits must be finite")
+
+
+def _score(model: LongcatForCausalLM, hidden_PD: Tensor, first: int, outcome: Outcome) -> Outcome:
+    """Add what the model says of the prompt tokens that follow those just computed."""
+    work, request = outcome.work, outcome.work.conversation.request
+    if request is None or request.params.prompt_log_probs is None:
+        return outcome
+    c, start = work.conversation, work.span.start
+    # A token is predicted at the place before it.
+    begin = max(start, request.begin - 1)
+    end = min(work.span.end, request.begin + request.num_given - 1)
+    step = max(1, _SCORED_AT_ONCE // model.config.vocab_size)
+    scored: list[Scored] = []
+    for place in range(begin, end, step):
+        stop = min(place + step, end)
+        logits = model.lm_head(hidden_PD[first + place - start : first + stop - start])
+        following = torch.tensor(c.tokens[place + 1 : stop + 1], device=logits.device)
+        num = request.params.prompt_log_probs
+        tops = top_log_probs(logits, num) if num else [[] for _ in range(place, stop)]
+        log_probs = log_probs_of(logits, following)
+        scored += [Scored(p, top) for p, top in zip(log_probs, tops, strict=True)]
+    return replace(outcome, scored=scored)
 
 
 def _sample(
@@ -69,11 +131,27 @@ def _sample(
     if not any(work.has_draft for _, work in ready):
         params = [work.params for _, work in ready]
         uniforms = [work.conversation.rng.random() for _, work in ready]
-        tokens, log_probs = sample(logits_RW, params, uniforms)
-        for (i, work), token, log_prob in zip(ready, tokens, log_probs, strict=True):
-            outcomes[i] = Outcome(work, [token], [log_prob], len(work.token_ids))
+        said = (
+            None if all(p.is_plain for p in params) else [w.conversation.said() for _, w in ready]
+        )
+        tokens, log_probs = sample(logits_RW, params, uniforms, said)
+        tops = _tops(logits_RW, params)
+        for (i, work), token, log_prob, top in zip(ready, tokens, log_probs, tops, strict=True):
+            outcomes[i] = Outcome(work, [token], [log_prob], len(work.token_ids), top=top)
         return outcomes
     return _verify(logits_RW, ready, outcomes)
+
+
+def _tops(logits_RW: Tensor, params: Sequence[SamplingParams]) -> list[list[TopLogProbs]]:
+    """Return for each row, as the only token's, what is wanted beside it."""
+    num = max(p.num_top_log_probs for p in params)
+    if not num:
+        return [[] for _ in params]
+    found = top_log_probs(logits_RW, num)
+    return [
+        [top[: p.num_top_log_probs]] if p.num_top_log_probs else []
+        for top, p in zip(found, params, strict=True)
+    ]
 
 
 def _verify(
@@ -81,11 +159,15 @@ def _verify(
 ) -> list[Outcome]:
     """Keep or replace guesses."""
     params = [work.params for _, work in ready for _ in range(1 + work.has_draft)]
-    probs_RW = distributions(logits_RW, params)
+    # Whoever steers has no draft, and so one row.
+    said = [work.conversation.said() for _, work in ready for _ in range(1 + work.has_draft)]
+    probs_RW = distributions(steer(logits_RW, params, said), params)
+    tops = _tops(logits_RW, params)
     place = 0
     for i, work in ready:
         c, draft, width = work.conversation, work.conversation.draft, 1 + work.has_draft
         probs, logits = probs_RW[place : place + width], logits_RW[place : place + width]
+        top = [t for row in tops[place : place + width] for t in row]
         place += width
         tokens: list[int] = []
         first = probs[0]
@@ -102,7 +184,8 @@ def _verify(
         chosen = torch.tensor(tokens, device=logits.device)
         log_probs = log_probs_of(logits[: len(tokens)], chosen)
         num_wrong = int(work.has_draft and len(tokens) == 1)
-        outcomes[i] = Outcome(work, tokens, log_probs, len(work.token_ids) - num_wrong)
+        num = len(work.token_ids) - num_wrong
+        outcomes[i] = Outcome(work, tokens, log_probs, num, top=top[: len(tokens)])
     return outcomes
 
 
@@ -126,9 +209,14 @@ def _guess(
         spans.append(replace(span, num=num))
     head_view = cache.view(spans)
     hidden = model.predict_next(
-        hidden_PD[rows][None], torch.tensor([ids]), head_view.positions_P[None], head_view
+        hidden_PD[rows][None],
+        torch.tensor([ids], device=cache.device),
+        head_view.positions_P[None],
+        head_view,
     )[0]
-    ready = [i for i, outcome in enumerate(outcomes) if outcome.token_ids]
+    ready = [i for i, o in enumerate(outcomes) if o.token_ids and o.work.params.is_plain]
+    if not ready:
+        return outcomes
     ends = [head_view.first[i] + spans[i].num - 1 for i in ready]
     logits_RW = model.lm_head(hidden[ends])
     params = [outcomes[i].work.params for i in ready]
@@ -136,9 +224,7 @@ def _guess(
     uniforms = [outcomes[i].work.conversation.rng.random() for i in ready]
     drawn = draw(probs_RW, uniforms).tolist()
     for i, token, probs in zip(ready, drawn, probs_RW, strict=True):
-        o = outcomes[i]
-        draft = Draft(token, probs)
-        outcomes[i] = Outcome(o.work, o.token_ids, o.log_probs, o.num_confirmed, draft)
+        outcomes[i] = replace(outcomes[i], draft=Draft(token, probs))
     return outcomes
 
 
