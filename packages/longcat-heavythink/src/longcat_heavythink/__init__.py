@@ -21,9 +21,11 @@ from ._think import HeavyAnswer, HeavyConfig, summary_prompt, think
 from ._thoughts import split_thoughts, strip_thoughts
 from .schedule import (
     Best,
+    HeavyThinkError,
     Record,
     Sample,
     Schedule,
+    Scorer,
     Summarise,
     Tournament,
     Vote,
@@ -37,7 +39,6 @@ from .schedule import (
     rsa,
     vote,
 )
-from .schedule._records import HeavyThinkError, Scorer
 from .transport import Endpoint, EndpointConfig, Retry, openai_complete
 
 __all__ = [

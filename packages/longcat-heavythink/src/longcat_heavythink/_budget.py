@@ -103,9 +103,9 @@ class Ledger:
         limits = self.budget
         if limits.max_tokens is not None and total.total_tokens > limits.max_tokens:
             return False
-        if limits.max_cost is not None and limits.price is not None:
-            if limits.price.of(total) > limits.max_cost:
-                return False
+        cost = limits.price.of(total) if limits.price else 0.0
+        if limits.max_cost is not None and cost > limits.max_cost:
+            return False
         self._aside = self._aside + most
         return True
 

@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ._replies import FORMAT, FailureKind, Message, Reply, Usage, reply_from_json, reply_to_json
 from .schedule._records import Plan, Record, RunSettings
@@ -203,11 +203,11 @@ def read_journal(path: str | Path) -> list[dict[str, Any]]:
     text = Path(path).read_text("utf-8", errors="replace")
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry: Any = json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and "kind" in entry:
-            entries.append(entry)
+            entries.append(cast("dict[str, Any]", entry))
     if text.strip() and not (entries and entries[0]["kind"] == "head"):
         raise ValueError(f"{path} must be a journal of heavy thinking: its first line is no head")
     if entries and entries[0].get("format", 0) > FORMAT:

@@ -41,7 +41,7 @@ class FunctionModel:
 
     async def reply(self, call: Call) -> Reply:
         """Ask the function; what it raises is a failure."""
-        messages = [copy_message(message) for message in call.messages]
+        messages: list[Message] = [copy_message(message) for message in call.messages]
         try:
             answer: Any = await self._complete(messages, call.temperature)
         except asyncio.CancelledError:
@@ -120,7 +120,10 @@ def judged(
         parts = split_thoughts(text)
         text, thoughts, unclosed = parts.text, parts.thoughts, parts.unclosed
     failure: Failure | None = None
-    if finish_reason in ("length", "max_tokens", "max_output_tokens"):
+    if not (content is None or isinstance(content, str | list)):
+        kind = type(content).__name__  # pyright: ignore[reportUnknownArgumentType]
+        failure = Failure(FailureKind.MALFORMED, f"content must be text or parts, got {kind}")
+    elif finish_reason in ("length", "max_tokens", "max_output_tokens"):
         where = "inside its thoughts" if unclosed or not text else "before its answer was complete"
         failure = Failure(FailureKind.TRUNCATED, f"stopped at the limit of tokens, {where}")
     elif finish_reason == "content_filter":

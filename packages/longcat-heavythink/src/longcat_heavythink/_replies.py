@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 FORMAT = 1
 """Of replies in a journal. A reader refuses a higher one."""
@@ -174,6 +174,8 @@ class Call:
     """How many log-probabilities per token to ask for, so that confidence is known."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further fields of the request, such as `top_p` or `tool_choice`."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Of HTTP, on top of the endpoint's own."""
     on_delta: Callable[[Delta], None] | None = None
     """Called as pieces come; asks for a stream."""
     on_retry: Callable[[Failure, float], None] | None = None
@@ -224,7 +226,10 @@ def plain_text(content: Any) -> str:
         return content
     if not isinstance(content, list):
         return ""
-    parts: list[Any] = content  # pyright: ignore[reportUnknownVariableType]
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts
-             if isinstance(part, str | dict)]  # fmt: skip
-    return "".join(text for text in texts if isinstance(text, str))
+    parts = cast("list[Any]", content)
+    texts: list[str] = []
+    for part in parts:
+        text: Any = cast("dict[str, Any]", part).get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            texts.append(text)
+    return "".join(texts)

@@ -25,16 +25,17 @@ from ._packing import POLICIES, cut
 from ._prompts import ENGLISH, Prompts, candidate_text, quoted
 from ._replies import Message, Reply, Usage
 from .schedule import (
+    HeavyThinkError,
     Outcome,
     Record,
     Runner,
     RunSettings,
     Sample,
     Schedule,
+    Scorer,
     Summarise,
     parse_schedule,
 )
-from .schedule._records import HeavyThinkError, Scorer
 from .schedule._stages import check_temperature
 
 _STREAMS = ("none", "last", "all")

@@ -90,3 +90,55 @@ def _split_lines(text: str) -> tuple[list[str], str, bool]:
 def strip_thoughts(text: str) -> str:
     """Return the answer alone: `split_thoughts(text).text`."""
     return split_thoughts(text).text
+
+
+class LiveThoughts:
+    """Tells thoughts from text while both stream in, for tags at the very start.
+
+    >>> live = LiveThoughts()
+    >>> [live.feed(piece) for piece in ("<th", "ink>six", " sevens</thi", "nk>42")]
+    [('', ''), ('', 'six'), ('', ' sevens'), ('42', '')]
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._closer = ""
+        self._is_open_to_thoughts = True
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """Take a piece; return what of it is text and what is thought. May hold some back."""
+        self._held += piece
+        text, thoughts = "", ""
+        while self._held:
+            if self._closer:
+                inside, found, after = self._held.partition(self._closer)
+                if not found:
+                    keep = _overlap(self._held, self._closer)
+                    end = len(self._held) - keep
+                    thoughts, self._held = thoughts + self._held[:end], self._held[end:]
+                    break
+                thoughts, self._held, self._closer = thoughts + inside, after, ""
+            elif not self._is_open_to_thoughts:
+                text, self._held = text + self._held, ""
+            else:
+                opened = _OPEN.match(self._held)
+                if opened is not None:
+                    self._held, self._closer = self._held[opened.end() :], _closer(opened)
+                elif _may_open(self._held):
+                    break
+                else:
+                    self._is_open_to_thoughts = False
+        return text, thoughts
+
+
+_OPENERS = (*(f"<{name}>" for name in _NAMES.split("|")), "[THINK]", "◁think▷")
+
+
+def _may_open(text: str) -> bool:
+    start = text.lstrip()
+    return any(opener.startswith(start) for opener in _OPENERS)
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Return how many of the last characters may be the beginning of the tag."""
+    return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)

@@ -11,12 +11,13 @@ from ._language import (
     rsa,
     vote,
 )
-from ._runner import Outcome, Record, Runner, RunSettings
+from ._records import HeavyThinkError, Outcome, Record, RunSettings, Scorer
+from ._runner import Runner
 from ._stages import Best, Sample, Schedule, Stage, Summarise, Tournament, Vote
 from ._votes import Group, group_replies, is_decided, vote_key
 
 __all__ = [
-    "Best", "Group", "Outcome", "Record", "RunSettings", "Runner", "Sample", "Schedule", "Stage",
+    "Best", "Group", "HeavyThinkError", "Outcome", "Record", "RunSettings", "Runner", "Sample", "Schedule", "Scorer", "Stage",
     "Summarise", "Tournament", "Vote", "best_of", "confidence_vote", "genselect", "group_replies",
     "heavy", "is_decided", "pacore", "parse_schedule", "plain", "rsa", "vote", "vote_key",
 ]  # fmt: skip

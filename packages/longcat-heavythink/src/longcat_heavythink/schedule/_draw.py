@@ -13,10 +13,18 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .._budget import Budget, Ledger
-from .._events import CallDelta, CallFinished, CallRetried, CallStarted, OnEvent, StageDecided
-from .._models import Model
-from .._replies import Delta, Failure, FailureKind, Reply, Usage
+from longcat_heavythink._budget import Budget, Ledger
+from longcat_heavythink._events import (
+    CallDelta,
+    CallFinished,
+    CallRetried,
+    CallStarted,
+    OnEvent,
+    StageDecided,
+)
+from longcat_heavythink._models import Model
+from longcat_heavythink._replies import Delta, Failure, FailureKind, Reply, Usage
+
 from ._records import Book, Plan, Record
 
 Enough = Callable[[Record], str]

@@ -1,5 +1,6 @@
 """Schedules by name, and their text.
 
+```
 heavy:8          think 8 times, then one summary            sample:8>summarise:1
 heavy:8,2        the same with summaries fed back           sample:8>summarise:8>summarise:1
 vote:16          self-consistency                           sample:16>vote:count
@@ -9,6 +10,7 @@ genselect:16,4   tournament in groups of 4                  sample:16>tournament
 rsa:16,4,10      recursive self-aggregation, 10 loops       sample:16>summarise:16,subset=4>…>vote
 pacore:32,4      rounds of references, then one             sample:32>summarise:4>summarise:1
 plain            one answer                                 sample:1
+```
 """
 
 from __future__ import annotations

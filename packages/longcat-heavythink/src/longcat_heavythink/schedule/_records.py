@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .._normalise import normalise
-from .._prompts import ENGLISH, Prompts
-from .._replies import Call, Message, Reply, Usage
+from longcat_heavythink._normalise import normalise
+from longcat_heavythink._prompts import ENGLISH, Prompts
+from longcat_heavythink._replies import Call, Message, Reply, Usage
 
 Scorer = Callable[[Sequence[Message], Reply], Awaitable[float]]
 """`await scorer(messages, reply)` returns how good a reply to the messages is."""

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
-from .._budget import Budget, prompt_bytes
-from .._events import FellBack, OnEvent, RunFinished, StageStarted
-from .._models import Model
-from .._packing import pack
-from .._prompts import candidate_text, quoted
-from .._replies import Call, FailureKind, Message, Reply, Usage
+from longcat_heavythink._budget import Budget, prompt_bytes
+from longcat_heavythink._events import FellBack, OnEvent, RunFinished, StageStarted
+from longcat_heavythink._models import Model
+from longcat_heavythink._packing import pack
+from longcat_heavythink._prompts import candidate_text, quoted
+from longcat_heavythink._replies import Call, FailureKind, Message, Reply, Usage
+
 from ._draw import Drawer, Enough
 from ._records import Book, HeavyThinkError, Outcome, Plan, Record, RunSettings, Scorer
 from ._select import fall_back, pick_best, play_tournament, take_vote

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from .._replies import Reply
+from longcat_heavythink._replies import Reply
+
 from ._records import Plan
 from ._stages import Tournament, Vote
 from ._votes import confidence_weights, group_replies

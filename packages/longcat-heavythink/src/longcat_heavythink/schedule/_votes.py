@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._confidence import (
+from longcat_heavythink._confidence import (
     bottom_group_confidence,
     lowest_group_confidence,
     mean_confidence,
     tail_confidence,
 )
-from .._normalise import normalise
-from .._replies import Reply
+from longcat_heavythink._normalise import normalise
+from longcat_heavythink._replies import Reply
 
 Normalise = Callable[[str], str]
 

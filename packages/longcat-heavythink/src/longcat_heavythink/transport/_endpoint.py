@@ -24,8 +24,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from .._budget import estimated_usage
-from .._replies import Call, Failure, FailureKind, Message, Reply, Timing
+from longcat_heavythink._budget import estimated_usage
+from longcat_heavythink._replies import (
+    Call,
+    Delta,
+    Failure,
+    FailureKind,
+    Message,
+    Reply,
+    Timing,
+)
+
 from ._gate import Gate
 from ._retry import Retry, read_retry_after
 from ._wire import StreamReader, read_error, read_reply, request_body
@@ -139,17 +148,17 @@ class Endpoint:
                 return await self._until_deadline(call)
             return await self._hedged(call, after)
 
-    async def models(self) -> list[str]:
+    async def models(self, headers: Mapping[str, str] | None = None) -> list[str]:
         """Return the names that `/models` lists.
 
         Raises:
             RuntimeError: The server does not list them.
         """
         async with self:
-            failure, raw = await self._get_models()
+            failure, names = await self._get_models(headers or {})
         if failure is not None:
             raise RuntimeError(failure.message)
-        return raw
+        return names
 
     def _open(self) -> aiohttp.ClientSession:
         config = self.config
@@ -205,8 +214,8 @@ class Endpoint:
         return replace(reply, timing=timing, usage=usage, model=reply.model or self._model)
 
     async def _tries(self, call: Call, log: _Log, started: float) -> Reply:
-        if not self._model:
-            failure = await self._find_model()
+        if not self._model and "model" not in call.extra:
+            failure = await self._find_model(call.headers)
             if failure is not None:
                 return Reply(failure=failure)
         call = replace(call, extra={**self.config.extra, **call.extra})
@@ -243,7 +252,9 @@ class Endpoint:
     async def _once(self, call: Call, body: bytes, log: _Log) -> Reply:
         assert self._session is not None
         try:
-            async with self._session.post(self._chat, data=body, allow_redirects=False) as response:
+            async with self._session.post(
+                self._chat, data=body, headers=call.headers, allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raw = await _read(response, self._chat)
                     asked = read_retry_after(response.headers.get("Retry-After"))
@@ -274,14 +285,17 @@ class Endpoint:
             if partial.good and not (partial.finish_reason or reader.is_done):
                 return replace(partial, failure=failure)
             return partial if partial.finish_reason else replace(partial, failure=failure)
-        return reader.finish()
+        reply = reader.finish()
+        if not log.has_shown and (reply.text or reply.thoughts):  # the server answered whole
+            call.on_delta(Delta(reply.text, reply.thoughts))
+        return reply
 
-    async def _find_model(self) -> Failure | None:
+    async def _find_model(self, headers: Mapping[str, str]) -> Failure | None:
         assert self._asking is not None
         async with self._asking:
             if self._model:
                 return None
-            failure, names = await self._get_models()
+            failure, names = await self._get_models(headers)
             if failure is not None:
                 return failure
             if len(names) != 1:
@@ -291,13 +305,15 @@ class Endpoint:
             self._model = names[0]
         return None
 
-    async def _get_models(self) -> tuple[Failure | None, list[str]]:
+    async def _get_models(self, headers: Mapping[str, str]) -> tuple[Failure | None, list[str]]:
         assert self._session is not None
         url, tries = f"{self.config.base}/models", 0
         while True:
             tries += 1
             try:
-                async with self._session.get(url, allow_redirects=False) as response:
+                async with self._session.get(
+                    url, headers=headers, allow_redirects=False
+                ) as response:
                     raw = await _read(response, url)
                     if response.status == 200:
                         return _model_names(raw, url)
@@ -344,16 +360,10 @@ def openai_complete(
         timeout_s: Without a byte from the server.
         config: Other fields of `EndpointConfig`.
     """
-    return Endpoint(
-        EndpointConfig(
-            url=url,
-            model=model,
-            api_key=api_key,
-            max_tokens=max_tokens,
-            timeout_s=timeout_s,
-            **config,
-        )  # fmt: skip
+    settings = EndpointConfig(
+        url=url, model=model, api_key=api_key, max_tokens=max_tokens, timeout_s=timeout_s, **config
     )
+    return Endpoint(settings)
 
 
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import Random
 
-from .._replies import Failure, FailureKind
+from longcat_heavythink._replies import Failure, FailureKind
 
 _AGAIN = {
     FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.CUT, FailureKind.RATE_LIMITED,

@@ -10,9 +10,19 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .._confidence import token_confidence
-from .._models import judged
-from .._replies import Call, Delta, Failure, FailureKind, Reply, ToolCall, Usage, plain_text
+from longcat_heavythink._confidence import token_confidence
+from longcat_heavythink._models import judged
+from longcat_heavythink._replies import (
+    Call,
+    Delta,
+    Failure,
+    FailureKind,
+    Reply,
+    ToolCall,
+    Usage,
+    plain_text,
+)
+from longcat_heavythink._thoughts import LiveThoughts
 
 _SHOWN = 300
 _KEPT = 4000
@@ -104,6 +114,7 @@ class StreamReader:
         self._usage: Usage | None = None
         self._confidence: list[float] = []
         self._failure: Failure | None = None
+        self._live = LiveThoughts()
         self.is_done = False
         """Whether the end of the stream, or an error in it, has come."""
 
@@ -185,7 +196,9 @@ class StreamReader:
         if text or thoughts:
             self._text.append(text)
             self._thoughts.append(thoughts)
-            deltas.append(Delta(text=text, thoughts=thoughts))
+            shown, hidden = (text, "") if thoughts else self._live.feed(text)
+            if shown or hidden or thoughts:
+                deltas.append(Delta(text=shown, thoughts=thoughts + hidden))
 
     def _add_call(self, piece: dict[str, Any], place: int) -> None:
         index = piece.get("index")
