@@ -1,6 +1,32 @@
-"""Many expert checkpoints into one, tensor by tensor."""
+"""Many expert checkpoints into one, never wrong in silence, in a fixed memory."""
 
-from ._folders import merge_folders
-from ._merge import MergeConfig, merge, merge_tensor
+from ._config import Gradient, MergeConfig, Rule, method_of
+from ._folders import Progress, merge_folders, run_plan
+from ._kinds import KINDS, PROTECTED, kind_of
+from ._merge import merge, merge_tensor
+from ._methods import (
+    METHODS,
+    Breadcrumbs,
+    Dare,
+    Della,
+    IsoC,
+    Karcher,
+    Linear,
+    Method,
+    Ram,
+    Recipe,
+    ResMerge,
+    Sce,
+    Slerp,
+    TaskArithmetic,
+    Ties,
+)
+from ._plan import Plan, plan_merge
 
-__all__ = ["MergeConfig", "merge", "merge_folders", "merge_tensor"]
+__all__ = [
+    "KINDS", "METHODS", "PROTECTED",
+    "Breadcrumbs", "Dare", "Della", "Gradient", "IsoC", "Karcher", "Linear", "MergeConfig",
+    "Method", "Plan", "Progress", "Ram", "Recipe", "ResMerge", "Rule", "Sce", "Slerp",
+    "TaskArithmetic", "Ties",
+    "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge", "run_plan",
+]  # fmt: skip

@@ -1,76 +1,215 @@
-"""Merge checkpoint folders of any architecture, one tensor in memory at a time per expert."""
+"""Carry out a plan: write the merged checkpoint, shard by shard, so that it can be resumed.
+
+    plan -> empty or own folder -> shards (part, sync, journal, rename) -> other files -> manifest
+
+What always holds: a file under its final name is whole; `merge.json` is written last.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from ._card import model_card
+from ._checkpoint import INDEX, read_json
+from ._config import MergeConfig
+from ._engine import Outcome, TensorTask, merge_task
+from ._journal import JOURNAL, Finished, Journal, digest_of, part_of, sync_folder
+from ._manifest import MANIFEST, manifest_of
+from ._match import label_of
+from ._numbers import Array
+from ._plan import Plan, Shard, plan_merge, refuse_unequal
 
-from ._merge import MergeConfig, merge_tensor
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a merge is."""
+
+    done_bytes: int
+    """Bytes of the result that are merged."""
+    total_bytes: int
+    elapsed_s: float
+    shard: str
+    resumed_bytes: int = 0
+    """Of the bytes done, those that an earlier run had merged."""
+
+    @property
+    def rate_bytes_s(self) -> float:
+        """Bytes merged a second, by this run."""
+        return (self.done_bytes - self.resumed_bytes) / max(self.elapsed_s, 1e-9)
+
+    @property
+    def left_s(self) -> float:
+        """Time left at this rate; infinity while there is no rate."""
+        rate = self.rate_bytes_s
+        return (self.total_bytes - self.done_bytes) / rate if rate > 0 else float("inf")
 
 
-class _Folder:
-    """The tensors of one checkpoint folder, by name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(
-                f"a checkpoint folder must hold *.safetensors, none in {folder}"
-            )
-        self._files: dict[str, Any] = {}
-        self.shard_of: dict[str, str] = {}
-        for file in files:
-            try:
-                opened = safe_open(file, framework="pt")
-            except SafetensorError as error:
-                raise ValueError(f"{file} must be a whole safetensors file: {error}") from error
-            self._files[file.name] = opened
-            self.shard_of.update(dict.fromkeys(opened.keys(), file.name))
-
-    def get(self, name: str) -> Tensor:
-        """Read one tensor."""
-        return self._files[self.shard_of[name]].get_tensor(name)
+Report = Callable[[Progress], None]
 
 
 def merge_folders(
-    base: Path, experts: Sequence[Path], out: Path, *, config: MergeConfig | None = None
-) -> None:
+    base: str | Path,
+    experts: Sequence[str | Path],
+    out: str | Path,
+    *,
+    config: MergeConfig | None = None,
+    progress: Report | None = None,
+) -> dict[str, Any]:
     """Write to `out` the merge of `experts` over `base`, with the base's shards and other files.
+
+    A merge that was interrupted is resumed by the same call; one that was finished is left alone.
+    An expert may be a checkpoint folder of any sharding or a LoRA adapter.
+
+    Returns:
+        The manifest, which lies in `out/merge.json` too.
 
     Raises:
         FileNotFoundError: A folder holds no checkpoint.
-        ValueError: The checkpoints do not fit together; the message names the tensor.
+        ValueError: The checkpoints do not fit together, a value is not finite, or `out` holds
+            something else; the message names the tensor or the file.
+        OSError: The disk has not the room.
     """
-    config = config or MergeConfig()
-    start, others = _Folder(base), [_Folder(folder) for folder in experts]
-    for other in others:
-        odd = sorted(set(start.shard_of) ^ set(other.shard_of))
-        if odd:
+    return run_plan(plan_merge(base, experts, out, config=config), progress=progress)
+
+
+def run_plan(plan: Plan, *, progress: Report | None = None) -> dict[str, Any]:
+    """Carry out a plan; see `merge_folders`."""
+    done = read_json(plan.out / MANIFEST)
+    if done and not (plan.out / JOURNAL).exists():
+        if done.get("plan") != plan.digest:
             raise ValueError(
-                f"{other.folder} must have the tensors of {base}, differs in {', '.join(odd[:3])}"
+                f"the output must be empty, or a merge to be resumed: {plan.out} holds a finished "
+                "merge of other inputs or settings"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    for shard in sorted(set(start.shard_of.values())):
-        names = [name for name, home in start.shard_of.items() if home == shard]
-        tensors = {
-            name: merge_tensor(
-                start.get(name), [other.get(name) for other in others], config=config, name=name
-            ).contiguous()
-            for name in names
-        }
-        part = out / f".{shard}.part"
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.replace(out / shard)
-    for file in base.iterdir():
-        if file.is_file() and file.suffix != ".safetensors":
-            shutil.copyfile(file, out / file.name)
-    about = {"experts": [str(path) for path in experts], "config": repr(config)}
-    (out / "merge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        return done
+    tasks = [task for shard in plan.shards for task in shard.tasks]
+    labels = [label_of(path, number) for number, path in enumerate(plan.experts)]
+    refuse_unequal(tasks, labels)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with Journal.opened(plan.out, plan.digest) as journal:
+        _write_shards(plan, journal, progress or (lambda _: None))
+        manifest = manifest_of(plan, journal.finished)
+        _write_others(plan, manifest)
+        (plan.out / JOURNAL).unlink()
+    return manifest
+
+
+def _write_shards(plan: Plan, journal: Journal, progress: Report) -> None:
+    began = time.monotonic()
+    total = sum(shard.file_bytes for shard in plan.shards)
+    done = resumed = 0
+    todo = []
+    for shard in plan.shards:
+        if journal.is_whole(shard.name):
+            resumed += shard.file_bytes
+        else:
+            todo.append(shard)
+    done = resumed
+    for shard in todo:
+        for count in _write_shard(plan, shard, journal):
+            done += count
+            now = time.monotonic() - began
+            progress(Progress(done, total, now, shard.name, resumed))
+    if not todo:
+        progress(Progress(total, total, time.monotonic() - began, "", resumed))
+
+
+def _write_shard(plan: Plan, shard: Shard, journal: Journal) -> Iterator[int]:
+    """Write one shard; yield the bytes of each part of it that is ready."""
+    part = part_of(plan.out, shard.name)
+    part.unlink(missing_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(part, flags, 0o644)
+    try:
+        os.posix_fallocate(file, 0, shard.file_bytes)
+        _write_all(file, shard.head, 0)
+        outcomes: dict[str, Outcome] = {}
+        yield len(shard.head)
+        with ThreadPoolExecutor(plan.threads) as pool:
+            running = {pool.submit(_merge_one, plan, shard, task, file): task
+                       for task in shard.tasks}  # fmt: skip
+            try:
+                for future in as_completed(running):
+                    outcomes[running[future].name] = future.result()
+                    yield running[future].out_bytes
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        os.fsync(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+    tensors = [
+        {"name": task.name, "moved": outcomes[task.name].moved, "lost": outcomes[task.name].lost,
+         "digests": outcomes[task.name].digests}
+        for task in shard.tasks
+    ]  # fmt: skip
+    journal.add(Finished(shard.name, shard.file_bytes, digest_of(part), tensors))
+    part.replace(plan.out / shard.name)
+    sync_folder(plan.out)
+
+
+def _merge_one(plan: Plan, shard: Shard, task: TensorTask, file: int) -> Outcome:
+    scales = task.match.base.scales
+
+    def put(is_scales: bool, begin: int, raw: Array) -> None:
+        name = scales.name if is_scales and scales else task.name
+        _write_all(file, raw, shard.begins[name] + begin)
+
+    return merge_task(task, plan.config, plan.tile_size, put)
+
+
+def _write_all(file: int, data: Any, place: int) -> None:
+    view = memoryview(data)
+    while len(view):
+        count = os.pwrite(file, view, place)
+        view, place = view[count:], place + count
+
+
+def _write_others(plan: Plan, manifest: dict[str, Any]) -> None:
+    if plan.has_index:
+        _write(plan.out / INDEX, _json(_index(plan)))
+    for source in plan.copied:
+        if source.name == "config.json" and plan.config_changes:
+            settings = {**read_json(source), **plan.config_changes}
+            settings = {key: value for key, value in settings.items() if value is not None}
+            _write(plan.out / source.name, _json(settings))
+        else:
+            _write(plan.out / source.name, source.read_bytes())
+    _write(plan.out / "README.md", model_card(plan, manifest).encode())
+    sync_folder(plan.out)
+    _write(plan.out / MANIFEST, _json(manifest))
+    sync_folder(plan.out)
+
+
+def _index(plan: Plan) -> dict[str, Any]:
+    total = sum(task.out_bytes for shard in plan.shards for task in shard.tasks)
+    homes = {name: shard.name for shard in plan.shards for name in shard.begins}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(homes.items()))}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    with part.open("xb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+    part.replace(path)
+    with contextlib.suppress(OSError):
+        path.chmod(0o644)

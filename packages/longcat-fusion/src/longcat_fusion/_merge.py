@@ -1,42 +1,80 @@
-"""Merge experts that share a start: normalise, drop, erase, add.
-
-With task vectors `tau_i = theta_i - theta_0`, tensor by tensor (LongCat-Flash-Thinking 2509 report
-3.4.2; what it leaves open is our choice and said so):
-
-1. normalise   scale each tau_i to the mean norm of its tensor over the experts (ours: per tensor)
-2. drop        keep each element with probability 1 - drop, scaled by 1 / (1 - drop)  (DARE)
-3. erase       per element, keep only the sign with the larger total (after SCE and TIES)
-4. merge       theta_0 + scale * sum_i w_i tau_i; weights 1 add, weights 1/n average
-
-The dropout mask is a function of (seed, expert, tensor), not of threads or order.
-"""
+"""Merge state dicts in memory; the same arithmetic, tile by tile, as for folders."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ._checkpoint import Checkpoint
+from ._config import MergeConfig
+from ._engine import TILE, merge_task
+from ._headers import Entry
+from ._numbers import Array
+from ._plan import refuse_unequal, tasks_of
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeConfig:
-    """How experts become one."""
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
-    normalise: bool = True
-    drop: float = 0.1
-    """Share of elements dropped from each task vector."""
-    erase: bool = True
-    scale: float = 1.0
-    weights: tuple[float, ...] | None = None
-    """One per expert; 1 each when absent, so that an expert's own skill is kept in full."""
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop must be in [0, 1), got {self.drop}")
+def merge(
+    base: Mapping[str, Tensor],
+    experts: Sequence[Mapping[str, Tensor]],
+    *,
+    config: MergeConfig | None = None,
+) -> dict[str, Tensor]:
+    """Merge state dicts: exactly the base's names, shapes and dtypes, or an error.
+
+    The result's tensors share no memory with the inputs. FP8 weights are merged by value if their
+    scales lie beside them as `<name>_scale_inv` or `<name>_scale`.
+
+    Raises:
+        ValueError: The state dicts do not fit together, or a value is not finite; the message
+            names the tensor.
+
+    Examples:
+        >>> expert = {"w": torch.tensor([3.0, 4.0])}
+        >>> merge({"w": torch.zeros(2)}, [expert], config=MergeConfig(drop=0.0))["w"]
+        tensor([3., 4.])
+    """
+    config = config or MergeConfig()
+    if not experts:
+        raise ValueError("need at least one expert, got none")
+    start = Checkpoint.in_memory("base", _entries(base, "base"))
+    labels = [f"expert {number}" for number in range(len(experts))]
+    others = [
+        Checkpoint.in_memory(label, _entries(expert, label))
+        for label, expert in zip(labels, experts, strict=True)
+    ]
+    tasks, _ = tasks_of(start, others, labels, config)
+    refuse_unequal(tasks, labels)
+    merged: dict[str, Tensor] = {}
+    for task in tasks:
+        size = int(np.prod(task.match.shape))
+        values = torch.empty(size, dtype=_DTYPES[task.dtype])
+        raw = values.view(torch.uint8).numpy()
+        scale_dtype, scale_shape = task.scales or ("U8", (0,))
+        scales = torch.empty(int(np.prod(scale_shape)), dtype=_DTYPES[scale_dtype])
+        raw_scales = scales.view(torch.uint8).numpy()
+
+        def put(is_scales: bool, begin: int, part: Array, raw=raw, raw_scales=raw_scales) -> None:
+            target = raw_scales if is_scales else raw
+            target[begin : begin + len(part)] = part
+
+        merge_task(task, config, TILE, put)
+        merged[task.name] = values.reshape(task.match.shape)
+        if task.scales and task.match.base.scales:
+            merged[task.match.base.scales.name] = scales.reshape(scale_shape)
+    return {name: merged.pop(name) for name in base if name in merged} | merged
 
 
 def merge_tensor(
@@ -49,72 +87,16 @@ def merge_tensor(
     Raises:
         ValueError: Shapes differ, or the number of weights is not that of the experts.
     """
-    if not experts:
-        raise ValueError("need at least one expert, got none")
-    for expert in experts:
-        if expert.shape != base.shape:
-            raise ValueError(
-                f"{name}: every expert must have the base's shape {tuple(base.shape)}, "
-                f"got {tuple(expert.shape)}"
-            )
-    if not base.is_floating_point():
-        if any(not torch.equal(expert, base) for expert in experts):
-            raise ValueError(f"{name}: {base.dtype} tensors must be equal in all experts")
-        return base
-    weights = config.weights or (1.0,) * len(experts)
-    if len(weights) != len(experts):
-        raise ValueError(f"need one weight per expert: {len(experts)} experts, {len(weights)}")
-    deltas = [expert.float() - base.float() for expert in experts]
-    if config.normalise:
-        deltas = _normalise(deltas)
-    if config.drop:
-        deltas = [_drop(d, config, name, place) for place, d in enumerate(deltas)]
-    stacked = torch.stack([w * d for w, d in zip(weights, deltas, strict=True)])
-    if config.erase:
-        stacked = _erase(stacked)
-    return (base.float() + config.scale * stacked.sum(0)).to(base.dtype)
+    return merge({name: base}, [{name: expert} for expert in experts], config=config)[name]
 
 
-def _normalise(deltas: list[Tensor]) -> list[Tensor]:
-    norms = [float(delta.norm()) for delta in deltas]
-    moved = [norm for norm in norms if norm > 0]
-    mean = sum(moved) / len(moved) if moved else 0.0
-    return [d * (mean / n) if n > 0 else d for d, n in zip(deltas, norms, strict=True)]
-
-
-def _drop(delta: Tensor, config: MergeConfig, name: str, place: int) -> Tensor:
-    key = hashlib.blake2b(f"{config.seed}:{place}:{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key) % 2**63)
-    keep = torch.rand(delta.shape, generator=generator) >= config.drop
-    return delta * keep / (1 - config.drop)
-
-
-def _erase(stacked: Tensor) -> Tensor:
-    """Zero the elements whose sign is not that of the sum over experts."""
-    elected = stacked.sum(0).sign()
-    return stacked * (stacked.sign() == elected)
-
-
-def merge(
-    base: Mapping[str, Tensor],
-    experts: Sequence[Mapping[str, Tensor]],
-    *,
-    config: MergeConfig | None = None,
-) -> dict[str, Tensor]:
-    """Merge state dicts: exactly the base's names, shapes and dtypes, or an error.
-
-    Raises:
-        ValueError: An expert lacks a tensor or has one too many; the message names it.
-    """
-    for place, expert in enumerate(experts):
-        odd = sorted(set(base) ^ set(expert))
-        if odd:
-            raise ValueError(
-                f"expert {place} must have the base's {len(base)} tensors, differs in "
-                f"{', '.join(odd[:3])}"
-            )
-    config = config or MergeConfig()
-    return {
-        name: merge_tensor(tensor, [e[name] for e in experts], config=config, name=name)
-        for name, tensor in base.items()
-    }
+def _entries(tensors: Mapping[str, Tensor], label: str) -> dict[str, Entry]:
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise ValueError(f"{label}: {name} has dtype {tensor.dtype}, which cannot be merged")
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        found[name] = Entry(
+            name, _NAMES[tensor.dtype], tuple(tensor.shape), Path(label), 0, memory=raw
+        )
+    return found

@@ -1,0 +1,216 @@
+"""What a checkpoint folder holds, from its headers, index and config alone.
+
+What always holds for a checkpoint that was opened:
+
+- the index, if there is one, and the shards name the same tensors in the same places;
+- no tensor lies in two shards, and no shard is left over;
+- the scales of FP8 weights are parts of their weights, never tensors of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ._headers import Entry, Header, read_header
+from ._kinds import kind_of
+from ._numbers import FP8_MAX
+from ._sources import BlockScaled, Source, Stored, matrix_shape
+
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_SCALE_SUFFIXES = ("_scale_inv", "_scale")
+_BLOCK = 128  # of DeepSeek-V3 and LongCat-Flash, where the config does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor as a model sees it: its values, and the scales of its blocks if it has any."""
+
+    values: Entry
+    scales: Entry | None = None
+    block: tuple[int, int] = (1, 1)
+
+    @property
+    def name(self) -> str:
+        return self.values.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.values.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Stored bytes, scales included."""
+        return self.values.num_bytes + (self.scales.num_bytes if self.scales else 0)
+
+    def open(self) -> Source:
+        """Open the files that hold it."""
+        values = Stored.of(self.values)
+        if self.scales is None:
+            return values
+        return BlockScaled(values, Stored.of(self.scales), self.block)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The weights of one folder."""
+
+    folder: Path
+    headers: tuple[Header, ...]
+    weights: dict[str, Weight]
+    """By name, in the order of files and bytes."""
+    config: dict[str, Any]
+    """`config.json`, empty without one."""
+    has_index: bool
+    left_out: tuple[str, ...] = field(default=())
+    """Weight files beside the index that other loaders ignore too."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Read and check a folder's headers.
+
+        Raises:
+            FileNotFoundError: There is no folder, or no checkpoint in it.
+            ValueError: Index, shards and config do not fit together.
+        """
+        if not folder.is_dir():
+            raise FileNotFoundError(f"a checkpoint must be a folder, none at {folder}")
+        config = read_json(folder / "config.json")
+        index_file = folder / INDEX
+        found = sorted(folder.glob("*.safetensors"))
+        if index_file.exists():
+            headers, left_out = _indexed(folder, found, read_json(index_file))
+        else:
+            headers, left_out = [read_header(file) for file in found], ()
+        if not headers:
+            raise FileNotFoundError(
+                f"a checkpoint folder must hold *.safetensors, none in {folder}"
+            )
+        entries = _unique([entry for header in headers for entry in header.entries])
+        weights = _pair_scales(entries, config, folder)
+        return cls(folder, tuple(headers), weights, config, index_file.exists(), left_out)
+
+    @classmethod
+    def in_memory(cls, label: str, entries: dict[str, Entry]) -> Checkpoint:
+        """Take tensors that lie in memory."""
+        weights = _pair_scales(entries, {}, Path(label))
+        return cls(Path(label), (), weights, {}, has_index=False)
+
+    @property
+    def is_tied(self) -> bool | None:
+        """Whether the config says that the head is the embedding; None if it does not say."""
+        value = self.config.get("tie_word_embeddings")
+        return value if isinstance(value, bool) else None
+
+    def embedding_for(self, head: Weight) -> Weight | None:
+        """The embedding table that a tied head of this shape would be."""
+        found = [
+            weight
+            for weight in self.weights.values()
+            if kind_of(weight.name) == "embedding" and weight.shape[1:] == head.shape[1:]
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; empty where there is no file.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} must be JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _indexed(
+    folder: Path, found: list[Path], index: dict[str, Any]
+) -> tuple[list[Header], tuple[str, ...]]:
+    homes = index.get("weight_map")
+    if not isinstance(homes, dict) or not all(isinstance(home, str) for home in homes.values()):
+        raise ValueError(f"{folder / INDEX} must have a weight_map from tensors to files")
+    names = sorted(set(homes.values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ValueError(f"{folder / INDEX} names {name}, which is not a file in {folder}")
+    spare = [file.name for file in found if file.name not in names]
+    left_out = tuple(name for name in spare if name.startswith("consolidated"))
+    if len(spare) > len(left_out):
+        odd = next(name for name in spare if name not in left_out)
+        raise ValueError(f"{folder / odd} is not in the index {INDEX}: move it away, or index it")
+    headers = [read_header(folder / name) for name in names]
+    stored = {entry.name: header.file.name for header in headers for entry in header.entries}
+    for name in sorted(set(homes) | set(stored)):
+        if homes.get(name) != stored.get(name):
+            raise ValueError(
+                f"{folder}: index and shards must agree on {name}: the index says "
+                f"{homes.get(name, 'nothing')}, the shards {stored.get(name, 'nothing')}"
+            )
+    return headers, left_out
+
+
+def _unique(entries: list[Entry]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in found:
+            raise ValueError(
+                f"{entry.name} must lie in one shard, found in {found[entry.name].file} "
+                f"and {entry.file}"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _pair_scales(
+    entries: dict[str, Entry], config: dict[str, Any], folder: Path
+) -> dict[str, Weight]:
+    weights: dict[str, Weight] = {}
+    scales: set[str] = set()
+    for name, entry in entries.items():
+        if entry.dtype not in FP8_MAX:
+            continue
+        scale = next((entries[name + s] for s in _SCALE_SUFFIXES if name + s in entries), None)
+        if scale is not None:
+            scales.add(scale.name)
+            weights[name] = Weight(entry, scale, _block(entry, scale, config, folder))
+    return {
+        name: weights.get(name, Weight(entry))
+        for name, entry in entries.items()
+        if name not in scales
+    }
+
+
+def _block(entry: Entry, scale: Entry, config: dict[str, Any], folder: Path) -> tuple[int, int]:
+    """Rows and columns that share a scale: as the config says, else what the shapes say."""
+    rows, columns = matrix_shape(entry.shape)
+    quantisation = config.get("quantization_config")
+    said = quantisation.get("weight_block_size") if isinstance(quantisation, dict) else None
+    choices = [(_BLOCK, _BLOCK), (rows, columns), (1, columns)]
+    if isinstance(said, list) and len(said) == 2 and all(type(n) is int and n > 0 for n in said):
+        choices.insert(0, (said[0], said[1]))
+    if len(scale.shape) == 2:
+        choices.append((-(-rows // max(scale.shape[0], 1)), -(-columns // max(scale.shape[1], 1))))
+    for down, across in choices:
+        grid = (-(-rows // max(down, 1)), -(-columns // max(across, 1)))
+        shapes: list[tuple[int, ...]] = [grid, (grid[0],)] if grid[1] == 1 else [grid]
+        if grid == (1, 1):
+            shapes.append(())
+        if scale.shape in shapes:
+            return down, across
+    raise ValueError(
+        f"{folder}: {scale.name} {list(scale.shape)} must hold one scale for each block of "
+        f"{entry.name} {list(entry.shape)}"
+    )

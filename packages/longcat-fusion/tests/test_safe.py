@@ -1,0 +1,420 @@
+"""Nothing is destroyed, nothing is merged that does not fit, nothing is computed twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import longcat_fusion._folders as folders
+import pytest
+import torch
+from longcat_fusion import Linear, MergeConfig, Rule, merge_folders, plan_merge
+from longcat_fusion._journal import JOURNAL
+from safetensors.torch import save_file
+
+PLAIN = MergeConfig(normalise=False, drop=0.0, erase=False)
+
+
+def _untouched(make, folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("way", ["same", "link", "dots", "expert", "parent", "linked_expert"])
+def test_the_output_differs_from_every_input_by_whatever_way(tmp_path, make, way):
+    base, one, two = make.three(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(base)
+    (tmp_path / "to_expert").symlink_to(one)
+    out = {
+        "same": base, "link": link, "dots": tmp_path / "x0" / ".." / "base", "expert": one,
+        "parent": tmp_path, "linked_expert": tmp_path / "to_expert",
+    }[way]  # fmt: skip
+    before = [_untouched(make, folder) for folder in (base, one, two)]
+    with pytest.raises(ValueError, match="must differ from every input"):
+        merge_folders(base, [one, two], out)
+    assert [_untouched(make, folder) for folder in (base, one, two)] == before
+
+
+def test_an_output_that_holds_something_is_refused_and_left_alone(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"must be empty.*old\.safetensors"):
+        merge_folders(base, [one], out)
+    assert [path.name for path in out.iterdir()] == ["old.safetensors"]
+
+
+def test_only_understood_files_come_along(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    for name in ("pytorch_model.bin", "model.gguf", "tokenizer.json", "chat_template.jinja",
+                 "notes.txt", "modeling_longcat.py", "training_args.bin"):  # fmt: skip
+        (base / name).write_text(name)
+    (base / "original").mkdir()
+    merge_folders(base, [one], tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {
+        "model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja",
+        "modeling_longcat.py", "README.md", "merge.json",
+    }  # fmt: skip
+    manifest = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert manifest["left_out"] == [
+        "model.gguf", "notes.txt", "original/", "pytorch_model.bin", "training_args.bin",
+    ]  # fmt: skip
+
+
+def _break_index(folder, change):
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    change(index["weight_map"])
+    file.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("broken", ["base", "x0"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda homes: homes.update(z="model-00009-of-00009.safetensors"), "00009-of-00009"),
+        (lambda homes: homes.update(z="model-00001-of-00002.safetensors"), "agree on z"),
+        (lambda homes: homes.pop("model.norm.weight"), r"agree on model\.norm\.weight"),
+        (lambda homes: homes.update(z="../x1/model-00001-of-00002.safetensors"), "names"),
+        (
+            lambda homes: homes.update({"model.norm.weight": "model-00001-of-00002.safetensors"}),
+            r"agree on model\.norm\.weight",
+        ),
+    ],
+)
+def test_index_and_shards_agree(tmp_path, make, broken, change, match):
+    base, one, two = make.three(tmp_path, shards=2)
+    homes = json.loads((base / "model.safetensors.index.json").read_text())["weight_map"]
+    assert homes["model.norm.weight"] == "model-00002-of-00002.safetensors"
+    _break_index(tmp_path / broken, change)
+    with pytest.raises(ValueError, match=match):
+        merge_folders(base, [one, two], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_beside_the_index_and_names_in_two_shards_are_refused(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=2)
+    save_file({"z": torch.ones(2)}, one / "more.safetensors")
+    with pytest.raises(ValueError, match=r"more\.safetensors is not in the index"):
+        plan_merge(base, [one], tmp_path / "out")
+    (one / "model.safetensors.index.json").unlink()
+    save_file({"model.norm.weight": torch.ones(2)}, one / "more.safetensors")
+    with pytest.raises(ValueError, match=r"model\.norm\.weight must lie in one shard"):
+        plan_merge(base, [one], tmp_path / "out")
+
+
+def _change(file, change):
+    data = bytearray(file.read_bytes())
+    file.write_bytes(bytes(change(data)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:5],
+        lambda data: b"\xff" * 8 + data[8:],
+        lambda data: data.replace(b"BF16", b"BF17"),
+        lambda data: data.replace(b'"shape":[64]', b'"shape":[65]', 1),
+        lambda data: data.replace(b'"shape":[64]', b'"shape":[-4]', 1),
+        lambda data: data.replace(b"lm_head.weight", b"model.norm.w8t"),
+        lambda data: data[:8] + b"[" + data[9:],
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_and_named(tmp_path, make, change):
+    base, one, _ = make.three(tmp_path)
+    _change(one / "model.safetensors", change)
+    with pytest.raises(ValueError, match=r"x0.*(whole safetensors file|differs in)"):
+        plan_merge(base, [one], tmp_path / "out")
+
+
+def test_a_wrong_shape_in_the_last_shard_is_found_before_anything_is_written(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=3)
+    tensors = make.read(one)
+    tensors["model.layers.1.self_attn.q_proj.weight"] = torch.zeros(64, 65, dtype=torch.bfloat16)
+    make.checkpoint(one, tensors, shards=3)
+    with pytest.raises(ValueError, match=r"q_proj.*must have the base's shape"):
+        merge_folders(base, [one], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_extra_tensors_are_named_unless_a_rule_says_copy(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    tensors = make.read(one)
+    del tensors["model.norm.weight"]
+    make.checkpoint(one, {**tensors, "more": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"differs in model\.norm\.weight, more \(lacks 1"):
+        plan_merge(base, [one], tmp_path / "out")
+    rules = (Rule(match="model.norm.*", action="copy"),)
+    merge_folders(base, [one], tmp_path / "out", config=MergeConfig(rules=rules, extra="leave_out"))
+    merged = make.read(tmp_path / "out")
+    assert torch.equal(merged["model.norm.weight"], make.read(base)["model.norm.weight"])
+    assert "more" not in merged
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("method", [None, "linear", "ties", "breadcrumbs", "karcher"])
+def test_a_value_that_is_not_finite_is_refused_and_named(tmp_path, make, value, method):
+    base, one, two = make.three(tmp_path)
+    tensors = make.read(two)
+    tensors["model.layers.1.self_attn.q_proj.weight"][5, 7] = value
+    make.checkpoint(two, tensors)
+    with pytest.raises(ValueError, match=r"layers\.1\.self_attn\.q_proj\.weight\[5, 7\].*x1.*is "):
+        merge_folders(base, [one, two], tmp_path / "out", config=MergeConfig(method=method))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_copied_tensor_may_hold_anything(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    tensors = make.read(base)
+    tensors["model.norm.weight"][3] = float("-inf")
+    make.checkpoint(base, tensors)
+    config = MergeConfig(rules=(Rule(kind="norm", action="copy"),))
+    merge_folders(base, [one], tmp_path / "out", config=config)
+    assert make.read(tmp_path / "out")["model.norm.weight"][3] == float("-inf")
+
+
+def test_whole_numbers_must_be_equal_and_are_compared_before_anything_is_written(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    tensors = {**make.read(base), "steps": torch.tensor([3])}
+    make.checkpoint(base, tensors)
+    make.checkpoint(one, {**make.read(one), "steps": torch.tensor([4])})
+    with pytest.raises(ValueError, match="steps: I64 tensors must be equal"):
+        merge_folders(base, [one], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    make.checkpoint(one, {**make.read(one), "steps": torch.tensor([3])})
+    merge_folders(base, [one], tmp_path / "out")
+    assert make.read(tmp_path / "out")["steps"].tolist() == [3]
+
+
+def test_a_full_disk_is_foreseen_and_leaves_nothing(tmp_path, make, monkeypatch):
+    base, one, _ = make.three(tmp_path)
+    usage = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="needs 17 MiB more, 1 are free"):
+        merge_folders(base, [one], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_while_writing_leaves_no_part(tmp_path, make, monkeypatch):
+    base, one, _ = make.three(tmp_path, shards=3)
+
+    def full(file, view, place):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            merge_folders(base, [one], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.part"))
+    merge_folders(base, [one], tmp_path / "out")
+
+
+def test_manifest_holds_digests_that_sha256sum_gives(tmp_path, make):
+    base, one, two = make.three(tmp_path, shards=2)
+    manifest = merge_folders(base, [one, two], tmp_path / "out")
+    assert manifest == json.loads((tmp_path / "out" / "merge.json").read_text())
+    for name, facts in manifest["outputs"].items():
+        file = tmp_path / "out" / name
+        done = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True)
+        assert done.stdout.split()[0] == facts["sha256"]
+        assert file.stat().st_size == facts["bytes"]
+    # the digest of an input is of its content, not of its shards
+    other = make.checkpoint(tmp_path / "other", make.read(one), shards=5)
+    again = merge_folders(base, [other, two], tmp_path / "again")
+    assert [e["sha256"] for e in again["experts"]] == [e["sha256"] for e in manifest["experts"]]
+    assert again["experts"][0]["sha256"] != again["experts"][1]["sha256"]
+
+
+def test_a_finished_merge_is_left_alone_and_other_settings_are_refused(tmp_path, make):
+    base, one, two = make.three(tmp_path)
+    first = merge_folders(base, [one, two], tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert merge_folders(base, [one, two], tmp_path / "out") == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
+    with pytest.raises(ValueError, match="finished merge of other inputs or settings"):
+        merge_folders(base, [one, two], tmp_path / "out", config=MergeConfig(drop=0.2))
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _interrupt_at(monkeypatch, call):
+    """Stop as a kill would, at the so-many-th finished shard, before or after its rename."""
+    real, calls = os.replace, []
+
+    class Path(type(folders.Path())):
+        def replace(self, target):
+            if str(target).endswith(".safetensors"):
+                calls.append(target)
+                if len(calls) == call:
+                    raise _Killed
+            return real(self, target)
+
+    return Path, calls
+
+
+@pytest.mark.parametrize("at", range(1, 11))
+def test_killed_between_journal_and_rename_nothing_is_computed_again(
+    tmp_path, make, monkeypatch, at
+):
+    base, one, two = make.three(tmp_path, shards=10, layers=3)
+    whole = tmp_path / "whole"
+    merge_folders(base, [one, two], whole)
+    computed = []
+    real = folders.merge_task
+
+    def counted(task, config, tile_size, put):
+        computed.append(task.name)
+        return real(task, config, tile_size, put)
+
+    monkeypatch.setattr(folders, "merge_task", counted)
+    names = []
+
+    def stop(folder):
+        names.append(folder)
+        if len(names) == at:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "sync_folder", stop)
+        with pytest.raises(_Killed):
+            merge_folders(base, [one, two], tmp_path / "out")
+    assert (tmp_path / "out" / JOURNAL).exists()
+    merge_folders(base, [one, two], tmp_path / "out")
+    assert len(computed) == len(set(computed)) == len(make.read(base))
+    assert make.bytes_of(tmp_path / "out") == make.bytes_of(whole)
+
+
+_RUN = """
+import sys, pathlib
+import longcat_fusion._folders as folders
+real = folders.merge_task
+log = open(sys.argv[4], "a")
+def counted(task, config, tile_size, put):
+    print(task.name, file=log, flush=True)
+    return real(task, config, tile_size, put)
+folders.merge_task = counted
+def slow(progress):
+    if progress.done_bytes and sys.argv[5] == "wait":
+        import time
+        shards = len(list(pathlib.Path(sys.argv[3]).glob("model-*.safetensors")))
+        if shards == int(sys.argv[6]):
+            print("ready", flush=True)
+            time.sleep(60)
+folders.merge_folders(sys.argv[1], [sys.argv[2]], sys.argv[3], progress=slow)
+"""
+
+
+@pytest.mark.parametrize("shards_done", [4, *(pytest.param(n, marks=pytest.mark.long)
+                                              for n in range(10) if n != 4)])  # fmt: skip
+def test_kill_9_computes_no_shard_twice_and_gives_the_same_bytes(tmp_path, make, shards_done):
+    base, one, _ = make.three(tmp_path, shards=10, layers=3)
+    merge_folders(base, [one], tmp_path / "whole")
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [sys.executable, "-c", _RUN, base, one, out, log]
+    process = subprocess.Popen([*command, "wait", str(shards_done)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    finished = {path.name for path in out.glob("model-*.safetensors")}
+    assert len(finished) == shards_done
+    before = log.read_text().split()
+    subprocess.run([*command, "go", "0"], check=True)
+    again = log.read_text().split()[len(before) :]
+    homes = json.loads((base / "model.safetensors.index.json").read_text())["weight_map"]
+    assert not {homes[name] for name in again} & finished
+    assert make.bytes_of(out) == make.bytes_of(tmp_path / "whole")
+
+
+def test_a_line_of_the_journal_that_was_cut_off_costs_its_shard_alone(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=3)
+    with pytest.raises(_Killed):
+        merge_folders(base, [one], tmp_path / "out", progress=_stop_after(tmp_path / "out", 2))
+    journal = tmp_path / "out" / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-20])
+    merge_folders(base, [one], tmp_path / "out")
+    merge_folders(base, [one], tmp_path / "whole")
+    assert make.bytes_of(tmp_path / "out") == make.bytes_of(tmp_path / "whole")
+
+
+def _stop_after(out, shards):
+    def report(progress):
+        if len(list(out.glob("model-*.safetensors"))) == shards:
+            raise _Killed
+
+    return report
+
+
+def test_a_shard_that_changed_after_it_was_finished_is_written_again(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=3)
+    with pytest.raises(_Killed):
+        merge_folders(base, [one], tmp_path / "out", progress=_stop_after(tmp_path / "out", 2))
+    shard = next(iter((tmp_path / "out").glob("model-*.safetensors")))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(bytes(data))
+    merge_folders(base, [one], tmp_path / "out")
+    merge_folders(base, [one], tmp_path / "whole")
+    assert make.bytes_of(tmp_path / "out") == make.bytes_of(tmp_path / "whole")
+
+
+def test_an_unfinished_merge_of_other_inputs_is_refused(tmp_path, make):
+    base, one, two = make.three(tmp_path, shards=3)
+    with pytest.raises(_Killed):
+        merge_folders(base, [one], tmp_path / "out", progress=_stop_after(tmp_path / "out", 1))
+    with pytest.raises(ValueError, match="other inputs or settings that was not finished"):
+        merge_folders(base, [two], tmp_path / "out")
+    time.sleep(0.01)
+    (one / "model-00001-of-00003.safetensors").touch()
+    with pytest.raises(ValueError, match="other inputs or settings that was not finished"):
+        merge_folders(base, [one], tmp_path / "out")
+
+
+def test_two_processes_do_not_merge_into_one_folder(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+
+    def second(progress):
+        with pytest.raises(ValueError, match="another process merges"):
+            merge_folders(base, [one], tmp_path / "out")
+
+    merge_folders(base, [one], tmp_path / "out", progress=second)
+
+
+def test_plan_writes_nothing_and_foretells_the_merge(tmp_path, make):
+    base, one, two = make.three(tmp_path, shards=2)
+    plan = plan_merge(base, [one, two], tmp_path / "out", config=MergeConfig(method=Linear()))
+    assert not (tmp_path / "out").exists()
+    assert plan.num_tensors == len(make.read(base))
+    merge_folders(base, [one, two], tmp_path / "out", config=MergeConfig(method=Linear()))
+    written = sum(len(data) for data in make.bytes_of(tmp_path / "out").values())
+    assert plan.bytes_written == written
+    assert plan.bytes_read == sum(
+        header[1] - (len(shard.head) if shard else 0)
+        for part in (plan.identity["base"], *plan.identity["experts"])
+        for header, shard in zip(part, plan.shards, strict=True)
+    )
+    assert plan.expected_s > 0
+
+
+def test_progress_counts_bytes_rate_and_time_left(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=2)
+    seen = []
+    merge_folders(base, [one], tmp_path / "out", progress=seen.append)
+    assert seen[-1].done_bytes == seen[-1].total_bytes
+    assert all(a.done_bytes <= b.done_bytes for a, b in zip(seen, seen[1:], strict=False))
+    assert seen[-1].left_s == 0
+    assert seen[-1].rate_bytes_s == pytest.approx(seen[-1].total_bytes / seen[-1].elapsed_s)
+
+
+def test_str_paths_work(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    merge_folders(str(base), [str(one)], str(tmp_path / "out"), config=PLAIN)
+    assert (tmp_path / "out" / "merge.json").exists()
