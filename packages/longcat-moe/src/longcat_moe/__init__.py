@@ -21,7 +21,18 @@ from ._sparse import SparseAttention, Window
 from ._template import TOKENIZER_FILES, chat_template, load_chat_format, save_tokenizer
 from ._tokenizer import load_tokenizer, space_twins, train_tokenizer
 from ._zigzag import calibrate, sparsify
-from .engine import Engine, EngineFullError, EngineStats, Generation, PrefillProcess, Token
+from .engine import (
+    Engine,
+    EngineConfig,
+    EngineDeadError,
+    EngineFullError,
+    EngineStats,
+    Generation,
+    PrefillProcess,
+    RequestFailedError,
+    SamplingParams,
+    Token,
+)
 
 __all__ = [
     "TOKENIZER_FILES",
@@ -29,6 +40,8 @@ __all__ = [
     "CausalLMOutput",
     "ChatFormat",
     "Engine",
+    "EngineConfig",
+    "EngineDeadError",
     "EngineFullError",
     "EngineStats",
     "Generation",
@@ -37,7 +50,9 @@ __all__ = [
     "LongcatModel",
     "Piece",
     "PrefillProcess",
+    "RequestFailedError",
     "Routing",
+    "SamplingParams",
     "SparseAttention",
     "Token",
     "Window",
