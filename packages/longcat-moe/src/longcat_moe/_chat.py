@@ -16,16 +16,14 @@ Source: the released examples and parsers of LongCat-Flash-Thinking-2601 (family
 
 from __future__ import annotations
 
-import ast
 import json
-import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from ._arguments import parameter_types, read_value
 from ._tokenizer import EOS
 
 Message = Mapping[str, Any]
@@ -33,11 +31,10 @@ Message = Mapping[str, Any]
 GENERATION_PROMPT = " /think_on <longcat_assistant><longcat_think>\n"
 _NO_THOUGHT = " /think_off <longcat_assistant>"
 _DROPPED = " /think_on <longcat_assistant>"
-_CALL = re.compile(r"<longcat_tool_call>(.*?)</longcat_tool_call>\n?", re.DOTALL)
-_ARGUMENT = re.compile(
-    r"<longcat_arg_key>(.*?)</longcat_arg_key>\s*<longcat_arg_value>(.*?)</longcat_arg_value>",
-    re.DOTALL,
-)
+_CALL = ("<longcat_tool_call>", "</longcat_tool_call>")
+_KEY = ("<longcat_arg_key>", "</longcat_arg_key>")
+_VALUE = ("<longcat_arg_value>", "</longcat_arg_value>")
+_NO_PARAMETERS = {"type": "object", "properties": {}}
 NOTE = """**Note**: To call a function, write
 <longcat_tool_call>{function-name}
 <longcat_arg_key>{key}</longcat_arg_key>
@@ -144,8 +141,8 @@ class ChatFormat:
             body = "\n".join(function["name"] for function in functions)
             return f"<longcat_tool_declare>\n{body}\n</longcat_tool_declare>"
         body = "".join(
-            f"### Tool name: {f['name']}\nDescription: {f.get('description', '')}\n\n"
-            f"InputSchema: {json.dumps(f['parameters'], ensure_ascii=False)}\n\n"
+            f"### Tool name: {f['name']}\nDescription: {f.get('description') or ''}\n\n"
+            f"InputSchema: {json.dumps(f.get('parameters') or _NO_PARAMETERS, ensure_ascii=False)}\n\n"
             for f in functions
         )
         return (
@@ -206,38 +203,50 @@ def _render_call(function: Mapping[str, Any]) -> str:
     return text + "</longcat_tool_call>\n"
 
 
-def parse_turn(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def parse_turn(
+    text: str,
+    tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    callable_names: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Parse an assistant turn (without the generation prompt) into an OpenAI message.
 
     Never raises: what is no whole tool call stays content, and the message's `malformed` says why.
+
+    Args:
+        text: What was sampled.
+        tools: Whose parameters' types say what a value is; tools that are no such thing say nothing.
+        callable_names: Calls of other tools stay content; all are calls when absent.
     """
     text = text.removesuffix(EOS)
     thought, closed, rest = text.partition("</longcat_think>")
     if not closed:
         thought, rest = "", text
-    types = _parameter_types(tools)
+    types = parameter_types(tools)
+    content: list[str] = []
     calls: list[dict[str, Any]] = []
     reasons: list[str] = []
-
-    def take(match: re.Match[str]) -> str:
-        name, _, body = match[1].partition("\n")
-        why = _why_malformed(name.strip(), body)
+    for piece, inside in _cut(rest, _CALL):
+        if inside is None:
+            content.append(piece)
+            continue
+        name, _, body = inside.partition("\n")
+        name = name.strip()
+        arguments, outside = _arguments(body)
+        why = _why_malformed(name, outside, callable_names)
         if why:
             reasons.append(why)
-            return match[0]
-        arguments = {
-            key: _value(raw, types.get((name.strip(), key))) for key, raw in _ARGUMENT.findall(body)
-        }
-        function = {"name": name.strip(), "arguments": json.dumps(arguments, ensure_ascii=False)}
+            content.append(piece)
+            continue
+        values = {key: read_value(raw, types.get((name, key))) for key, raw in arguments}
+        function = {"name": name, "arguments": json.dumps(values, ensure_ascii=False)}
         calls.append({"id": f"call_{len(calls)}", "type": "function", "function": function})
-        return ""
-
-    content = _CALL.sub(take, rest)
-    if "<longcat_tool_call>" in content and not reasons:
+    said = "".join(content)
+    if _CALL[0] in said and not reasons:
         reasons.append("a tool call was begun and not closed")
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": content.removeprefix("\n") if closed else content,
+        "content": said.removeprefix("\n") if closed else said,
         "reasoning_content": thought.removesuffix("\n"),
     }
     if calls:
@@ -247,32 +256,54 @@ def parse_turn(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, 
     return message
 
 
-def _why_malformed(name: str, body: str) -> str:
+def _cut(text: str, marks: tuple[str, str]) -> Iterator[tuple[str, str | None]]:
+    """Yield stretches between a pair of marks with what is inside, and those outside with None.
+
+    In time that grows with the text alone, however many marks stand in it.
+    """
+    place = 0
+    while True:
+        begin = text.find(marks[0], place)
+        end = -1 if begin < 0 else text.find(marks[1], begin)
+        if end < 0:
+            yield text[place:], None
+            return
+        yield text[place:begin], None
+        after = end + len(marks[1])
+        after += text.startswith("\n", after)
+        yield text[begin:after], text[begin + len(marks[0]) : end]
+        place = after
+
+
+def _arguments(body: str) -> tuple[list[tuple[str, str]], str]:
+    """Return keys with their values' text, and what stands outside of both."""
+    found: list[tuple[str, str]] = []
+    outside: list[str] = []
+    key: str | None = None
+    place = 0
+    while place < len(body):
+        marks = _KEY if key is None else _VALUE
+        begin = body.find(marks[0], place)
+        end = -1 if begin < 0 else body.find(marks[1], begin)
+        if end < 0:
+            break
+        outside.append(body[place:begin])
+        inside = body[begin + len(marks[0]) : end]
+        if key is None:
+            key = inside
+        else:
+            found.append((key, inside))
+            key = None
+        place = end + len(marks[1])
+    outside += [body[place:], "" if key is None else key or "?"]
+    return found, "".join(outside).strip()
+
+
+def _why_malformed(name: str, outside: str, callable_names: Collection[str] | None) -> str:
     if not name or "<" in name:
         return "a tool call must begin with the tool's name"
-    rest = _ARGUMENT.sub("", body).strip()
-    return f"the call of {name} holds text outside its arguments" if rest else ""
-
-
-def _parameter_types(tools: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    return {
-        (tool["function"]["name"], key): schema.get("type", "")
-        for tool in tools
-        for key, schema in tool["function"]["parameters"].get("properties", {}).items()
-    }
-
-
-def _value(raw: str, kind: str | None) -> Any:
-    """Strings stay as they are; anything else is JSON, then a Python literal, then itself."""
-    if kind == "string":
-        return raw
-    for read in (json.loads, ast.literal_eval):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", SyntaxWarning
-                )  # such as of 5or, which is no literal
-                return read(raw)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return raw
+    if outside:
+        return f"the call of {name} holds text outside its arguments"
+    if callable_names is not None and name not in callable_names:
+        return f"no tool {name} is offered"
+    return ""
