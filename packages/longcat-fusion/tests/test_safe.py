@@ -1,7 +1,7 @@
 """Nothing is destroyed, nothing is merged that does not fit, nothing is computed twice."""
 
+import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -245,21 +245,6 @@ class _Killed(BaseException):
     pass
 
 
-def _interrupt_at(monkeypatch, call):
-    """Stop as a kill would, at the so-many-th finished shard, before or after its rename."""
-    real, calls = os.replace, []
-
-    class Path(type(folders.Path())):
-        def replace(self, target):
-            if str(target).endswith(".safetensors"):
-                calls.append(target)
-                if len(calls) == call:
-                    raise _Killed
-            return real(self, target)
-
-    return Path, calls
-
-
 @pytest.mark.parametrize("at", range(1, 11))
 def test_killed_between_journal_and_rename_nothing_is_computed_again(
     tmp_path, make, monkeypatch, at
@@ -409,7 +394,7 @@ def test_progress_counts_bytes_rate_and_time_left(tmp_path, make):
     seen = []
     merge_folders(base, [one], tmp_path / "out", progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes
-    assert all(a.done_bytes <= b.done_bytes for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.done_bytes <= b.done_bytes for a, b in itertools.pairwise(seen))
     assert seen[-1].left_s == 0
     assert seen[-1].rate_bytes_s == pytest.approx(seen[-1].total_bytes / seen[-1].elapsed_s)
 

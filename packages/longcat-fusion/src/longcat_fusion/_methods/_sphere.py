@@ -55,7 +55,10 @@ def karcher_coefficients(products: Array, shares: Sequence[float], steps: int) -
     cosines = products / np.outer(size, size)
     share = np.where(used, np.asarray(shares, float), 0.0)
     share /= share.sum()
-    mean = share / math.sqrt(share @ cosines @ share)  # coefficients of the unit vectors
+    length = math.sqrt(max(0.0, share @ cosines @ share))
+    if length < 1e-7:  # directions that cancel have no mean direction: the plain mean is left
+        return (np.asarray(shares, float) / np.sum(shares)).tolist()
+    mean = share / length  # coefficients of the unit vectors
     for _ in range(steps):
         dots = np.clip(cosines @ mean, -1, 1)
         angles = np.arccos(dots)
