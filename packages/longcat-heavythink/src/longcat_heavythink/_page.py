@@ -76,9 +76,10 @@ def _run(data: Mapping[str, Any], price: Price | None, normaliser: Callable[[str
     parts = [f"<h2 class=say>{escape(question[:2000])}</h2>", _totals(run, calls, end, price)]
     if truth is not None:
         parts.append(f"<p class=meta>true answer: <b>{escape(str(truth))}</b></p>")
-    for stage in sorted({entry["stage"] for entry in calls}):
+    stages: list[int] = sorted({int(entry["stage"]) for entry in calls})
+    for stage in stages:
         places = [place for place, entry in enumerate(calls) if entry["stage"] == stage]
-        name = str(run["schedule"]).split(">")[stage]
+        name: str = str(run["schedule"]).split(">")[stage]
         parts.append(f"<h3>{escape(name)}</h3><div class=grid>")
         for place in places:
             parts.append(_card(calls[place], replies[place], colours.get(place), key, normaliser))

@@ -7,6 +7,7 @@
 """
 
 from ._answers import FAULTS, count_of_thinkers, echo
+from ._scripted import scripted
 from ._server import FaultServer, Stats
 
-__all__ = ["FAULTS", "FaultServer", "Stats", "count_of_thinkers", "echo"]
+__all__ = ["FAULTS", "FaultServer", "Stats", "count_of_thinkers", "echo", "scripted"]

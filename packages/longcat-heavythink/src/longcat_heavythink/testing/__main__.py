@@ -1,5 +1,6 @@
 """`python -m longcat_heavythink.testing [MODE] [PORT]`: a server of faults in its own process."""
 
+import contextlib
 import sys
 import threading
 
@@ -10,7 +11,5 @@ if __name__ == "__main__":
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with FaultServer(default=mode, port=port) as server:
         print(server.url, flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            pass

@@ -53,11 +53,13 @@ def completion(message: dict[str, Any], finish: str | None = "stop", **fields: A
     text = message.get("content")
     words = len(text.split()) if isinstance(text, str) else 0
     data = {
-        "id": "1", "object": "chat.completion", "model": "fault",
+        "id": "1",
+        "object": "chat.completion",
+        "model": "fault",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 10, "completion_tokens": words, "total_tokens": 10 + words},
         **fields,
-    }  # fmt: skip
+    }
     return json.dumps(data).encode()
 
 
@@ -105,8 +107,9 @@ _WHOLE: dict[str, Callable[[], bytes]] = {
     "400": lambda: respond(400, _error("bad field", "invalid_request_error")),
     "401": lambda: respond(401, _error("wrong key", "invalid_request_error")),
     "404": lambda: respond(404, _error("no such model", "not_found")),
-    "context": lambda: respond(400, _error("maximum context length is 8 tokens", "invalid",
-                                           code="context_length_exceeded")),  # fmt: skip
+    "context": lambda: respond(
+        400, _error("maximum context length is 8 tokens", "invalid", code="context_length_exceeded")
+    ),
     "quota": lambda: respond(429, _error("pay first", "insufficient_quota")),
     "redirect": lambda: respond(302, b"", "Location: http://127.0.0.1:9/"),
     "no_content": lambda: b"HTTP/1.1 204 No Content\r\n\r\n",
@@ -120,24 +123,36 @@ _WHOLE: dict[str, Callable[[], bytes]] = {
     "blank": lambda: respond(200, completion({"role": "assistant", "content": " \n"})),
     "null": lambda: respond(200, completion({"role": "assistant", "content": None}, "length")),
     "length": lambda: respond(200, completion({"role": "assistant", "content": "4"}, "length")),
-    "filter": lambda: respond(200, completion({"role": "assistant", "content": ""},
-                                              "content_filter")),  # fmt: skip
+    "filter": lambda: respond(
+        200, completion({"role": "assistant", "content": ""}, "content_filter")
+    ),
     "unclosed": lambda: respond(200, completion({"role": "assistant", "content": "<think>4"})),
     "parts": lambda: respond(200, completion({"role": "assistant", "content": _PARTS})),
     "bom": lambda: respond(200, b"\xef\xbb\xbf" + completion({"content": "42"})),
     "latin": lambda: respond(200, completion({"content": "42 xx"}).replace(b"xx", b"\xff\xfe")),
     "no_usage": lambda: respond(200, completion({"content": "42"}, usage=None)),
     "no_finish": lambda: respond(200, completion({"content": "42"}, None)),
-    "gzip": lambda: respond(200, gzip.compress(completion({"content": "42"})),
-                            "Content-Encoding: gzip"),  # fmt: skip
+    "gzip": lambda: respond(
+        200, gzip.compress(completion({"content": "42"})), "Content-Encoding: gzip"
+    ),
     "bad_gzip": lambda: respond(200, b"not gzip at all", "Content-Encoding: gzip"),
     "garbage": lambda: b"\x16\x03\x01 this is not HTTP\r\n\r\n",
     "deep": lambda: respond(200, b"[" * 100_000),
-}  # fmt: skip
+}
 FAULTS = (
-    "429", "429_date", "cut", "cut_stream", "error_stream", "dead", "slow", "trickle", "reset",
-    "hang_after_head", "close_after", *_WHOLE,
-)  # fmt: skip
+    "429",
+    "429_date",
+    "cut",
+    "cut_stream",
+    "error_stream",
+    "dead",
+    "slow",
+    "trickle",
+    "reset",
+    "hang_after_head",
+    "close_after",
+    *_WHOLE,
+)
 """Modes that `FaultServer` knows, besides `ok` and `delay:SECONDS`."""
 
 
