@@ -4,6 +4,14 @@ import asyncio
 import json
 
 from longcat_dora import RolloutController, Worker
+from longcat_dora._rollout.messages import (
+    AbortRollout,
+    Loaded,
+    LoadWeights,
+    MoveRollout,
+    RetireVersion,
+    StartRollout,
+)
 from longcat_dora.testing import TabularEngine
 
 
@@ -18,20 +26,20 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     table, done, told = json.dumps([[0.0] * 8 for _ in range(8)]).encode(), asyncio.Queue(), []
     engine = TabularEngine()
     controller = RolloutController(
-        Worker(engine=engine, rollout=_two_turns), deadline_s=5, deliver=done.put_nowait,
-        tell=lambda *message: told.append(message),
+        Worker(engine=engine, rollout=_two_turns), deadline_s=5, deliver=lambda trajectory, _: done.put_nowait(trajectory),
+        tell=told.append,
     )  # fmt: skip
-    controller.obey("weights", 0, table)
+    controller.obey(LoadWeights(0, table))
     for n in range(4):  # all of it before any rollout has run
-        controller.obey("start", f"t{n}", "g", "task", "", 0, n, n)
-    controller.obey("abort", "t3")
-    controller.obey("weights", 1, table)
-    controller.obey("retire", 0)
-    controller.obey("move", "t2", 1)
+        controller.obey(StartRollout(f"t{n}", "g", "task", "", 0, n, n))
+    controller.obey(AbortRollout("t3"))
+    controller.obey(LoadWeights(1, table))
+    controller.obey(RetireVersion(0))
+    controller.obey(MoveRollout("t2", 1))
     assert sorted(engine.tables) == [0, 1]
     trajectories = [await done.get() for _ in range(3)]
     await asyncio.sleep(0.01)
-    assert told == []
+    assert told == [Loaded(0), Loaded(1)]
     assert sorted(engine.tables) == [1]
     assert [t.version for t in sorted(trajectories, key=lambda t: t.id)] == [0, 0, 1]
     assert not engine._open

@@ -122,9 +122,9 @@ def test_a_run_ends_when_the_tasks_do(tmp_path):
 
 
 def test_a_killed_controller_is_replaced_and_nothing_is_lost(tmp_path):
-    tasks = iter([Task(f"n{n}", 3 if n == 5 else n % 3) for n in range(60)])
+    tasks = iter([Task(f"n{n}", n % 3 if n < 20 else 3) for n in range(60)])
     dies = functools.partial(tabular_worker, faults={3: "die"})
-    with pytest.raises(LongcatDoraError, match="max_controller_restarts=2 are used up"):
+    with pytest.raises(LongcatDoraError, match="max_controller_restarts=2 since the last step"):
         _run(tmp_path, factory=dies, tasks=tasks, steps=100, max_controller_restarts=2)
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
@@ -230,7 +230,7 @@ def test_a_stopped_run_continues_from_its_folder(tmp_path, signum):
     assert after.num_started > before.num_started
 
 
-def test_a_torn_tail_is_cut_and_an_altered_line_ends_the_log(tmp_path):
+def test_a_torn_tail_is_cut_and_an_altered_line_is_an_error_that_cuts_nothing(tmp_path):
     log = EventLog(tmp_path)
     for n in range(5):
         log.append({"kind": "published", "version": n})
@@ -242,8 +242,12 @@ def test_a_torn_tail_is_cut_and_an_altered_line_ends_the_log(tmp_path):
     log.append({"kind": "published", "version": 9})
     log.close()
     assert [e["version"] for e in read_events(tmp_path)] == [0, 1, 2, 3, 9]
-    path.write_bytes(whole.replace(b'"version":2', b'"version":7'))
-    assert [e["version"] for e in read_events(tmp_path)] == [0, 1]
+    altered = whole.replace(b'"version":2', b'"version":7')
+    path.write_bytes(altered)
+    for read in (lambda: list(read_events(tmp_path)), lambda: EventLog(tmp_path)):
+        with pytest.raises(LongcatDoraError, match=r"events\.jsonl, line 4: "):
+            read()
+    assert path.read_bytes() == altered
 
 
 def test_the_command_line(tmp_path):

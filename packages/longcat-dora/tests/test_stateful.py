@@ -28,6 +28,7 @@ from longcat_dora import (
     check,
     read_events,
 )
+from longcat_dora._rollout.messages import StartRollout
 
 configs = st.builds(
     lambda hard, soft, at_bound, reuse: SchedulerConfig(
@@ -166,7 +167,7 @@ class _Handle:
     running: set[str] = field(default_factory=set)
     orders: list[tuple] = field(default_factory=list)
 
-    def post(self, *order):
+    def post(self, order):
         self.orders.append(order)
 
 
@@ -200,9 +201,10 @@ class ManagerMachine(RuleBasedStateMachine):
         self.end(data.draw(st.sampled_from(sorted(self.handle.running))), reward)
 
     def end(self, name, reward):
-        _, _, group, task, domain, version, _, _ = next(
-            o for o in self.handle.orders if o[:2] == ("start", name)
+        order = next(
+            o for o in self.handle.orders if isinstance(o, StartRollout) and o.trajectory == name
         )
+        group, task, domain, version = order.group, order.task, order.domain, order.version
         segment = Segment([3, 4], [False, True], [0.0, -1.0])
         trajectory = Trajectory(name, group, task, domain, version, [segment], reward)
         payload = self.file.append(trajectory.to_parts())

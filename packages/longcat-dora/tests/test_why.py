@@ -13,6 +13,7 @@ from longcat_dora import (
     Task,
     why,
 )
+from longcat_dora._rollout.messages import StartRollout
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
 CONFIG = SchedulerConfig(groups_per_batch=1, group_size=2, soft_staleness=1, hard_staleness=1)
@@ -22,7 +23,7 @@ class _Handle:
     def __init__(self, *, is_ready=True):
         self.running, self.is_ready, self.orders = set(), is_ready, []
 
-    def post(self, *order):
+    def post(self, order):
         self.orders.append(order)
 
 
@@ -64,18 +65,18 @@ def test_rollouts_are_waited_for_and_the_oldest_is_named(manager):
 def test_one_that_keeps_the_hard_bound_is_named(manager, monkeypatch):
     handle = _start(manager)
     monkeypatch.setattr(manager.queue, "read", lambda names: list(names))
-    starts = {o[1]: o[2] for o in handle.orders if o[0] == "start"}
+    starts = {o.trajectory: o.group for o in handle.orders if isinstance(o, StartRollout)}
     late = next(iter(starts))  # of the first group; its other member ends
     for _ in range(2):
         manager.feed()
-        starts |= {o[1]: o[2] for o in handle.orders if o[0] == "start"}
+        starts |= {o.trajectory: o.group for o in handle.orders if isinstance(o, StartRollout)}
         version = manager.scheduler.version
         group = next(
             g for g in starts.values()
             if g != starts[late] and all(n in handle.running for n, o in starts.items() if o == g)
         )  # fmt: skip
         for reward, name in enumerate([n for n, o in starts.items() if o == group]):
-            at = next(o[5] for o in handle.orders if o[1] == name)
+            at = next(o.version for o in handle.orders if o.trajectory == name)
             _end(manager, handle, name, at, float(reward))
         manager.filter()
         if manager.lease() is None:

@@ -1,9 +1,10 @@
 """Asynchronous RL that loses nothing, mixes nothing, and can prove it."""
 
 from ._books.balance import LoadBalancer, assign_replicas, plan_moves
+from ._books.config import AtBound, SchedulerConfig
 from ._books.manager import RolloutManager
 from ._books.queue import SampleQueue
-from ._books.scheduler import AtBound, Scheduler, SchedulerConfig, Start
+from ._books.scheduler import Scheduler, Start
 from ._books.simulate import Plan, Simulation, plan, simulate
 from ._books.why import why
 from ._log.check import Report, check
@@ -13,13 +14,16 @@ from ._log.replay import ReplayedStep, replay
 from ._log.timeline import timeline
 from ._rollout.controller import RolloutController
 from ._rollout.session import Session
+from ._runtime.config import RunConfig
+from ._runtime.local import LocalRuntime
 from ._runtime.replicas import Completion, Replica, ReplicaLostError, ReplicatedEngine
-from ._runtime.runtime import LocalRuntime, Progress, RunConfig, Runtime
+from ._runtime.runtime import Progress, Runtime
 from ._types import (
     EndReason,
     Engine,
     Finished,
     InterruptibleEngine,
+    Invalid,
     LongcatDoraError,
     Mask,
     Payload,
@@ -42,6 +46,7 @@ __all__ = [
     "EventLog",
     "Finished",
     "InterruptibleEngine",
+    "Invalid",
     "LoadBalancer",
     "LocalRuntime",
     "LongcatDoraError",

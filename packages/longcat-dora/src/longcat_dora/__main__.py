@@ -10,14 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ._books.scheduler import SchedulerConfig
+from ._books.config import SchedulerConfig
 from ._books.simulate import plan
 from ._books.why import why
 from ._log.check import check
 from ._log.log import read_events, read_trajectories
 from ._log.replay import replay
 from ._log.timeline import timeline
-from ._runtime.runtime import LocalRuntime, Progress, RunConfig
+from ._runtime.config import RunConfig
+from ._runtime.local import LocalRuntime
+from ._runtime.runtime import Progress
 from ._types import LongcatDoraError, Task, Trainer
 from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 

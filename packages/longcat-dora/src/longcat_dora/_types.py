@@ -26,11 +26,27 @@ class Mask(Exception):
     """
 
 
+class Invalid(Exception):
+    """Return or raise it in a rollout whose world broke: its own fault, not the agent's.
+
+    The trajectory ends as `invalid` with this reason, is tried again within the limits, and is never trained on.
+
+    Example:
+        async def world(task, policy):
+            if not await database.is_up():
+                return Invalid("the database is down")
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class EndReason(StrEnum):
     """Why a trajectory was not trained on. Every one that is not committed has one of these."""
 
     FAILED = "failed"
-    """The rollout raised; another attempt takes its place."""
+    """The rollout raised, or returned what cannot be trained on; another attempt takes its place."""
     DEADLINE = "deadline"
     """The rollout took longer than its deadline; another attempt takes its place."""
     CONTROLLER_LOST = "controller_lost"
@@ -47,6 +63,10 @@ class EndReason(StrEnum):
     """The run took its last step first."""
     MASKED = "masked"
     """Its rollout raised `Mask`: the signal is incomplete, and the group makes do without it."""
+    INVALID = "invalid"
+    """Its world said `Invalid`; another attempt takes its place."""
+    DAMAGED = "damaged"
+    """Its bytes, or its task's, are not what was written; it is sampled anew."""
     NOTHING_SAMPLED = "nothing_sampled"
     """The policy never spoke: there is no token to learn from."""
 
@@ -73,6 +93,14 @@ class Segment:
     moves: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Where another version than the trajectory's took over: position of its first token, version. Empty
     unless `at_bound` let the trajectory go on."""
+    ends: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """Where the policy stopped speaking: position after its last token, and why (`stop`, `length`, or what
+    the engine says)."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether an answer was cut by its length."""
+        return any(reason == "length" for _, reason in self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +130,11 @@ class Trajectory:
         return sum(sum(segment.loss_mask) for segment in self.segments)
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether an answer was cut by its length."""
+        return any(segment.is_truncated for segment in self.segments)
+
+    @property
     def versions(self) -> list[int]:
         """All that sampled it, in order; one, unless it went on under a newer one."""
         moves = [version for segment in self.segments for _, version in segment.moves]
@@ -111,11 +144,11 @@ class Trajectory:
         """Return it with nothing to learn from tokens of older versions."""
         segments: list[Segment] = []
         for segment in self.segments:
-            mask, place, now = list(segment.loss_mask), 0, self.version
+            mask, begin, now = list(segment.loss_mask), 0, self.version
             for position, after in [*segment.moves, (len(mask), now)]:
                 if now < version:
-                    mask[place:position] = [False] * (position - place)
-                place, now = position, after
+                    mask[begin:position] = [False] * (position - begin)
+                begin, now = position, after
             segments.append(replace(segment, loss_mask=mask))
         return replace(self, segments=segments)
 
@@ -134,7 +167,7 @@ class Trajectory:
             "version": self.version, "reward": self.reward, "info": self.info,
             "duration_s": self.duration_s,
             "segments": [
-                [_turns(mask), segment.moves]
+                [_turns(mask), segment.moves, segment.ends]
                 for mask, segment in zip(masks, self.segments, strict=True)
             ],
         }  # fmt: skip
@@ -154,41 +187,51 @@ class Trajectory:
         Raises:
             LongcatDoraError: It is something else.
         """
-        view = memoryview(data)
+        try:
+            return cls._parse(memoryview(data))
+        except (struct.error, ValueError, KeyError, TypeError, IndexError) as error:
+            raise LongcatDoraError(f"these bytes are no trajectory: {error}") from error
+
+    @classmethod
+    def _parse(cls, view: memoryview) -> Trajectory:
         magic, length = _HEAD.unpack_from(view)
         if magic != _MAGIC:
             raise LongcatDoraError(f"a trajectory must begin with {_MAGIC!r}, got {magic!r}")
-        place = _HEAD.size + length
-        head = json.loads(bytes(view[_HEAD.size : place]))
+        offset = _HEAD.size + length
+        head = json.loads(bytes(view[_HEAD.size : offset]))
         segments: list[Segment] = []
-        for turns, moves in head.pop("segments"):
+        for turns, moves, ends in head.pop("segments"):
             ids, sampled = array("i"), array("f")
-            end = place + 4 * sum(turns)
-            ids.frombytes(view[place:end])
-            place = end + 4 * sum(turns[1::2])
-            sampled.frombytes(view[end:place])
+            end = offset + 4 * sum(turns)
+            ids.frombytes(view[offset:end])
+            offset = end + 4 * sum(turns[1::2])
+            sampled.frombytes(view[end:offset])
             mask: list[bool] = []
             log_probs: list[float] = []
             rest = iter(sampled.tolist())
             for turn, length in enumerate(turns):
                 mask += [turn % 2 == 1] * length
                 log_probs += islice(rest, length) if turn % 2 else [0.0] * length
-            segments.append(Segment(ids.tolist(), mask, log_probs, [*map(tuple, moves)]))
+            if not len(ids) == len(mask) == len(log_probs):
+                raise ValueError(f"{len(mask)} tokens are announced, {len(ids)} are there")
+            segments.append(
+                Segment(ids.tolist(), mask, log_probs, [*map(tuple, moves)], [*map(tuple, ends)])
+            )
         return cls(segments=segments, **head)
 
 
-_MAGIC, _HEAD = b"LCT2", struct.Struct("<4sI")
+_MAGIC, _HEAD = b"LCT3", struct.Struct("<4sI")
 
 
 def _turns(mask: bytes) -> list[int]:
     """Lengths of a mask's stretches, which are in turn 0 and 1; the first may have none."""
     turns: list[int] = []
-    place, sought = 0, 1
-    while place < len(mask):
-        end = mask.find(sought, place)
+    begin, sought = 0, 1
+    while begin < len(mask):
+        end = mask.find(sought, begin)
         end = len(mask) if end < 0 else end
-        turns.append(end - place)
-        place, sought = end, 1 - sought
+        turns.append(end - begin)
+        begin, sought = end, 1 - sought
     return turns
 
 
@@ -215,14 +258,18 @@ class Finished:
     num_tokens: int
     num_sampled: int
     duration_s: float
+    is_truncated: bool = False
+    num_splits: int = 0
+    """Times that a client sent what was said before in other words, so that another segment began."""
 
     @classmethod
-    def of(cls, trajectory: Trajectory) -> Finished:
+    def of(cls, trajectory: Trajectory, *, num_splits: int = 0) -> Finished:
         """Take what matters of a trajectory."""
         versions = trajectory.versions
         return cls(
             trajectory.id, versions[-1], versions, trajectory.domain, trajectory.reward,
             trajectory.num_tokens, trajectory.num_sampled, trajectory.duration_s,
+            trajectory.is_truncated, num_splits,
         )  # fmt: skip
 
 
@@ -329,6 +376,11 @@ class Trainer(Protocol):
 class Policy(Protocol):
     """What a rollout function talks to."""
 
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last answer ended: `stop`, `length`, or what the engine says; `None` before the first."""
+        ...
+
     async def chat(
         self, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]]
     ) -> dict[str, Any] | None:
@@ -345,8 +397,10 @@ class Policy(Protocol):
         ...
 
 
-Rollout = Callable[[Any, Policy], Awaitable[float | tuple[float, dict[str, Any]]]]
-"""Tries one task's payload with a policy; returns the reward, or reward and information."""
+Outcome = float | tuple[float, dict[str, Any]] | Invalid
+"""The reward, or reward and information (JSON-able), or that the world broke."""
+Rollout = Callable[[Any, Policy], Awaitable[Outcome]]
+"""Tries one task's payload with a policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +414,14 @@ class Worker:
     max_tokens: int = 256
     """Per request."""
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.rollout):
+            raise TypeError(f"rollout must be an async function, got {type(self.rollout).__name__}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
 
     @functools.cached_property
     def takes_seed(self) -> bool:

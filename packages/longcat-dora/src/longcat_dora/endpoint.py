@@ -32,9 +32,8 @@ except ImportError as error:  # pragma: no cover
         "longcat_dora.endpoint needs: pip install 'longcat-dora[endpoint]'"
     ) from error
 
-from ._types import Policy, Rollout
+from ._types import Outcome, Policy, Rollout
 
-Outcome = float | tuple[float, dict[str, Any]]
 Agent = Callable[[Any, str], Awaitable[Outcome] | Outcome]
 """Takes a task's payload and the base URL to speak to; returns the reward, or reward and information."""
 

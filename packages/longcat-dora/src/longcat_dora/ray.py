@@ -31,9 +31,19 @@ except ImportError as error:  # pragma: no cover
 
 from ._log.payloads import PayloadFile
 from ._rollout.controller import Factory, RolloutController
+from ._rollout.messages import (
+    Broken,
+    LoadWeights,
+    Order,
+    Ready,
+    Report,
+    RolloutFailed,
+    RolloutFinished,
+    Stopped,
+)
 from ._runtime.ray_nodes import NodeFinder, on_node
 from ._runtime.runtime import Runtime
-from ._types import Finished, LongcatDoraError, Trajectory
+from ._types import EndReason, Finished, LongcatDoraError, Trajectory
 
 _MOST_END_S = 10.0
 
@@ -53,21 +63,21 @@ class _ControllerActor:
 
     def __init__(self, factory: Factory, deadline_s: float) -> None:
         self.factory, self.deadline_s = factory, deadline_s
-        self.orders: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
-        self.early: dict[int, tuple[Any, ...]] = {}
+        self.orders: asyncio.Queue[Order] = asyncio.Queue()
+        self.early: dict[int, Order] = {}
         """Orders that came before one that was sent before them."""
         self.next_number = 0
-        self.messages: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.messages: asyncio.Queue[Report] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def post(self, number: int, order: tuple[Any, ...]) -> None:
+    async def post(self, number: int, order: Order) -> None:
         """Take an order; they are carried out by their numbers: Ray may begin calls out of order."""
         self.early[number] = order
         while self.next_number in self.early:
             self.orders.put_nowait(self.early.pop(self.next_number))
             self.next_number += 1
 
-    async def take(self) -> list[tuple[Any, ...]]:
+    async def take(self) -> list[Report]:
         """Wait for messages, and return all there are."""
         if not self.tasks:
             self.tasks.append(asyncio.create_task(self._serve()))
@@ -80,32 +90,30 @@ class _ControllerActor:
         try:
             worker = self.factory()
         except Exception:
-            self.messages.put_nowait(("broken", traceback.format_exc()))
+            problem = f"it could not build its worker:\n{traceback.format_exc()}"
+            self.messages.put_nowait(Broken(problem))
             return
         controller = RolloutController(
             worker, deadline_s=self.deadline_s, deliver=self._deliver, tell=self._tell
         )
-        self._tell("ready", ray.get_runtime_context().get_node_id())
+        self._tell(Ready(node=ray.get_runtime_context().get_node_id()))
         while not controller.stopped.is_set():
-            order, *arguments = await self.orders.get()
-            if order == "weights":
-                version, (reference,) = arguments
+            order = await self.orders.get()
+            if isinstance(order, LoadWeights):
+                (reference,) = order.weights
                 buffer: Buffer = await reference
-                arguments = [version, buffer.view]
-            try:
-                controller.obey(order, *arguments)
-            except Exception:
-                self._tell("broken", traceback.format_exc())
-                return
+                order = order._replace(weights=buffer.view)
+            controller.obey(order)
         await controller.close()
-        self._tell("stopped")
+        self._tell(Stopped())
 
-    def _tell(self, *message: Any) -> None:
-        self.messages.put_nowait(message)
+    def _tell(self, report: Report) -> None:
+        self.messages.put_nowait(report)
 
-    def _deliver(self, trajectory: Trajectory) -> None:
+    def _deliver(self, trajectory: Trajectory, num_splits: int) -> None:
         reference = ray.put(Buffer(trajectory.to_bytes()))
-        self._tell("finished", Finished.of(trajectory), [reference])
+        finished = Finished.of(trajectory, num_splits=num_splits)
+        self._tell(RolloutFinished(finished, [reference]))
 
 
 class RayController:
@@ -117,11 +125,11 @@ class RayController:
         self.node = ""
         self.num_posted = 0
         self.running: set[str] = set()
-        self.is_ready = False
+        self.is_ready = self.is_gone = False
         self.has_stopped = asyncio.Event()
         self.listener: asyncio.Task[None] | None = None
 
-    def post(self, *order: Any) -> None:
+    def post(self, order: Order) -> None:
         """Send an order after all earlier ones; before there is an actor, none is sent but to stop."""
         if self.actor is None:
             return
@@ -130,6 +138,11 @@ class RayController:
         ):  # the listener finds out, and cares for what was running
             self.actor.post.remote(self.num_posted, order)
             self.num_posted += 1
+
+    def kill(self) -> None:
+        """End the actor now; its listener finds out."""
+        if self.actor is not None:
+            ray.kill(self.actor)
 
 
 class RayRuntime(Runtime):
@@ -174,10 +187,10 @@ class RayRuntime(Runtime):
     def spawn(self, place: int) -> RayController:
         """Find a node with idle CPUs, start an actor there, and listen to it."""
         handle = RayController()
-        handle.listener = asyncio.create_task(self._live(handle))
+        handle.listener = asyncio.create_task(self._tend(handle))
         return handle
 
-    async def _live(self, handle: RayController) -> None:
+    async def _tend(self, handle: RayController) -> None:
         try:
             ours = [handle.node for handle in self.handles if isinstance(handle, RayController)]
             handle.node = await self._finder.find(ours)
@@ -202,11 +215,14 @@ class RayRuntime(Runtime):
             handle.listener.cancel()
         if handle.actor is not None:
             ray.kill(handle.actor)
-        if self._file is not None and handle is self.handles[-1]:
+        handle.is_gone = True
+        if self._file is not None and all(
+            h.is_gone for h in self.handles if isinstance(h, RayController)
+        ):
             self._file.close()
             self._file = None
 
-    def share(self, weights: bytes) -> Any:
+    def share(self, weights: bytes | memoryview) -> Any:
         """Put weights into the object store, once."""
         return [ray.put(Buffer(weights))]
 
@@ -214,17 +230,18 @@ class RayRuntime(Runtime):
         """Takes: an actor's messages. Stops: when it has ended, or is lost."""
         try:
             while True:
-                for message in await handle.actor.take.remote():
-                    if message[0] == "stopped":
-                        handle.has_stopped.set()
-                        return
-                    if message[0] == "ready":  # Ray may have put it elsewhere than was asked
-                        handle.node = message[1]
-                        self.receive(handle, "ready")
-                    elif message[0] == "finished":
-                        await self._keep(handle, *message[1:])
-                    else:
-                        self.receive(handle, *message)
+                for report in await handle.actor.take.remote():
+                    match report:
+                        case Stopped():
+                            handle.has_stopped.set()
+                            return
+                        case Ready():  # Ray may have put it elsewhere than was asked
+                            handle.node = report.node
+                            self.receive(handle, report)
+                        case RolloutFinished(finished, held):
+                            await self._keep(handle, finished, held)
+                        case _:
+                            self.receive(handle, report)
                 self.wake()
         except RayActorError as error:
             handle.has_stopped.set()
@@ -241,11 +258,12 @@ class RayRuntime(Runtime):
         try:
             buffer: Buffer = await held[0]
         except RayError as error:  # its node was lost with it
-            self.manager.failed(handle, finished.id, "controller_lost", str(error)[:200])
+            lost = RolloutFailed(finished.id, EndReason.CONTROLLER_LOST, str(error)[:200])
+            self.receive(handle, lost)
             return
         if self.is_over:
             return
         if self._file is None:
             self._file = PayloadFile(self.config.folder / "log", self.manager.writer())
         payload = self._file.append([buffer.view])
-        self.receive(handle, "finished", finished, payload)
+        self.receive(handle, RolloutFinished(finished, payload))

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ._books.scheduler import Event, Scheduler, SchedulerConfig
+from ._books.config import SchedulerConfig
+from ._books.scheduler import Scheduler
+from ._log.events import Event, Opened, Published
 from ._runtime.replicas import Completion, ReplicatedEngine
 from ._types import EndReason, Policy, Trajectory, Worker
 
@@ -198,12 +200,12 @@ def random_schedule(seed: int, config: SchedulerConfig, *, num_events: int = 400
     run.drain()
     assert scheduler.num_open_groups == 0, "something is stuck"
     scheduler.end()
-    opened = {
+    opened: Opened = {
         "kind": "opened",
         "hard_staleness": config.hard_staleness,
         "at_bound": config.at_bound,
     }
-    published = {"kind": "published", "version": 0}
+    published: Published = {"kind": "published", "version": 0}
     return [opened, published, *scheduler.take_events(), {"kind": "closed"}]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .manager import Controller
+    from longcat_dora._rollout.messages import Controller
 
 
 def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int, int]:

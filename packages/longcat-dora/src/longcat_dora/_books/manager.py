@@ -2,7 +2,7 @@
 
     tasks ──> admit ──> start ──> a controller ──> finished ──> queue ──> lease ──> commit
 
-Takes: messages of controllers. Gives: orders to them, batches to whoever trains. Keeps: the scheduler, the
+Takes: reports of controllers. Gives: orders to them, batches to whoever trains. Keeps: the scheduler, the
 log and the queue in step: whatever happens is in the log before it is acted upon. It waits for nothing and
 starts nothing; the runtimes do.
 """
@@ -10,37 +10,45 @@ starts nothing; the runtimes do.
 from __future__ import annotations
 
 import collections
-import dataclasses
-import itertools
-import pickle
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from longcat_dora._log.log import EVENTS, EventLog, read_events
+from longcat_dora._log import events as ev
+from longcat_dora._log.events import Event, PayloadFields
+from longcat_dora._log.lock import FolderLock
+from longcat_dora._log.log import EventLog
 from longcat_dora._log.payloads import PayloadFile, PayloadReader
-from longcat_dora._types import EndReason, Finished, Payload, Task, Trajectory
+from longcat_dora._rollout.messages import (
+    AbortRollout,
+    Controller,
+    MoveRollout,
+    StartRollout,
+)
+from longcat_dora._types import EndReason, Finished, LongcatDoraError, Payload, Task, Trajectory
 
 from .balance import LoadBalancer
+from .config import SchedulerConfig
 from .queue import SampleQueue
-from .recover import RecoveredGroup, recover
-from .scheduler import Scheduler, SchedulerConfig, Start
+from .recover import Recovered, RecoveredGroup, RecoveryState, end_of
+from .scheduler import Scheduler, Start
+from .tasks import TaskFeed, Tasks, decode_task, encode_task
 
-Tasks = Iterator[Task] | Mapping[str, Iterator[Task]]
+_LOGGER = logging.getLogger("longcat_dora")
 
 
-class Controller(Protocol):
-    """A rollout controller as the manager sees it."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a step is taken on."""
 
-    running: set[str]
-    """Trajectories that it is sampling."""
-    is_ready: bool
-
-    def post(self, *order: Any) -> None:
-        """Send an order after all earlier ones; never blocks."""
-        ...
+    names: list[str]
+    masked: frozenset[str]
+    oldest: int | None
+    """With `mask`, the oldest version that is learned from."""
+    newest: int
 
 
 class RolloutManager:
@@ -50,10 +58,14 @@ class RolloutManager:
         folder: Of the log; a log that is there is continued.
         config: Sizes and bounds.
         tasks: What to try, in order; or by domain, of which the one furthest behind its quota goes first.
-            When a run is continued, as many are passed over as were admitted before.
+            When a run is continued, what was admitted before is passed over.
         version: That the trainer stands at.
         seed: Of what is sampled, by engines that take one.
         on_group: Called with each complete group, before it is filtered or queued.
+        lock: Of the folder, if it is held already.
+
+    Raises:
+        LongcatDoraError: Another process writes to the folder, the log is damaged, or its end is lost.
     """
 
     def __init__(
@@ -65,11 +77,10 @@ class RolloutManager:
         version: int = 0,
         seed: int = 0,
         on_group: Callable[[list[Trajectory]], None] | None = None,
+        lock: FolderLock | None = None,
     ) -> None:
         self.on_group, self.seed = on_group, seed
-        self._tasks: dict[str, Iterator[Task]] = (
-            dict(tasks) if isinstance(tasks, Mapping) else {"": tasks}
-        )
+        self._tasks = TaskFeed(tasks)
         self.controllers: list[Controller] = []
         self.balancer = LoadBalancer()
         self._task_of: dict[str, Task] = {}
@@ -80,12 +91,37 @@ class RolloutManager:
         """Groups of an earlier run of which nothing is kept."""
         self._reusable: set[str] = set()
         self._num_groups = self.num_filtered = 0
-        before = list(read_events(folder)) if (folder / EVENTS).is_file() else []
-        self.log, self._reader = EventLog(folder), PayloadReader(folder, verify=bool(before))
-        self.queue, self._task_file = SampleQueue(self._reader), PayloadFile(folder, "tasks.bin")
-        self.num_writers = sum(event["kind"] == "writer" for event in before)
-        self.scheduler = Scheduler(config, version=version)
-        self.log.append({
+        self.num_without_signal = 0
+        """Groups in a row, up to now, that had nothing to learn from."""
+        self.num_truncated = self.num_splits = 0
+        """Since `take_rewards`: trajectories that were cut by their length; edited histories."""
+        state = RecoveryState(
+            version, on_admitted=lambda e: self._tasks.pass_over(e["domain"], e["task"])
+        )
+        self.log = EventLog(folder, visit=state.read, lock=lock)
+        try:
+            self._reader = PayloadReader(folder, verify=self.log.num_before > 0)
+            self.queue = SampleQueue(self._reader)
+            self._task_file = PayloadFile(folder, "tasks.bin")
+            self.num_writers = state.num_writers
+            self.scheduler = Scheduler(config, version=version)
+            # Before anything is written: it may find that the log has lost its end.
+            recovered = (
+                state.recover(hard_staleness=config.hard_staleness) if self.log.num_before else None
+            )
+            self.log.append(self._opened())
+            if recovered is None:
+                self.log.append({"kind": "published", "version": version})
+            else:
+                self._continue(recovered)
+            self._tell_notes()
+        except BaseException:
+            self.log.close()
+            raise
+
+    def _opened(self) -> ev.Opened:
+        config = self.scheduler.config
+        event: ev.Opened = {
             "kind": "opened",
             "hard_staleness": config.hard_staleness,
             "soft_staleness": config.soft_staleness,
@@ -93,31 +129,73 @@ class RolloutManager:
             "at_bound": config.at_bound,
             "max_running": config.max_running,
             "wall": time.time(),
-        })  # fmt: skip
-        if before:
-            self._continue(before, version)
-        else:
-            self.log.append({"kind": "published", "version": version})
+        }
+        if self.log.torn_bytes:
+            event["torn_bytes"] = self.log.torn_bytes
+        return event
 
-    def _continue(self, before: list[dict[str, Any]], version: int) -> None:
-        recovered = recover(before, version, hard_staleness=self.scheduler.config.hard_staleness)
+    # -- an earlier run ----------------------------------------------------------------------
+
+    def _continue(self, recovered: Recovered) -> None:
         self.log.append(*recovered.events)
-        for event in recovered.produced:
-            self.queue.put(
-                Finished(
-                    event["trajectory"], event["version"], event["versions"], event["domain"],
-                    event["reward"], event["tokens"], event["sampled"], event["duration_s"],
-                ),
-                Payload(*event["payload"]),
-            )  # fmt: skip
+        damaged = self._find_damage(recovered)
         for group in recovered.groups:
-            if group.finished:
+            if group.wanted:
+                self._find_task(group)
+        for event in recovered.produced:
+            if event["trajectory"] not in damaged:
+                self.queue.put(_finished_of(event), _payload_of(event))
+        for group in recovered.groups:
+            if group.wanted and group.task is None:
+                self._give_up(group)
+            elif group.finished:
                 self._adopt(group)
             else:  # nothing of it is kept: it waits for room like a new one
                 self._backlog.append(group)
         self.scheduler.skip_names(recovered.num_trajectories)
         self._num_groups = recovered.num_groups
-        self._skip(Counter(e["domain"] for e in before if e["kind"] == "admitted"))
+
+    def _find_damage(self, recovered: Recovered) -> set[str]:
+        """End trajectories whose bytes are not what was written; they are sampled anew."""
+        damaged: dict[str, str] = {}
+        for event in recovered.produced:
+            try:
+                self._reader.read(_payload_of(event))
+            except (LongcatDoraError, KeyError) as error:
+                damaged[event["trajectory"]] = str(error)
+        for group in recovered.groups:
+            for name in [name for name in group.finished if name in damaged]:
+                _, member, attempt = group.finished.pop(name)
+                group.wanted.append((member, attempt))
+                self.log.append(end_of(name, EndReason.DAMAGED, damaged[name][-500:]))
+        if damaged:
+            name, problem = next(iter(damaged.items()))
+            self.notice(
+                f"{len(damaged)} finished trajectories are damaged and are sampled anew; {name}: {problem}"
+            )
+        return set(damaged)
+
+    def _find_task(self, group: RecoveredGroup) -> None:
+        """Read a group's task where the log has it; else keep the one that came again."""
+        if "payload" not in group.admitted:
+            return
+        try:
+            group.task = decode_task(self._reader.read(Payload(*group.admitted["payload"])))
+        except (LongcatDoraError, ValueError, TypeError) as error:
+            if group.task is None:
+                self.notice(f"the task of {group.admitted['group']} is damaged: {error}")
+
+    def _give_up(self, group: RecoveredGroup) -> None:
+        """Close a group whose task is not to be had any more."""
+        name, task = group.admitted["group"], group.admitted["task"]
+        self.notice(
+            f"group {name} ends: its task {task!r} is not in the log, and did not come again"
+        )
+        self.queue.drop(group.finished)
+        self.log.append({
+            "kind": "evicted", "group": name, "reason": str(EndReason.DAMAGED),
+            "trajectories": list(group.finished),
+        })  # fmt: skip
 
     def _adopt(self, group: RecoveredGroup) -> None:
         admitted = group.admitted
@@ -125,26 +203,19 @@ class RolloutManager:
             admitted["group"], task=admitted["task"], domain=admitted["domain"],
             finished=group.finished, wanted=group.wanted,
         )  # fmt: skip
-        if group.wanted:
-            data = self._reader.read(Payload(*admitted["payload"]))
-            self._task_of[admitted["group"]] = pickle.loads(data)
-
-    def _skip(self, admitted: Counter[str]) -> None:
-        """Pass over the tasks that were admitted before: they are done, or in the log."""
-        for domain, tasks in self._tasks.items():
-            num = admitted[domain] if domain else sum(admitted.values())
-            collections.deque(itertools.islice(tasks, num), maxlen=0)
+        if group.task is not None:
+            self._task_of[admitted["group"]] = group.task
 
     # -- tasks and starts --------------------------------------------------------------------
 
     @property
     def is_drained(self) -> bool:
         """Whether no task is left, and nothing is being sampled."""
-        return not (self._tasks or self._backlog or self.scheduler.num_running)
+        return not (self._tasks.domains or self._backlog or self.scheduler.num_running)
 
     def feed(self) -> None:
         """Admit groups and start trajectories, on the controller with the most room."""
-        while (self._backlog or self._tasks) and self.scheduler.can_admit():
+        while (self._backlog or self._tasks.domains) and self.scheduler.can_admit():
             if self._backlog:
                 self._adopt(self._backlog.popleft())
             else:
@@ -160,45 +231,49 @@ class RolloutManager:
         self.flush()
         for controller, start in orders:
             task = self._task_of[start.group]
-            controller.post(
-                "start", start.trajectory, start.group, task.id, task.domain, start.version,
-                task.payload, start.seed(self.seed),
-            )  # fmt: skip
+            controller.post(StartRollout(
+                start.trajectory, start.group, task.id, task.domain, start.version, task.payload,
+                start.seed(self.seed),
+            ))  # fmt: skip
 
     def _admit(self) -> None:
-        domain = self.scheduler.next_domain(self._tasks) if len(self._tasks) > 1 else None
-        domain = next(iter(self._tasks)) if domain is None else domain
-        task = next(self._tasks[domain], None)
+        domains = self._tasks.domains
+        domain = self.scheduler.next_domain(domains) if len(domains) > 1 else domains[0]
+        task = self._tasks.take(domain)
+        self._tell_notes()
         if task is None:
-            del self._tasks[domain]
             return
         name = f"g{self._num_groups:05d}"
         self._num_groups += 1
         self._task_of[name] = task
-        payload = self._task_file.append([pickle.dumps(task)])
-        self.scheduler.admit(
-            name, task=task.id, domain=task.domain, payload=dataclasses.astuple(payload)
-        )
+        data = encode_task(task)
+        # What is no plain data is not kept: it comes again when the run is continued.
+        fields = {} if data is None else {"payload": _fields_of(self._task_file.append([data]))}
+        self.scheduler.admit(name, task=task.id, domain=task.domain, **fields)
 
-    # -- messages ----------------------------------------------------------------------------
+    # -- reports -----------------------------------------------------------------------------
 
-    def finished(self, controller: Controller, finished: Finished, payload: Payload) -> None:
-        """A trajectory is complete, and its tokens are in the log's folder."""
+    def finished(self, controller: Controller, finished: Finished, payload: Payload) -> bool:
+        """A trajectory is complete, and its bytes are in the log's folder; return whether it is kept."""
         self._is_over(controller, finished.id)
         if not self.scheduler.is_running(finished.id):
-            return  # it was discarded when this was on its way, or is told twice
+            return False  # it was discarded when this was on its way, or is told twice
         if finished.num_sampled == 0:
             self.scheduler.fail(finished.id, EndReason.NOTHING_SAMPLED)
-            return
+            return False
         self.flush()
+        self.num_truncated += finished.is_truncated
+        self.num_splits += finished.num_splits
+        fields = {"truncated": True} if finished.is_truncated else {}
         is_kept = self.scheduler.finish(
             finished.id, version=finished.version, versions=finished.versions,
             reward=finished.reward, tokens=finished.num_tokens, sampled=finished.num_sampled,
-            domain=finished.domain, duration_s=round(finished.duration_s, 4),
+            domain=finished.domain, duration_s=round(finished.duration_s, 4), **fields,
         )  # fmt: skip
         if is_kept:
             self.queue.put(finished, payload)
         self.flush(payload)
+        return is_kept
 
     def failed(self, controller: Controller, name: str, reason: str, detail: str) -> None:
         """A trajectory ended without a result."""
@@ -206,14 +281,44 @@ class RolloutManager:
         if self.scheduler.is_running(name):
             self.scheduler.fail(name, EndReason(reason), detail=detail)
 
-    def lost(self, controller: Controller) -> None:
-        """A controller is gone: what it was sampling is tried again elsewhere."""
+    def overdue(self, limit_s: float) -> dict[int, list[str]]:
+        """Return the controllers, by place, that hold rollouts which were started longer ago than this."""
+        before = time.monotonic() - limit_s
+        late = {name for name, at in self._started_at.items() if at < before}
+        if not late:
+            return {}
+        held = {place: sorted(c.running & late) for place, c in enumerate(self.controllers)}
+        return {place: names for place, names in held.items() if names}
+
+    def lost(self, controller: Controller, *, overdue: Collection[str] = ()) -> None:
+        """A controller is gone: what it was sampling is tried again elsewhere.
+
+        Args:
+            controller: The one that is gone.
+            overdue: What it did not end when its deadline had passed.
+        """
         for name in sorted(controller.running):
             self._started_at.pop(name, None)
-            if self.scheduler.is_running(name):
+            if not self.scheduler.is_running(name):
+                continue
+            if name in overdue:
+                self.scheduler.fail(
+                    name, EndReason.DEADLINE, detail="its controller did not end it"
+                )
+            else:
                 self.scheduler.fail(name, EndReason.CONTROLLER_LOST)
         controller.running.clear()
         self.flush()
+
+    def notice(self, text: str) -> None:
+        """Tell a person, and the log, of something that is no error."""
+        _LOGGER.warning("%s", text)
+        self.log.append({"kind": "noticed", "text": text})
+
+    def _tell_notes(self) -> None:
+        for text in self._tasks.notes:
+            self.notice(text)
+        self._tasks.notes.clear()
 
     def _is_over(self, controller: Controller, name: str) -> None:
         controller.running.discard(name)
@@ -227,26 +332,46 @@ class RolloutManager:
             names = self.scheduler.members(group)
             if self.on_group is not None:
                 self.on_group(self.queue.read(names))
-            rewards = [finished.reward for finished in self.queue.look(names)]
-            self._rewards += rewards
-            if len(set(rewards)) < 2:
-                self.num_filtered += 1
-                self.scheduler.evict(group, EndReason.NO_SIGNAL)
+            self.judge(group, names)
         self.flush()
+
+    def judge(self, group: str, names: list[str]) -> None:
+        """Evict a complete group if its rewards are all the same."""
+        rewards = [finished.reward for finished in self.queue.look(names)]
+        self._rewards += rewards
+        if len(set(rewards)) < 2:
+            self.num_filtered += 1
+            self.num_without_signal += 1
+            self.scheduler.evict(group, EndReason.NO_SIGNAL)
+        else:
+            self.num_without_signal = 0
 
     def lease(self) -> list[Trajectory] | None:
         """Return the batch of the next step; `None` while the step has to wait."""
+        lease = self.begin_lease()
+        return None if lease is None else self.read(lease)
+
+    def begin_lease(self) -> Lease | None:
+        """Choose the batch of the next step, without reading it; `None` while the step has to wait."""
         groups = self.scheduler.lease(at_least=1 if self.is_drained else None)
         self._obey_bound()
         if groups is None:
             return None
         self.flush()
-        batch, masked = self.queue.read(self.scheduler.batch()), self.scheduler.masked
-        if self.scheduler.config.at_bound != "mask":
+        config, version = self.scheduler.config, self.scheduler.version
+        return Lease(
+            self.scheduler.batch(), frozenset(self.scheduler.masked),
+            version - config.hard_staleness if config.at_bound == "mask" else None, version + 1,
+        )  # fmt: skip
+
+    def read(self, lease: Lease) -> list[Trajectory]:
+        """Return the trajectories of a batch; from any thread."""
+        batch = self.queue.read(lease.names)
+        if lease.oldest is None:
             return batch
-        oldest = self.scheduler.version - self.scheduler.config.hard_staleness
-        newest = self.scheduler.version + 1
-        return [t.masked_before(newest if t.id in masked else oldest) for t in batch]
+        return [
+            t.masked_before(lease.newest if t.id in lease.masked else lease.oldest) for t in batch
+        ]
 
     def _obey_bound(self) -> None:
         """Tell controllers what the scheduler ended, or moved to another version, at the bound."""
@@ -254,16 +379,16 @@ class RolloutManager:
         if not discarded and not moved:
             return
         self.flush()
-        place = {name: controller for controller in self.controllers for name in controller.running}
+        holder = {name: c for c in self.controllers for name in c.running}
         for name in discarded:
             self.queue.drop([name])
             self._started_at.pop(name, None)
-            if name in place:
-                place[name].running.discard(name)
-                place[name].post("abort", name)
+            if name in holder:
+                holder[name].running.discard(name)
+                holder[name].post(AbortRollout(name))
         for name, version in moved:
-            if name in place:
-                place[name].post("move", name, version)
+            if name in holder:
+                holder[name].post(MoveRollout(name, version))
 
     def commit(self) -> int:
         """The batch was trained on; return the new version."""
@@ -281,6 +406,7 @@ class RolloutManager:
     def take_rewards(self) -> list[float]:
         """Rewards of all groups that completed since the last call, with a signal or not."""
         rewards, self._rewards = self._rewards, []
+        self.num_truncated = self.num_splits = 0
         return rewards
 
     # -- end ---------------------------------------------------------------------------------
@@ -289,6 +415,8 @@ class RolloutManager:
         """Close what is open, and the log for good."""
         self.scheduler.end(EndReason.RUN_ENDED)
         self.flush()
+        for group in self._backlog:  # nothing of them was finished: nothing is left to be told
+            assert not group.finished
         self.log.append({"kind": "closed"})
 
     def close(self) -> None:
@@ -299,13 +427,13 @@ class RolloutManager:
 
     def flush(self, payload: Payload | None = None) -> None:
         """Write the scheduler's events; the first one owns the payload, if there is one."""
-        events = self.scheduler.take_events()
+        events: list[Event] = self.scheduler.take_events()
         for event in events:
             if event["kind"] == "evicted":
                 self._task_of.pop(event["group"], None)
                 self.queue.drop(event["trajectories"])
         if payload is not None and events[0]["kind"] == "produced":
-            events[0]["payload"] = dataclasses.astuple(payload)
+            events[0]["payload"] = _fields_of(payload)
         self.log.append(*events)
 
     def writer(self) -> str:
@@ -346,3 +474,21 @@ class RolloutManager:
     def domains(self, batch: Sequence[Trajectory]) -> dict[str, int]:
         """Domain to trajectories of a batch."""
         return dict(Counter(trajectory.domain for trajectory in batch))
+
+
+def _fields_of(payload: Payload) -> PayloadFields:
+    return [payload.file, payload.offset, payload.length, payload.crc]
+
+
+def _payload_of(event: ev.Produced) -> Payload:
+    if "payload" not in event:
+        raise KeyError(f"the log does not say where {event['trajectory']} lies")
+    return Payload(*event["payload"])
+
+
+def _finished_of(event: ev.Produced) -> Finished:
+    return Finished(
+        event["trajectory"], event["version"], event.get("versions", [event["version"]]),
+        event.get("domain", ""), event.get("reward", 0.0), event.get("tokens", 0),
+        event.get("sampled", 0), event.get("duration_s", 0.0), event.get("truncated", False),
+    )  # fmt: skip

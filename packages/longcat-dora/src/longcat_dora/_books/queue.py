@@ -38,12 +38,16 @@ class SampleQueue:
         return [self._samples[name].finished for name in names]
 
     def read(self, names: Iterable[str]) -> list[Trajectory]:
-        """Return trajectories whole; they stay in the queue."""
+        """Return trajectories whole; they stay in the queue. From any thread, if nobody drops them meanwhile."""
         return [
             Trajectory.from_bytes(self._reader.read(self._samples[name].payload)) for name in names
         ]
 
+    def sync(self, names: Iterable[str]) -> None:
+        """Wait until trajectories are on the disk; from any thread, as `read`."""
+        self._reader.sync({self._samples[name].payload.file for name in names})
+
     def drop(self, names: Iterable[str]) -> None:
-        """Let go of trajectories; those that are not here are none."""
+        """Let go of trajectories; unknown names are ignored."""
         for name in names:
             self._samples.pop(name, None)

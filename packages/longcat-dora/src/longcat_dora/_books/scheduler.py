@@ -8,7 +8,7 @@ What always holds, with `n` the version in training and `H = hard_staleness`:
 
 C3 needs no dropping. A step is allowed only if it takes along every open trajectory of version
 `n - H`; what stays behind is then at least of version `n + 1 - H`, and `n` becomes `n + 1`.
-If one of those is still being sampled, `at_bound` decides (see `AtBound`). The soft target shapes
+If one of those is still being sampled, `at_bound` decides (see `AtBound` in `config`). The soft target shapes
 admission: at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included.
 One batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
 (Little's law), and is `soft_staleness` steps old when it is trained on.
@@ -24,73 +24,16 @@ to the log.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, cast
 
+from longcat_dora._log.events import Admitted, Committed, Event, Produced, Started
 from longcat_dora._types import EndReason, LongcatDoraError
 
+from .config import SchedulerConfig
 from .group import Group, Index, Seat
-
-Event = dict[str, Any]
-AtBound = Literal["wait", "discard", "continue", "mask"]
-"""What happens when a step could be taken but for a group that holds version `n - H` and is not complete.
-
-- `wait`: the trainer waits for it. Nothing is lost, C1 to C3 hold.
-- `discard`: its members of that version end as `expired` and are sampled anew (the 2509 report). C1 to C3 hold.
-- `continue`: members being sampled go on under the newest version, and each token's version is recorded;
-  finished ones are discarded. C3 holds for the newest token of a trajectory.
-- `mask`: members being sampled go on likewise; what is older than the bound is not learned from, and counts
-  for its group's mean alone. C3 holds for every token that is learned from.
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerConfig:
-    """Sizes and bounds."""
-
-    groups_per_batch: int = 4
-    group_size: int = 8
-    """Attempts at each task; advantages are formed within a group."""
-    soft_staleness: float = 1
-    """Steps a trajectory waits on average: shapes admission. Batches open at once, over-provisioning
-    included, are one more."""
-    hard_staleness: int = 4
-    """Never exceeded: the trainer waits instead."""
-    max_running: int = 64
-    """Trajectories being sampled at once."""
-    max_attempts: int = 3
-    """Of one member of a group, after which the group makes do without it."""
-    at_bound: AtBound = "wait"
-    """What happens when the hard bound is reached and a group is not complete."""
-    quotas: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Domain to its share of what is trained on, as weights; groups are chosen in the order they came when
-    empty. A domain that has nothing to give never holds up a step."""
-    reuse_ratio: float = 0.0
-    """Share of a batch's groups that were trained on before, each once more at most, within the bound."""
-
-    def __post_init__(self) -> None:
-        if self.at_bound not in get_args(AtBound):
-            raise ValueError(f"at_bound must be one of {get_args(AtBound)}, got {self.at_bound!r}")
-        for name in ("groups_per_batch", "group_size", "max_running", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.soft_staleness <= self.hard_staleness:
-            raise ValueError(
-                f"need 0 <= soft_staleness <= hard_staleness, got {self.soft_staleness} and "
-                f"{self.hard_staleness}"
-            )
-        if not 0 <= self.reuse_ratio < 1:
-            raise ValueError(f"reuse_ratio must be in [0, 1), got {self.reuse_ratio}")
-        if any(weight < 0 for weight in self.quotas.values()):
-            raise ValueError(f"quotas must not be negative, got {dict(self.quotas)}")
-
-    @property
-    def max_open_groups(self) -> int:
-        """`(soft_staleness + 1) * groups_per_batch`, rounded up."""
-        return math.ceil((self.soft_staleness + 1) * self.groups_per_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +51,8 @@ class Start:
 
     def seed(self, run: int) -> int:
         """What the attempt samples with in a run of this seed, whenever and wherever it is started."""
-        place = f"{run}:{self.group}:{self.member}:{self.attempt}"
-        return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=6).digest(), "little")
+        name = f"{run}:{self.group}:{self.member}:{self.attempt}"
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +173,10 @@ class Scheduler:
         attempts = size * (self.config.max_attempts - 1)
         seats = [Seat(member, 0) for member in range(size)]
         self._add(Group(group, task, domain, self._num_groups, seats, attempts))
-        self._emit("admitted", group=group, task=task, domain=domain, size=size, **fields)
+        self._events.append(cast("Admitted", {
+            "kind": "admitted", "group": group, "task": task, "domain": domain, "size": size,
+            **fields,
+        }))  # fmt: skip
 
     def _add(self, group: Group) -> None:
         self._num_groups += 1
@@ -249,10 +195,11 @@ class Scheduler:
         name = f"t{self._num_trajectories:06d}"
         self._num_trajectories += 1
         member, attempt = self._index.run(group, name, self.version)
-        self._emit(
-            "started", trajectory=name, group=group.id, version=self.version, member=member,
-            attempt=attempt,
-        )  # fmt: skip
+        event: Started = {
+            "kind": "started", "trajectory": name, "group": group.id, "version": self.version,
+            "member": member, "attempt": attempt,
+        }  # fmt: skip
+        self._events.append(event)
         return Start(name, group.id, group.task, self.version, member, attempt)
 
     def finish(self, trajectory: str, *, version: int | None = None, **fields: Any) -> bool:
@@ -271,7 +218,10 @@ class Scheduler:
             self._expire(group, trajectory)
             return False
         self._index.finish(group, trajectory, version)
-        self._emit("produced", trajectory=trajectory, group=group.id, version=version, **fields)
+        self._events.append(cast("Produced", {
+            "kind": "produced", "trajectory": trajectory, "group": group.id, "version": version,
+            **fields,
+        }))  # fmt: skip
         if version < known:
             self._index.mask(group, trajectory)
             self._close_if_hollow(group)
@@ -305,7 +255,9 @@ class Scheduler:
         if gone.running:
             raise LongcatDoraError(f"group {group!r} has running members, it cannot be evicted")
         self._remove(gone)
-        self._emit("evicted", group=group, reason=str(reason), trajectories=gone.members)
+        self._events.append({
+            "kind": "evicted", "group": group, "reason": str(reason), "trajectories": gone.members,
+        })  # fmt: skip
 
     def _remove(self, group: Group) -> None:
         self._index.remove(group)
@@ -337,7 +289,7 @@ class Scheduler:
             self._index.lease(group)
         self._assert_bound(chosen)
         names = [group.id for group in chosen]
-        self._emit("leased", version=self.version, groups=names)
+        self._events.append({"kind": "leased", "version": self.version, "groups": names})
         return names
 
     @property
@@ -358,7 +310,6 @@ class Scheduler:
     def commit(self) -> int:
         """The leased groups were trained on; return the new version."""
         names: list[str] = []
-        fields: dict[str, Any] = {}
         masked = sorted(self.masked)
         for group in self._leased or ():
             members = group.members
@@ -368,14 +319,17 @@ class Scheduler:
             self._remove(group)
             if self.config.reuse_ratio and oldest is not None and not group.masked:
                 self._past.append(_Past(group.id, members, oldest))
+        event: Committed = {
+            "kind": "committed", "version": self.version, "trajectories": names,
+        }  # fmt: skip
         if masked:
-            fields["masked"] = masked
+            event["masked"] = masked
         if self._reused:
-            fields["reused"] = [name for past in self._reused for name in past.members]
+            event["reused"] = [name for past in self._reused for name in past.members]
         self._leased, self._reused = None, []
-        self._emit("committed", version=self.version, trajectories=names, **fields)
         self.version += 1
-        self._emit("published", version=self.version)
+        self._events.append(event)
+        self._events.append({"kind": "published", "version": self.version})
         return self.version
 
     def end(self, reason: EndReason = EndReason.RUN_ENDED) -> None:
@@ -426,7 +380,7 @@ class Scheduler:
         """See to it that groups which are not complete hold nothing of version `n - H`."""
         limit = self.version - self.config.hard_staleness
         for group in self._due():
-            if group.is_complete or (self.config.at_bound == "discard" and self._makes_do(group)):
+            if group.is_complete or (self.config.at_bound == "discard" and self._make_do(group)):
                 continue
             self._clear(group, limit)
 
@@ -450,8 +404,8 @@ class Scheduler:
         if group.is_complete and len(group.masked) == len(group.finished):
             self.evict(group.id, EndReason.EXPIRED)
 
-    def _makes_do(self, group: Group) -> bool:
-        """A group of which half is finished is trained on without the rest."""
+    def _make_do(self, group: Group) -> bool:
+        """Train on a group of which half is finished without the rest; return whether it is one."""
         if len(group.finished) < max(2, group.size / 2):
             return False
         for name in list(group.running):
@@ -467,7 +421,9 @@ class Scheduler:
         before = group.running[name]
         self._index.move(group, name, self.version)
         self._moved.append((name, self.version))
-        self._emit("moved", trajectory=name, before=before, version=self.version)
+        self._events.append({
+            "kind": "moved", "trajectory": name, "before": before, "version": self.version,
+        })  # fmt: skip
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -517,7 +473,7 @@ class Scheduler:
     ) -> None:
         self._index.drop(group, name, again=again)
         # Of a traceback, the end is what says most.
-        self._emit("ended", trajectory=name, reason=str(reason), again=again, detail=detail[-500:])
-
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self._events.append({"kind": kind, **fields})
+        self._events.append({
+            "kind": "ended", "trajectory": name, "reason": str(reason), "again": again,
+            "detail": detail[-500:],
+        })  # fmt: skip

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from .scheduler import Scheduler, SchedulerConfig, Start
+from .config import SchedulerConfig
+from .scheduler import Scheduler, Start
 
 _FREE = 0.99
 """Share of the unbounded throughput that counts as the same."""

@@ -6,20 +6,11 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from longcat_dora._types import LongcatDoraError
 
 STATUS = "status.json"
 _FRESH_S = 5.0
-
-
-def write_status(folder: Path, **fields: Any) -> None:
-    """Replace a run's status by this one."""
-    part = folder / f".{STATUS}.part"
-    record = {"pid": os.getpid(), "at": time.time(), **fields}
-    part.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    part.replace(folder / STATUS)
 
 
 def why(run: Path) -> str:

@@ -8,19 +8,26 @@ may be in a batch, if it is told that nothing is learned from it.
 - C1  A trajectory is produced and committed under the version it was started on, which was
       published before, and was not undone since.
 - C2  A trajectory that was started ends exactly once: committed, ended or evicted. Only the log of
-      a run that is still going may hold open ones.
+      a run that is still going may hold open ones. Its bytes are what was written.
 - C3  Nothing is trained on that is older than the bound, or of a version not yet published; what is
-      used again was trained on once before.
+      used again was trained on once before. No step is missing.
+
+What cannot be judged (an empty log, a log without its bound) is said, and is not called clean.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-Event = dict[str, Any]
+from longcat_dora._types import LongcatDoraError, Payload
+
+from .events import FORMAT, KINDS
+from .log import LogReader
+from .payloads import PayloadReader
 
 
 @dataclass(slots=True)
@@ -28,6 +35,10 @@ class Report:
     """What a log holds."""
 
     breaches: list[str] = field(default_factory=list[str])
+    not_judged: list[str] = field(default_factory=list[str])
+    """What the log does not tell enough of."""
+    notes: list[str] = field(default_factory=list[str])
+    """What is no breach, and worth saying."""
     num_events: int = 0
     num_started: int = 0
     num_committed: int = 0
@@ -41,14 +52,16 @@ class Report:
     """Ended or evicted, with a reason."""
     num_open: int = 0
     """Neither, at the end of the log."""
+    num_payloads: int = 0
+    """Trajectories whose bytes were read and are whole."""
     staleness: Counter[int] = field(default_factory=Counter[int])
     """Staleness to the number of committed trajectories."""
     reasons: Counter[str] = field(default_factory=Counter[str])
 
     @property
     def is_clean(self) -> bool:
-        """Whether no breach was found."""
-        return not self.breaches
+        """Whether everything was judged, and no breach was found."""
+        return not self.breaches and not self.not_judged
 
     def summary(self) -> str:
         """One line for people."""
@@ -57,8 +70,17 @@ class Report:
             f" + {self.num_open} open"
         )
         worst = max(self.staleness, default=0)
-        verdict = "C1 C2 C3 hold" if self.is_clean else f"{len(self.breaches)} breaches"
-        return f"{verdict}: {self.num_events} events, {ledger}, worst staleness {worst}"
+        return f"{self._verdict()}: {self.num_events} events, {ledger}, worst staleness {worst}"
+
+    def _verdict(self) -> str:
+        if self.breaches:
+            return f"{len(self.breaches)} breaches"
+        if not self.not_judged:
+            return "C1 C2 C3 hold"
+        open_rules = {text.partition(" ")[0] for text in self.not_judged}
+        held = [rule for rule in ("C1", "C2", "C3") if rule not in open_rules]
+        told = "; ".join(self.not_judged)
+        return f"{' '.join(held)} hold; {told}" if held and "nothing" not in open_rules else told
 
 
 @dataclass(slots=True)
@@ -72,11 +94,16 @@ class _Step:
 
 
 class _Books:
-    def __init__(self) -> None:
+    def __init__(self, payloads: PayloadReader | None) -> None:
         self.report = Report()
+        self.payloads = payloads
+        self.log: LogReader | None = None
         self.bound: int | None = None
         self.may_move = self.may_mask = False
         self.version: int | None = None
+        self.first: int | None = None
+        """The first version that was published."""
+        self.digests: dict[int, str] = {}
         self.open: dict[str, int] = {}
         self.before: dict[str, list[int]] = {}
         """Versions that a trajectory was moved away from."""
@@ -86,31 +113,67 @@ class _Books:
         self.reused: set[str] = set()
         self.undone: set[str] = set()
         """Sampled on a version that a restore took back: another one has its number now."""
+        self.damaged: dict[str, str] = {}
+        """Trajectories whose bytes are not what was written, and what is wrong."""
         self.steps: list[_Step] = []
+        self.is_closed = False
         self.handlers = {
             "opened": self._opened, "published": self._published, "started": self._started,
             "moved": self._moved, "produced": self._produced, "ended": self._ended,
             "evicted": self._evicted, "committed": self._committed, "restored": self._restored,
+            "weights": self._weights,
         }  # fmt: skip
 
-    def read(self, event: Event) -> None:
+    def read(self, event: Any) -> None:
         self.report.num_events += 1
-        handler = self.handlers.get(event["kind"])
-        if handler is not None:
-            handler(event)
+        try:
+            kind = event["kind"]
+            handler = self.handlers.get(kind)
+            if handler is not None:
+                handler(event)
+            elif kind not in KINDS:
+                self.breach("form", f"unknown kind {kind!r}")
+            self.is_closed = kind == "closed"
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            self.breach("form", f"{str(event)[:80]} is no event of format {FORMAT}: {error!r}")
 
     def breach(self, rule: str, text: str) -> None:
-        self.report.breaches.append(f"{rule}, event {self.report.num_events}: {text}")
+        self.report.breaches.append(f"{rule}, {self._where()}: {text}")
 
-    def _opened(self, event: Event) -> None:
+    def _where(self) -> str:
+        place = None if self.log is None else self.log.place
+        if place is None:
+            return f"event {self.report.num_events}"
+        return f"{place.file.name} line {place.line}"
+
+    def _opened(self, event: Mapping[str, Any]) -> None:
         self.bound = event["hard_staleness"]
         at_bound = event.get("at_bound", "wait")
         self.may_move, self.may_mask = at_bound in ("continue", "mask"), at_bound == "mask"
 
-    def _published(self, event: Event) -> None:
-        self.version = event["version"]
+    def _published(self, event: Mapping[str, Any]) -> None:
+        version = event["version"]
+        if self.version is None:
+            self.first = version
+        elif version != self.version + 1:
+            self.breach(
+                "C3", f"version {version} is published after {self.version}: steps are missing"
+            )
+        elif not self.steps or self.steps[-1].version != self.version:
+            self.breach("C3", f"version {version} is published, but no step led to it")
+        self.version = version
 
-    def _started(self, event: Event) -> None:
+    def _weights(self, event: Mapping[str, Any]) -> None:
+        version, digest = event["version"], event["digest"]
+        if version != self.version:
+            self.breach("C1", f"weights of version {version}, newest published is {self.version}")
+        before = self.digests.setdefault(version, digest)
+        if before != digest:
+            self.report.notes.append(
+                f"{self._where()}: version {version} had weights {before}, and has {digest} after a restart"
+            )
+
+    def _started(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
         if name in self.open or name in self.closed:
             self.breach("C2", f"{name} is started twice")
@@ -119,7 +182,7 @@ class _Books:
         self.report.num_started += 1
         self.open[name] = version
 
-    def _moved(self, event: Event) -> None:
+    def _moved(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
         if not self.may_move:
             self.breach("C1", f"{name} is moved to {version}, which at_bound does not allow")
@@ -134,7 +197,7 @@ class _Books:
         self.open[name] = version
         self.report.num_moved += 1
 
-    def _produced(self, event: Event) -> None:
+    def _produced(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
         if name not in self.open or name in self.produced:
             self.breach(
@@ -147,11 +210,26 @@ class _Books:
             self.breach("C1", f"{name} was started on {known[0]}, sampled on {list(seen)}")
         self.open[name] = version  # it may have been finished before it heard that it was moved
         self.produced.add(name)
+        self._weigh(name, event)
 
-    def _ended(self, event: Event) -> None:
+    def _weigh(self, name: str, event: Mapping[str, Any]) -> None:
+        """See whether a trajectory's bytes are what was written."""
+        if self.payloads is None:
+            return
+        if "payload" not in event:
+            self.breach("C2", f"{name} is produced, and the log does not say where its bytes are")
+            return
+        try:
+            self.payloads.read(Payload(*event["payload"]))
+        except LongcatDoraError as error:
+            self.damaged[name] = str(error)
+            return
+        self.report.num_payloads += 1
+
+    def _ended(self, event: Mapping[str, Any]) -> None:
         self._close(event["trajectory"], event["reason"])
 
-    def _evicted(self, event: Event) -> None:
+    def _evicted(self, event: Mapping[str, Any]) -> None:
         for name in event["trajectories"]:
             self._close(name, event["reason"])
 
@@ -163,13 +241,17 @@ class _Books:
             self.breach("C2", f"{name} ends without a reason")
         del self.open[name]
         self.closed[name] = f"ended ({reason})"
+        if reason == "damaged":  # the run found it itself, and sampled anew
+            self.damaged.pop(name, None)
         self.report.num_ended += 1
         self.report.reasons[reason] += 1
 
-    def _committed(self, event: Event) -> None:
+    def _committed(self, event: Mapping[str, Any]) -> None:
         now = event["version"]
         if now != self.version:
             self.breach("C3", f"a step at version {now}, newest published is {self.version}")
+        if self.steps and self.steps[-1].version >= now:
+            self.breach("C2", f"a step at version {now} was taken before")
         masked = set(event.get("masked", ()))
         if masked and not self.may_mask:
             self.breach("C2", "trajectories are masked, which at_bound does not allow")
@@ -214,40 +296,84 @@ class _Books:
         self.report.num_reused += 1
         self._judge(name, now - self.committed[name])
 
-    def _restored(self, event: Event) -> None:
+    def _restored(self, event: Mapping[str, Any]) -> None:
         """Steps at `version` and later are undone; their trajectories are open again."""
-        self.version = event["version"]
-        while self.steps and self.steps[-1].version >= event["version"]:
-            step = self.steps.pop()
-            for name, version in step.batch:
-                del self.closed[name], self.committed[name]
-                self.open[name] = version
-                self.report.num_committed -= 1
-                if name in step.masked:
-                    self.report.num_masked -= 1
-                else:
-                    self.report.staleness[step.version - version] -= 1
-            self.reused.difference_update(step.reused)
-            self.report.num_reused -= len(step.reused)
-        self.undone |= {name for name, version in self.open.items() if version > event["version"]}
+        to = event["version"]
+        if self.version is None or self.first is None or not self.first <= to <= self.version:
+            self.breach(
+                "C3",
+                f"restored to version {to}, but published are {self.first} to {self.version}",
+            )
+        self.version = to
+        while self.steps and self.steps[-1].version >= to:
+            self._undo(self.steps.pop())
+        for version in [version for version in self.digests if version > to]:
+            del self.digests[version]
+        self.undone |= {name for name, version in self.open.items() if version > to}
+
+    def _undo(self, step: _Step) -> None:
+        for name, version in step.batch:
+            del self.closed[name], self.committed[name]
+            self.open[name] = version
+            self.report.num_committed -= 1
+            if name in step.masked:
+                self.report.num_masked -= 1
+            else:
+                self.report.staleness[step.version - version] -= 1
+        self.reused.difference_update(step.reused)
+        self.report.num_reused -= len(step.reused)
+
+    def close(self) -> Report:
+        """Judge what only the end of the log can tell."""
+        report = self.report
+        report.num_open = len(self.open)
+        report.staleness += Counter()  # drop zeros
+        for name, problem in self.damaged.items():
+            self.breach("C2", f"the bytes of {name} are not what was written: {problem}")
+        if self.is_closed and self.open:
+            names = ", ".join(list(self.open)[:5])
+            self.breach("C2", f"the log is closed, but {len(self.open)} are open: {names}")
+        if not report.num_events:
+            report.not_judged.append("nothing judged: the log is empty")
+        elif self.bound is None:
+            report.not_judged.append("C3 not judged: no bound in the log")
+        if self.log is not None and self.log.first:
+            report.notes.append(f"judged from part {self.log.first} of the log on")
+        if self.log is not None and self.log.torn_bytes:
+            report.notes.append(
+                f"the last line is not finished ({self.log.torn_bytes} bytes): a crash, or a run that"
+                " is writing it"
+            )
+        return report
 
 
-def check(events: Iterable[Event]) -> Report:
-    """Replay events and report breaches.
+def check(events: Iterable[Mapping[str, Any]] | LogReader | Path | str) -> Report:
+    """Replay a log and report breaches.
+
+    Args:
+        events: A log folder, or what `read_events` returns: then trajectories' bytes are read too, and compared
+            with their checksums. Or events alone.
+
+    Raises:
+        LongcatDoraError: A folder holds no log, or a line of it is not what was written.
 
     Example:
         >>> check([{"kind": "published", "version": 0},
         ...        {"kind": "started", "trajectory": "t0", "group": "g", "version": 1}]).breaches
         ['C1, event 2: t0 is started on version 1, newest is 0']
     """
-    books = _Books()
-    closed = False
-    for event in events:
-        books.read(event)
-        closed = event["kind"] == "closed"
-    books.report.num_open = len(books.open)
-    books.report.staleness += Counter()  # drop zeros
-    if closed and books.open:
-        names = ", ".join(list(books.open)[:5])
-        books.breach("C2", f"the log is closed, but {len(books.open)} are open: {names}")
-    return books.report
+    log = LogReader(events) if isinstance(events, (str, Path)) else events
+    if not isinstance(log, LogReader):
+        books = _Books(None)
+        for event in log:
+            books.read(event)
+        return books.close()
+    payloads = PayloadReader(log.folder)
+    books = _Books(payloads)
+    books.log = log
+    try:
+        for event in log:
+            books.read(event)
+    finally:
+        payloads.close()
+    return books.close()

@@ -1,9 +1,16 @@
-"""The event log: append-only, checksummed, and healed after a crash.
+"""The event log: append-only, every line chained to the one before, healed only where a crash tears.
 
-One JSON object a line: `{"crc": ..., "event": {...}}`. Bulk data (trajectories) lies in files beside it,
-one per process that samples; the event that owns it says where (`Payload`). A line whose checksum is wrong
-or that is torn ends the log: what follows was never acknowledged and is cut off when the log is opened
-again. Resume, audit, replay and the timeline read this log and nothing else.
+One JSON object a line: `{"crc": ..., "event": {...}}`. The checksum goes on from the line before, so that a
+line that is altered, lost, doubled or out of its place is found. Files:
+
+    events-000000.jsonl  events-000001.jsonl ...  full ones, never written to again
+    events.jsonl                                  the one that is appended to
+    payloads-*.bin, tasks.bin                     bulk data; the event that owns it says where (`Payload`)
+
+- The first line of a file is its `Head`: the format, and which line it goes on from.
+- A last line without its end is what a crash leaves: nobody was told that it was written, and it is cut off
+  when the log is opened again. Anything else that is wrong is an error, and nothing is cut.
+- What is synced survives a power cut: see `EventLog.sync`.
 """
 
 from __future__ import annotations
@@ -12,93 +19,245 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from longcat_dora._types import LongcatDoraError, Payload, Trajectory
 
-from .payloads import PayloadReader
+from .events import FORMAT, Event, Head, problem_of
+from .lock import FolderLock
+from .payloads import PayloadReader, sync_folder
 
 EVENTS = "events.jsonl"
-Event = dict[str, Any]
+_FULL = "events-[0-9]*.jsonl"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().raw_decode
 
 
-def encode_event(event: Event) -> bytes:
-    """Return the line of an event."""
+class LogDamagedError(LongcatDoraError):
+    """A log cannot be read on from some line.
+
+    Attributes:
+        file: In which it is.
+        line: From 1.
+        offset: Bytes of the file before that line.
+    """
+
+    def __init__(self, file: Path, line: int, offset: int, problem: str) -> None:
+        super().__init__(f"{file}, line {line}: {problem}")
+        self.file, self.line, self.offset, self.problem = file, line, offset, problem
+
+
+def encode_event(event: Mapping[str, Any], chain: int = 0) -> tuple[bytes, int]:
+    """Return the line of an event after a line with checksum `chain`, and its own checksum."""
     body = _encode(event).encode()
-    return b'{"crc":%d,"event":%b}\n' % (zlib.crc32(body), body)
+    crc = zlib.crc32(body, chain)
+    return b'{"crc":%d,"event":%b}\n' % (crc, body), crc
 
 
-def decode_event(line: bytes) -> Event | None:
-    """Read a line; `None` if it is torn or altered."""
+def decode_event(line: bytes, chain: int = 0) -> tuple[Any, int] | None:
+    """Read a line that follows one with checksum `chain`; `None` if it is torn or altered."""
     head, found, rest = line.partition(b',"event":')
     body = rest[:-2]
-    if not found or rest[-2:] != b"}\n" or head != b'{"crc":%d' % zlib.crc32(body):
+    crc = zlib.crc32(body, chain)
+    if not found or rest[-2:] != b"}\n" or head != b'{"crc":%d' % crc:
         return None
-    return _decode(body.decode())[0]
+    return _decode(body.decode())[0], crc
 
 
-def read_events(path: Path) -> Iterator[Event]:
-    """Yield the events of a log folder or file, up to the first line that is not whole.
+class Place(NamedTuple):
+    """Where an event lies."""
+
+    file: Path
+    line: int
+    """From 1."""
+    end: int
+    """Bytes of the file up to the end of its line."""
+    chain: int
+    """Checksum of its line."""
+
+
+class LogReader:
+    """Reads a log folder, or one of its files; iterate over it as often as you like.
+
+    Attributes:
+        folder: The payloads lie there.
+        torn_bytes: After an iteration: of a last line that was not finished.
+        place: Of the last line that was read.
+        first: Number of the first file that is here; more than 0 if earlier ones are elsewhere.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
+        self.folder = path if path.is_dir() else path.parent
+        self.files = _files(path)
+        self.torn_bytes = self.first = 0
+        self.place: Place | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        self.torn_bytes, self.place = 0, None
+        for file in self.files:
+            yield from self._read(file)
+
+    def _read(self, file: Path) -> Iterator[Event]:
+        end, chain, is_last = 0, 0, file == self.files[-1]
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                chain = self._chain_before(line) if number == 1 else chain
+                found = decode_event(line, chain)
+                if found is None:
+                    if is_last and _is_torn(line, chain):
+                        self.torn_bytes = len(line)
+                        return
+                    raise LogDamagedError(file, number, end, _WRONG)
+                event, chain = found
+                problem = _head_problem(event) if number == 1 else problem_of(event)
+                if problem is not None:
+                    raise LogDamagedError(file, number, end, problem)
+                end += len(line)
+                self.place = Place(file, number, end, chain)
+                if number > 1:
+                    yield event
+                elif file == self.files[0]:
+                    self.first = event["number"]
+
+    def _chain_before(self, line: bytes) -> int:
+        """The checksum that a file's first line goes on from; of a file that is elsewhere, it says so itself."""
+        if self.place is not None:
+            return self.place.chain
+        try:
+            return int(json.loads(line)["event"].get("chain", 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return 0
+
+
+_WRONG = (
+    "is not what was written after the line before it; a last line that a crash tore has no end, and this one"
+    " is something else. `longcat-dora repair` shows what could be kept"
+)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob(_FULL))
+        if (path / EVENTS).is_file() or not files:
+            files.append(path / EVENTS)
+    else:
+        files = [path]
+    if not files[0].is_file():
+        raise LongcatDoraError(f"an event log must be a file or a folder with {EVENTS}: {path}")
+    return files
+
+
+def _is_torn(line: bytes, chain: int) -> bool:
+    """Whether a line is what a crash leaves: without its end, and no whole line but for an altered end."""
+    return not line.endswith(b"\n") and decode_event(line[:-1] + b"\n", chain) is None
+
+
+def _head_problem(head: Any) -> str | None:
+    """What keeps a line from being the first of a file."""
+    found = head.get("format") if isinstance(head, dict) and head.get("kind") == "log" else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if found == FORMAT:
+        return None
+    told = "says no format" if found is None else f"is of format {found}"
+    return f"a log must be of format {FORMAT}, this one {told}: another version of longcat-dora wrote it"
+
+
+def read_events(path: Path | str) -> LogReader:
+    """Return the events of a log folder or file; iterating may raise.
+
+    A last line that a crash tore is left out, and counted in `torn_bytes`.
 
     Raises:
-        LongcatDoraError: There is no log.
+        LongcatDoraError: There is no log; or, while it is read, a line is not what was written: the error
+            names file and line.
     """
-    for event, _ in _read(path):
-        yield event
+    return LogReader(path)
 
 
-def read_trajectories(folder: Path) -> Iterator[Trajectory]:
+def read_trajectories(folder: Path | str) -> Iterator[Trajectory]:
     """Yield every finished trajectory of a log folder, trained on or not, in order.
 
     Raises:
         LongcatDoraError: There is no log, or a trajectory is not what was written.
     """
-    reader = PayloadReader(folder)
+    log = LogReader(folder)
+    reader = PayloadReader(log.folder)
     try:
-        for event in read_events(folder):
-            if event["kind"] == "produced":
+        for event in log:
+            if event["kind"] == "produced" and "payload" in event:
                 yield Trajectory.from_bytes(reader.read(Payload(*event["payload"])))
     finally:
         reader.close()
 
 
-def _read(path: Path) -> Iterator[tuple[Event, int]]:
-    file = path / EVENTS if path.is_dir() else path
-    if not file.is_file():
-        raise LongcatDoraError(f"an event log must be a file or a folder with {EVENTS}: {path}")
-    end = 0
-    with file.open("rb") as stream:
-        for line in stream:
-            event = decode_event(line)
-            if event is None:
-                return
-            end += len(line)
-            yield event, end
-
-
 class EventLog:
-    """Appends to a log; opening an existing one heals its tail and continues it.
+    """Appends to a log; opening an existing one reads it whole, and cuts off a last line that a crash tore.
 
     Each event is given the seconds since the log was opened, as `at`; the clock cannot be set back.
+
+    Args:
+        folder: Of the log.
+        visit: Is given each event that is there already.
+        lock: Of the folder; taken here when absent.
+        segment_bytes: Of a file, after which another one is begun.
+
+    Raises:
+        LongcatDoraError: Another process writes to the folder, or the log is damaged: then nothing was cut.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        visit: Callable[[Event], None] | None = None,
+        lock: FolderLock | None = None,
+        segment_bytes: int = 64 * 2**20,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        end = 0
-        if (folder / EVENTS).exists():
-            for _, end in _read(folder):  # noqa: B007 - the last value is what is wanted
-                pass
-            os.truncate(folder / EVENTS, end)
-        self._end = end
-        self._events = os.open(
-            folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
-        )
+        self.folder, self.segment_bytes = folder, segment_bytes
+        self._lock = lock or FolderLock(folder)
+        self._end = self._chain = self.torn_bytes = 0
+        self.num_before = 0
+        """Events that were there already."""
+        self._full: list[int] = []
+        """Files that are full and not synced yet."""
+        self._has_new_names = True
+        """Whether a file was created or renamed since the last sync."""
+        try:
+            self._recall(visit)
+        except BaseException:
+            self._lock.close()
+            raise
         self._opened = time.monotonic()
+
+    def _recall(self, visit: Callable[[Event], None] | None) -> None:
+        """Read what is there, heal its end, and open the last file."""
+        full = sorted(self.folder.glob(_FULL))
+        file = self.folder / EVENTS
+        if full or file.exists():
+            reader = LogReader(self.folder)
+            for event in reader:
+                self.num_before += 1
+                if visit is not None:
+                    visit(event)
+            self.torn_bytes, place = reader.torn_bytes, reader.place
+            if place is not None:
+                self._chain = place.chain
+                self._end = place.end if place.file == file else 0
+            if self.torn_bytes:
+                os.truncate(file, self._end)
+        self._number = len(full)
+        if full:
+            self._number = int(full[-1].stem.removeprefix("events-")) + 1
+        self._events = self._open()
+        if not self._end:
+            self._write_head()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self.folder / EVENTS, flags, 0o644)
 
     def append(self, *events: Event) -> None:
         """Write events, all of them or none.
@@ -109,17 +268,56 @@ class EventLog:
         if not events:
             return
         at = round(time.monotonic() - self._opened, 4)
-        data = memoryview(b"".join([encode_event({**event, "at": at}) for event in events]))
+        chain, lines = self._chain, list[bytes]()
+        for event in events:
+            line, chain = encode_event({**event, "at": at}, chain)
+            lines.append(line)
+        self._write(b"".join(lines))
+        self._chain = chain
+        if self._end >= self.segment_bytes:
+            self._begin_segment()
+
+    def _write(self, data: bytes) -> None:
         try:
-            length, rest = len(data), data
+            rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._events, rest) :]
         except OSError as error:
             os.ftruncate(self._events, self._end)
-            path = self.folder / EVENTS
-            raise LongcatDoraError(f"{path} must be writable: {error.strerror}") from error
-        self._end += length
+            raise LongcatDoraError(
+                f"cannot write {self.folder / EVENTS}: {error.strerror}"
+            ) from error
+        self._end += len(data)
+
+    def _begin_segment(self) -> None:
+        (self.folder / EVENTS).rename(self.folder / f"events-{self._number:06d}.jsonl")
+        self._full.append(self._events)
+        self._has_new_names = True
+        self._number += 1
+        self._events, self._end = self._open(), 0
+        self._write_head()
+
+    def _write_head(self) -> None:
+        head: Head = {
+            "kind": "log", "format": FORMAT, "number": self._number, "chain": self._chain,
+        }  # fmt: skip
+        line, self._chain = encode_event(cast("Mapping[str, Any]", head), self._chain)
+        self._write(line)
+
+    def sync(self) -> None:
+        """Wait until all that was appended is on the disk; may be called from another thread."""
+        full, self._full = self._full, []
+        for file in full:
+            os.fdatasync(file)
+            os.close(file)
+        os.fdatasync(self._events)
+        if self._has_new_names:
+            self._has_new_names = False
+            sync_folder(self.folder)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._events)
+        """Close the files, and let go of the folder."""
+        for file in [*self._full, self._events]:
+            os.close(file)
+        self._full = []
+        self._lock.close()

@@ -7,14 +7,24 @@ page cache, one out of it; what is finished survives the death of both processes
 from __future__ import annotations
 
 import os
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longcat_dora._types import LongcatDoraError, Payload
 
 _MOST_PARTS = 64
 """Pieces written by one call; the system has a limit on them."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class PayloadFile:
@@ -67,6 +77,9 @@ class PayloadReader:
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.folder, self.verify = folder, verify
         self._files: dict[str, int] = {}
+        self._opening = threading.Lock()
+        self._synced: set[str] = set()
+        """Files whose names are on the disk."""
 
     def read(self, payload: Payload) -> bytes:
         """Return the bytes.
@@ -78,7 +91,7 @@ class PayloadReader:
             data = os.pread(self._open(payload.file), payload.length, payload.offset)
         except OSError as error:
             path = self.folder / payload.file
-            raise LongcatDoraError(f"{path} must be readable: {error.strerror}") from error
+            raise LongcatDoraError(f"cannot read {path}: {error.strerror}") from error
         if len(data) != payload.length or (self.verify and zlib.crc32(data) != payload.crc):
             raise LongcatDoraError(
                 f"{self.folder / payload.file}: {payload.length} bytes at {payload.offset} must have "
@@ -86,10 +99,25 @@ class PayloadReader:
             )
         return data
 
+    def sync(self, names: Iterable[str]) -> None:
+        """Wait until what was written to files, by whomever, is on the disk; from any thread."""
+        has_new_names = False
+        for name in names:
+            has_new_names |= name not in self._synced
+            os.fdatasync(self._open(name))
+            self._synced.add(name)
+        if has_new_names:
+            sync_folder(self.folder)
+
     def _open(self, name: str) -> int:
-        if name not in self._files:
-            self._files[name] = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-        return self._files[name]
+        with self._opening:
+            if name not in self._files:
+                if name != Path(name).name:
+                    raise LongcatDoraError(
+                        f"a payload's file must lie in {self.folder}, got {name!r}"
+                    )
+                self._files[name] = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            return self._files[name]
 
     def close(self) -> None:
         """Close all files."""

@@ -7,17 +7,20 @@ trained on is in its log, and from there on nothing is left to chance.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longcat_dora._types import LongcatDoraError, Payload, Trainer, Trajectory
 
+from .events import Event
 from .log import read_events
 from .payloads import PayloadReader
 
-Event = dict[str, Any]
+_PART = 64 * 2**20
+"""Bytes of weights that one thread digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,19 @@ class _Step:
     """With `mask`, the oldest version that was learned from."""
 
 
-def digest_of(weights: bytes) -> str:
-    """Return what the log keeps of weights."""
-    return hashlib.blake2b(weights, digest_size=16).hexdigest()
+def digest_of(weights: bytes | memoryview) -> str:
+    """Return what the log keeps of weights; of long ones, a digest of the digests of their parts, side by side."""
+    view = memoryview(weights).cast("B")
+    if view.nbytes <= _PART:
+        return hashlib.blake2b(view, digest_size=16).hexdigest()
+    parts = [view[at : at + _PART] for at in range(0, view.nbytes, _PART)]
+    with ThreadPoolExecutor(max_workers=min(len(parts), os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(_digest, parts))
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def _digest(part: memoryview) -> bytes:
+    return hashlib.blake2b(part).digest()
 
 
 def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
@@ -62,9 +75,7 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
     Raises:
         LongcatDoraError: The trainer does not begin where the run did, or the log lacks a trajectory.
     """
-    events = list(read_events(folder))
-    recorded = {e["version"]: e["digest"] for e in events if e["kind"] == "weights"}
-    payloads = {e["trajectory"]: Payload(*e["payload"]) for e in events if e["kind"] == "produced"}
+    steps, recorded, payloads = _read_log(read_events(folder))
     first = digest_of(trainer.weights())
     if first != recorded.get(0):
         raise LongcatDoraError(
@@ -72,7 +83,7 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
         )
     reader = PayloadReader(folder)
     try:
-        for step in _steps(events):
+        for step in steps:
             batch = [_read(reader, payloads, name, step) for name in step.names]
             trainer.train(batch)
             version = step.version + 1
@@ -82,13 +93,21 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
         reader.close()
 
 
-def _steps(events: Iterable[Event]) -> list[_Step]:
-    """The steps that count, in order."""
+def _read_log(
+    events: Iterable[Event],
+) -> tuple[list[_Step], dict[int, str], dict[str, Payload]]:
+    """The steps that count, in order; the digest of each version; where each trajectory lies."""
     steps: list[_Step] = []
+    recorded: dict[int, str] = {}
+    payloads: dict[str, Payload] = {}
     hard, masks = 0, False
     for event in events:
         if event["kind"] == "opened":
-            hard, masks = event["hard_staleness"], event.get("at_bound") == "mask"
+            hard, masks = event["hard_staleness"], event["at_bound"] == "mask"
+        elif event["kind"] == "weights":
+            recorded[event["version"]] = event["digest"]
+        elif event["kind"] == "produced" and "payload" in event:
+            payloads[event["trajectory"]] = Payload(*event["payload"])
         elif event["kind"] == "restored":
             steps = [step for step in steps if step.version < event["version"]]
         elif event["kind"] == "committed":
@@ -96,7 +115,7 @@ def _steps(events: Iterable[Event]) -> list[_Step]:
             oldest = event["version"] - hard if masks else None
             masked = frozenset(event.get("masked", ()))
             steps.append(_Step(event["version"], names, masked, oldest))
-    return steps
+    return steps, recorded, payloads
 
 
 def _read(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Event = dict[str, Any]
+Event = Mapping[str, Any]
 _ROLLOUTS, _TRAINER = 1, 2
 
 
 @dataclass(slots=True)
 class _Picture:
-    trace: list[Event] = field(default_factory=list[Event])
+    trace: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     lanes: list[str | None] = field(default_factory=list[str | None])
     """Who is drawn in each row of rollouts now."""
     begun: dict[str, tuple[int, float, int, str]] = field(

@@ -1,32 +1,41 @@
 """A rollout controller: a virtual rollout group of an engine, environments, and some trajectories.
 
-Takes: weights, starts, moves and retirements. Gives: finished and failed trajectories, whose tokens go to a
-payload file or along with the message. Stops when: told to, or the manager is gone.
-A rollout that raises is data (`failed`), never a crash of the controller.
+Takes: orders. Gives: reports; what is finished is delivered first. Stops when: told to, or the manager is gone.
+From the moment a rollout is ordered, whatever goes wrong with it is a report, never a crash of the controller.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import os
-import signal
+import inspect
+import math
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from longcat_dora._log.payloads import PayloadFile
-from longcat_dora._runtime.weights import receive_weights
-from longcat_dora._types import EndReason, Finished, Mask, Trajectory, Worker
+from longcat_dora._types import EndReason, Invalid, Mask, Outcome, Trajectory, Worker
 
+from .messages import (
+    AbortRollout,
+    Broken,
+    Loaded,
+    LoadWeights,
+    MoveRollout,
+    Noted,
+    Order,
+    Report,
+    RetireVersion,
+    RolloutFailed,
+    StartRollout,
+    Stop,
+)
 from .session import Session
 
 Factory = Callable[[], Worker]
+_MOST_CLOSE_S = 2.0
+"""Until rollouts that were cancelled must have ended."""
 
 
 class RolloutController:
@@ -35,8 +44,9 @@ class RolloutController:
     Args:
         worker: The engine and the rollout function.
         deadline_s: Of one rollout.
-        deliver: Takes a finished trajectory to where the manager finds it.
-        tell: Takes a message to the manager.
+        deliver: Takes a finished trajectory, and how often its history was edited, to where the manager
+            finds it. What it raises is the rollout's failure.
+        tell: Takes a report to the manager.
     """
 
     def __init__(
@@ -44,88 +54,145 @@ class RolloutController:
         worker: Worker,
         *,
         deadline_s: float,
-        deliver: Callable[[Trajectory], None],
-        tell: Callable[..., None],
+        deliver: Callable[[Trajectory, int], None],
+        tell: Callable[[Report], None],
     ) -> None:
         self.worker, self.deadline_s, self.deliver, self.tell = worker, deadline_s, deliver, tell
         self.stopped = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._aborted: set[str] = set()
+        """Rollouts that were cancelled from here: nobody waits for a report."""
         self._sessions: dict[str, Session] = {}
         self._num_sessions: Counter[int] = Counter()
         """By version."""
         self._retiring: set[int] = set()
+        self._has_noted_splits = False
 
-    def obey(self, order: str, *arguments: Any) -> None:
-        """Carry out an order."""
-        if order == "start":
-            self._start(*arguments)
-        elif order == "abort":
-            if arguments[0] in self._tasks:
-                self._tasks[arguments[0]].cancel()
-        elif order == "move":
-            self._move(*arguments)
-        elif order == "weights":
-            self.worker.engine.load_weights(*arguments)
-        elif order == "retire":
-            self._retiring.update(arguments)
-            self._retire()
-        elif order == "stop":
-            self.stopped.set()
-        else:
-            raise AssertionError(f"unknown order {order!r}")
+    def obey(self, order: Order) -> None:
+        """Carry out an order; if that fails, the run ends and says why."""
+        try:
+            self._obey(order)
+        except Exception:
+            what = f"could not obey {type(order).__name__}"
+            if isinstance(order, LoadWeights):
+                what = f"engine.load_weights could not take version {order.version}"
+            self.tell(Broken(f"{what}:\n{traceback.format_exc()}"))
+
+    def _obey(self, order: Order) -> None:
+        match order:
+            case StartRollout():
+                self._start(order)
+            case AbortRollout(trajectory):
+                if trajectory in self._tasks:
+                    self._aborted.add(trajectory)
+                    self._tasks[trajectory].cancel()
+            case MoveRollout(trajectory, version):
+                self._move(trajectory, version)
+            case LoadWeights(version, weights):
+                self.worker.engine.load_weights(version, weights)
+                self.tell(Loaded(version))
+            case RetireVersion(version):
+                self._retiring.add(version)
+                self._retire()
+            case Stop():
+                self.stopped.set()
 
     async def close(self) -> None:
         """Cancel what is running, and stop the engine, if it can be."""
+        self._aborted |= set(self._tasks)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:  # those that do not hear are left to the end of the process
+            await asyncio.wait(tasks, timeout=_MOST_CLOSE_S)
         if (stop := getattr(self.worker.engine, "stop", None)) is not None:
             await stop()
 
-    def _start(
-        self, trajectory: str, group: str, task: str, domain: str, version: int, payload: Any,
-        seed: int,
-    ) -> None:  # fmt: skip
-        session = Session(self.worker, version, seed=seed)
-        self._sessions[trajectory] = session
+    # -- rollouts ----------------------------------------------------------------------------
+
+    def _start(self, order: StartRollout) -> None:
+        session = Session(self.worker, order.version, seed=order.seed)
+        self._sessions[order.trajectory] = session
         # Counted now, not when the rollout first runs: the next order may be to retire its version.
-        self._num_sessions[version] += 1
-        rollout = self._rollout(trajectory, group, task, domain, payload, session)
-        running = asyncio.get_running_loop().create_task(rollout)
-        self._tasks[trajectory] = running
-        running.add_done_callback(lambda _: self._is_over(trajectory))
+        self._num_sessions[order.version] += 1
+        running = asyncio.get_running_loop().create_task(self._rollout(order, session))
+        self._tasks[order.trajectory] = running
+        running.add_done_callback(lambda _: self._is_over(order.trajectory))
 
     def _is_over(self, trajectory: str) -> None:
         del self._tasks[trajectory]
+        self._aborted.discard(trajectory)
         self._num_sessions[self._sessions.pop(trajectory).version] -= 1
         self._retire()
 
-    async def _rollout(
-        self, trajectory: str, group: str, task: str, domain: str, payload: Any, session: Session
-    ) -> None:
-        started = time.monotonic()
+    async def _rollout(self, order: StartRollout, session: Session) -> None:
+        """Take a rollout to its one end: delivered, or reported."""
+        began = time.monotonic()
+        reason, detail, outcome = await self._play(order, session)
         try:
-            async with asyncio.timeout(self.deadline_s):
-                outcome = await self.worker.rollout(payload, session)
-        except TimeoutError:
-            detail = f"the rollout of task {task!r} took more than {self.deadline_s:g} s"
-            self.tell("failed", trajectory, str(EndReason.DEADLINE), detail)
-            return
-        except Mask as mask:
-            self.tell("failed", trajectory, str(EndReason.MASKED), str(mask))
-            return
-        except Exception:
-            detail = traceback.format_exc(limit=-3)
-            self.tell("failed", trajectory, str(EndReason.FAILED), detail)
-            return
-        finally:
             await session.close()
-        reward, info = outcome if isinstance(outcome, tuple) else (outcome, {})
-        self.deliver(Trajectory(
-            trajectory, group, task, domain, session.first_version, session.segments,
-            float(reward), info, time.monotonic() - started,
+            if reason is None and session.problem is not None:
+                raise ValueError(session.problem)
+            if reason is None:
+                reward, info = _parse(outcome)
+                trajectory = Trajectory(
+                    order.trajectory, order.group, order.task, order.domain, session.first_version,
+                    session.segments, reward, info, time.monotonic() - began,
+                )  # fmt: skip
+                self._note_splits(session)
+                self.deliver(trajectory, session.num_splits)
+        except GeneratorExit:  # the process ends
+            raise
+        except BaseException:  # whatever it is, it is this rollout's end
+            reason = reason or EndReason.FAILED
+            detail = f"{detail}\n{_traceback()}".strip()
+        if reason is not None and order.trajectory not in self._aborted:
+            self.tell(RolloutFailed(order.trajectory, reason, detail))
+
+    async def _play(
+        self, order: StartRollout, session: Session
+    ) -> tuple[EndReason | None, str, Outcome | None]:
+        """Run the world; return why it gave no outcome and what is to be said of that, or the outcome."""
+        limit = asyncio.timeout(self.deadline_s)
+        try:
+            async with limit:
+                awaitable = self.worker.rollout(order.payload, session)
+                if not inspect.isawaitable(awaitable):
+                    self._refuse_plain(awaitable)
+                    return EndReason.FAILED, "rollout is no async function", None
+                outcome = await awaitable
+        except Mask as mask:
+            return EndReason.MASKED, str(mask), None
+        except Invalid as invalid:
+            return EndReason.INVALID, invalid.reason, None
+        except GeneratorExit:
+            raise
+        # An agent may raise SystemExit, or let a cancellation of its own out: neither is ours.
+        except BaseException:
+            if not limit.expired():
+                return EndReason.FAILED, _traceback(), None
+            outcome = None
+        if limit.expired():
+            detail = f"the rollout of task {order.task!r} took more than {self.deadline_s:g} s"
+            return EndReason.DEADLINE, detail, None
+        if isinstance(outcome, Invalid):
+            return EndReason.INVALID, outcome.reason, None
+        return None, "", outcome
+
+    def _refuse_plain(self, returned: Any) -> None:
+        name = getattr(self.worker.rollout, "__name__", "rollout")
+        self.tell(Broken(
+            f"a rollout must be `async def {name}(task, policy)`: {name} is no async function, it returned "
+            f"{type(returned).__name__}"
         ))  # fmt: skip
+
+    def _note_splits(self, session: Session) -> None:
+        if session.num_splits and not self._has_noted_splits:
+            self._has_noted_splits = True
+            self.tell(Noted(
+                "an agent sends back what the policy said in other words (stripped, say): each time another"
+                " segment begins, and what was said is sampled and trained on anew. Send answers back as they came"
+            ))  # fmt: skip
 
     def _move(self, trajectory: str, version: int) -> None:
         session = self._sessions.get(trajectory)
@@ -142,56 +209,27 @@ class RolloutController:
             self.worker.engine.retire(version)
 
 
-def controller_main(
-    connection: Connection, factory: Factory, deadline_s: float, folder: Path, name: str
-) -> None:
-    """Entry point of a controller in a process of its own, at one end of a pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the manager decides when to stop
-    os.setpgrp()  # whoever ends this process ends with it what the engine and the worlds started
+def _traceback() -> str:
+    """The end of the current error's traceback, which says most."""
+    return traceback.format_exc(limit=-3)
+
+
+def _parse(outcome: Any) -> tuple[float, dict[str, Any]]:
+    """Read what a world returned.
+
+    Raises:
+        ValueError: It is no reward, or its information cannot be kept.
+    """
+    parts = cast("tuple[Any, ...]", outcome if isinstance(outcome, tuple) else (outcome, {}))
+    reward = parts[0] if len(parts) == 2 and isinstance(parts[1], dict) else None
+    if reward is None or isinstance(reward, (str, bytes)):
+        raise ValueError(
+            f"a rollout must return a reward, (reward, dict), or Invalid(reason), got {outcome!r}"
+        )
     try:
-        worker = factory()
-    except BaseException:
-        connection.send(("broken", traceback.format_exc()))
-        return
-    with contextlib.suppress(BrokenPipeError):  # the manager may be gone already
-        connection.send(("ready",))
-        asyncio.run(_serve(connection, worker, deadline_s, PayloadFile(folder, name)))
-
-
-async def _serve(
-    connection: Connection, worker: Worker, deadline_s: float, file: PayloadFile
-) -> None:
-    def tell(*message: Any) -> None:
-        try:
-            connection.send(message)
-        except (BrokenPipeError, OSError):
-            controller.stopped.set()
-
-    def deliver(trajectory: Trajectory) -> None:
-        try:
-            payload = file.append(trajectory.to_parts())
-        except OSError as error:
-            tell("unwritable", f"{file.path} must be writable: {error.strerror}")
-            return
-        tell("finished", Finished.of(trajectory), payload)
-
-    def read() -> None:
-        try:
-            while connection.poll():
-                order, *arguments = connection.recv()
-                if order == "shared":
-                    version, size = arguments
-                    released = functools.partial(tell, "released", version)
-                    view = receive_weights(connection, size, released)
-                    order, arguments = "weights", [version, view]
-                    del view  # else this frame would hold it until the next order
-                controller.obey(order, *arguments)
-        except (EOFError, OSError):
-            controller.stopped.set()
-
-    controller = RolloutController(worker, deadline_s=deadline_s, deliver=deliver, tell=tell)
-    loop = asyncio.get_running_loop()
-    loop.add_reader(connection.fileno(), read)
-    await controller.stopped.wait()
-    loop.remove_reader(connection.fileno())
-    await controller.close()
+        value = float(reward)
+    except TypeError as error:
+        raise ValueError(f"a reward must be a number, got {reward!r}") from error
+    if not math.isfinite(value):
+        raise ValueError(f"a reward must be finite, got {value}")
+    return value, cast("dict[str, Any]", parts[1])

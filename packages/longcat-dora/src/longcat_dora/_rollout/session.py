@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from longcat_dora._types import Segment, Worker
+from longcat_dora._types import LongcatDoraError, Sampled, Segment, Worker
 
 Message = Mapping[str, Any]
+_MOST_LOG_PROB = 0.01
+"""Rounding may leave a little more than 0."""
 
 
 @dataclass(slots=True)
@@ -32,12 +36,38 @@ class _Conversation:
     loss_mask: list[bool] = field(default_factory=list[bool])
     log_probs: list[float] = field(default_factory=list[float])
     moves: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    ends: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    is_stale: bool = False
+    """Whether the engine may hold other tokens than these: then it is opened anew."""
+
+    def cut(self, num_tokens: int) -> None:
+        """Forget what came after the first tokens."""
+        for part in (self.token_ids, self.loss_mask, self.log_probs):
+            del part[num_tokens:]
+        self.moves = [move for move in self.moves if move[0] < num_tokens]
+        self.ends = [end for end in self.ends if end[0] <= num_tokens]
+        self.is_stale = True
 
     def record(self, token_ids: Sequence[int], log_probs: Sequence[float] | None) -> None:
         """Append what was given (no log-probs) or sampled."""
         self.token_ids += token_ids
         self.loss_mask += [log_probs is not None] * len(token_ids)
         self.log_probs += [0.0] * len(token_ids) if log_probs is None else log_probs
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `Session.answer` returns: a message, and how it came about."""
+
+    message: dict[str, Any]
+    finish_reason: str
+    num_prompt: int
+    """Tokens that were there before it."""
+    num_sampled: int
+    conversation: _Conversation
+    num_messages: int
+    """Of the conversation before this exchange."""
+    num_tokens: int
 
 
 class Session:
@@ -52,12 +82,18 @@ class Session:
         self._conversations: list[_Conversation] = []
         self._current: _Conversation | None = None
         """Of `generate`."""
+        self.finish_reason: str | None = None
+        """Why the last answer ended: `stop`, `length`, or what the engine says."""
+        self.problem: str | None = None
+        """What the engine returned that cannot be trained on; then the trajectory cannot be either."""
+        self.num_splits = 0
+        """Times that messages came which say otherwise what the policy had said: another segment each."""
 
     @property
     def segments(self) -> list[Segment]:
         """What was given and sampled so far, one for each conversation."""
         return [
-            Segment(c.token_ids, c.loss_mask, c.log_probs, c.moves)
+            Segment(c.token_ids, c.loss_mask, c.log_probs, c.moves, c.ends)
             for c in self._conversations
             if c.token_ids
         ]
@@ -69,23 +105,45 @@ class Session:
 
         They continue it when they begin with all that was said in it, answers included.
         """
+        answer = await self.answer(messages, tools=tools)
+        return None if answer is None else answer.message
+
+    async def answer(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]],
+        max_tokens: int | None = None,
+    ) -> Answer | None:
+        """As `chat`, and say how the answer came about; `None` when no room is left."""
         renderer = self._worker.renderer
         if renderer is None:
             raise RuntimeError("Policy.chat needs Worker(renderer=...)")
         tools = list(tools)
         c = self._continued(messages, tools)
         if c is None:
+            self.num_splits += self._is_edited(messages)
             c = self._begin()
             c.tools = tools
             ids = renderer.start(messages, tools)
         else:
             ids = renderer.extend(messages[len(c.messages) :])
-        sampled = await self._sample(c, ids)
+        num_messages, num_tokens = len(c.messages), len(c.token_ids)
+        sampled = await self._sample(c, ids, max_tokens)
         if not sampled:
             return None
-        answer = renderer.parse(sampled, tools)
-        c.messages = [*messages, answer]
-        return answer
+        message = renderer.parse(sampled, tools)
+        c.messages = [*messages, message]
+        return Answer(
+            message, c.ends[-1][1], len(c.token_ids) - len(sampled), len(sampled), c,
+            num_messages, num_tokens,
+        )  # fmt: skip
+
+    def take_back(self, answer: Answer) -> None:
+        """Forget an exchange of which the answer was not heard."""
+        c = answer.conversation
+        c.cut(answer.num_tokens)
+        c.messages = c.messages[: answer.num_messages]
 
     async def generate(
         self, token_ids: Sequence[int], *, max_tokens: int | None = None
@@ -117,6 +175,16 @@ class Session:
         self._conversations.append(c)
         return c
 
+    def _is_edited(self, messages: Sequence[Message]) -> bool:
+        """Whether messages go on from something that was said here, in other words."""
+        for c in self._conversations:
+            for own, theirs in zip(c.messages, messages, strict=False):
+                if _key(own) != _key(theirs):
+                    if own["role"] == theirs["role"] == "assistant":
+                        return True
+                    break
+        return False
+
     def _continued(
         self, messages: Sequence[Message], tools: list[dict[str, Any]]
     ) -> _Conversation | None:
@@ -134,7 +202,9 @@ class Session:
     ) -> list[int]:
         """Let the engine continue a conversation, under a newer version if it was moved meanwhile."""
         sampled: list[int] = []
+        _check_ids(given)
         most = min(self._worker.max_tokens, max_tokens or self._worker.max_tokens)
+        num_before = len(c.token_ids)
         c.is_busy = True
         try:
             while (budget := most - len(sampled)) > 0:
@@ -143,20 +213,42 @@ class Session:
                 result = await self._worker.engine.generate(
                     c.engine_id, new, max_tokens=budget, temperature=self._worker.temperature
                 )
+                self._check(result)
                 if result.token_ids:
                     c.record(given, None)
                     c.record(result.token_ids, result.log_probs)
-                    sampled, given = sampled + result.token_ids, []
+                    sampled, given = [*sampled, *result.token_ids], []
+                self.finish_reason = result.finish_reason
                 if result.finish_reason != "interrupted":
                     break
                 await self._close(c)
+        except BaseException:  # cancelled, too: nobody hears it, so that it is not trained on
+            c.cut(num_before)
+            raise
         finally:
             c.is_busy = False
+        if sampled:
+            c.ends.append((len(c.token_ids), self.finish_reason or ""))
         return sampled
+
+    def _check(self, result: Sampled) -> None:
+        """Refuse what cannot be trained on, and remember it: a world may swallow the error."""
+        try:
+            ids, log_probs = result.token_ids, result.log_probs
+            if len(ids) != len(log_probs):
+                raise ValueError(f"{len(ids)} ids and {len(log_probs)} log-probs")
+            _check_ids(ids)
+            if ids and not (math.isfinite(sum(log_probs)) and max(log_probs) < _MOST_LOG_PROB):
+                raise ValueError("log-probs that are not finite, or above 0")
+        except (ValueError, TypeError, OverflowError, AttributeError) as error:
+            self.problem = (
+                f"the engine must return ids and a log-prob for each, it returned {error}"
+            )
+            raise LongcatDoraError(self.problem) from error
 
     async def _opened(self, c: _Conversation, given: Sequence[int]) -> Sequence[int]:
         """See to it that the engine holds a conversation; return what it has not seen of it."""
-        if c.engine_id is not None and c.version == self.version:
+        if c.engine_id is not None and c.version == self.version and not c.is_stale:
             return given
         await self._close(c)
         # An engine has few slots, and what it computed may be shared.
@@ -167,6 +259,7 @@ class Session:
             c.version = self.version
             c.moves.append((len(c.token_ids), c.version))
         c.engine_id = await self._open_engine(c.version)
+        c.is_stale = False
         return [*c.token_ids, *given]
 
     async def _open_engine(self, version: int) -> int:
@@ -181,6 +274,16 @@ class Session:
         if c.engine_id is not None:
             engine_id, c.engine_id = c.engine_id, None
             await self._worker.engine.close(engine_id)
+
+
+def _check_ids(ids: Sequence[int]) -> None:
+    """Refuse what is no token id; `array` converts as the log does.
+
+    Raises:
+        ValueError: One is negative. Also `TypeError` and `OverflowError`.
+    """
+    if any(number < 0 for number in array("i", ids)):
+        raise ValueError(f"a negative id among {list(ids)[:8]}")
 
 
 def _key(message: Message) -> Any:

@@ -4,92 +4,103 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
+import subprocess
+import sys
 import threading
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from longcat_dora._rollout.controller import Factory, controller_main
+from longcat_dora._rollout.messages import LoadWeights, Order
 
+from .child import Setup, SharedWeightsFollow
+from .travel import Luggage
 from .weights import SharedWeights
 
 _MOST_END_S = 10.0
 """Engines with processes of their own take some seconds to end them."""
+_CODE = "import json,sys; sys.path[:]=json.loads(sys.argv.pop()); from longcat_dora._runtime.child import main; "
 
 
 class ControllerProcess:
     """One controller seen from the manager: see `Controller`."""
 
     def __init__(
-        self, factory: Factory, *, place: int, deadline_s: float, folder: Path, writer: str
+        self, luggage: Luggage, *, place: int, deadline_s: float, folder: Path, writer: str
     ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=controller_main,
-            args=(theirs, factory, deadline_s, folder, writer),
-            name=f"controller-{place}",
-        )  # not a daemon: engines may have processes of their own (vLLM)
-        self.process.start()
-        atexit.register(self._kill)  # instead: else the interpreter would wait for it
-        theirs.close()
+        self.luggage = luggage
+        self.connection, theirs = multiprocessing.Pipe()
+        try:
+            descriptor = theirs.fileno()
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-c", f"{_CODE}main({descriptor})", f"controller-{place}",
+                    json.dumps(sys.path),
+                ],
+                pass_fds=[descriptor], stdin=subprocess.DEVNULL,
+                process_group=0,  # whoever ends it ends with it what the engine and the worlds started
+            )  # fmt: skip
+        except OSError:
+            self.connection.close()
+            raise
+        finally:
+            theirs.close()
+        atexit.register(self.kill)
         self.running: set[str] = set()
         self.is_ready = False
         self.holds: dict[int, SharedWeights] = {}
         """Versions that were sent and not let go of."""
-        self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        self._sender = threading.Thread(target=_send, args=(self,), daemon=True)
+        self._outbox: queue.SimpleQueue[bytes | SharedWeightsFollow | None] = queue.SimpleQueue()
+        self._shared: dict[int, SharedWeights] = {}
+        """Versions that are to be sent."""
+        setup = Setup(luggage.factory, luggage.script, deadline_s, folder.absolute(), writer)
+        self._outbox.put(pickle.dumps(setup))
+        self._sender = threading.Thread(target=self._send, daemon=True)
         self._sender.start()
 
-    def post(self, *order: Any) -> None:
+    def post(self, order: Order) -> None:
         """Send an order after all earlier ones."""
-        if order[0] == "weights" and isinstance(order[2], SharedWeights):
-            order[2].users.add(self)
-            self.holds[order[1]] = order[2]
-        self._outbox.put(order)
+        if isinstance(order, LoadWeights) and isinstance(order.weights, SharedWeights):
+            order.weights.users.add(self)
+            self.holds[order.version] = self._shared[order.version] = order.weights
+            self._outbox.put(SharedWeightsFollow(order.version, order.weights.size))
+        else:
+            self._outbox.put(self.luggage.pack_order(order))
 
-    def take(self) -> tuple[Any, ...] | None:
-        """Wait for the next order to be sent."""
-        return self._outbox.get()
+    def kill(self) -> None:
+        """End the process and all that it started, also when it has been killed itself."""
+        if self.process.returncode is not None:
+            return  # it was waited for: another process may have its id by now
+        with contextlib.suppress(OSError):  # none of its group is left
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Wait for the process (killed if it does not end by itself) and close the pipe."""
-        wait([self.process.sentinel], timeout=_MOST_END_S)
-        self._kill()
-        self.process.join()
-        atexit.unregister(self._kill)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_MOST_END_S)
+        with contextlib.suppress(OSError):  # what it started, if that is left
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        atexit.unregister(self.kill)
         self._outbox.put(None)
-        self._sender.join()
         self.connection.close()
+        self._sender.join()
 
-    def _kill(self) -> None:
-        """End the process and all that it started, also when it has been killed itself."""
-        pid = self.process.pid
-        assert pid is not None
-        # It has not been joined, so that nothing else can have its id.
-        with contextlib.suppress(OSError):  # it has no group of its own yet, or none is left
-            os.killpg(pid, signal.SIGKILL)
-        self.process.kill()
+    def _send(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            try:
+                self._send_one(self.connection, item)
+            except (OSError, ValueError, TypeError):
+                return  # the reader finds the closed pipe and takes care of what was running
 
-
-def _send(controller: ControllerProcess) -> None:
-    connection, pid = controller.connection, controller.process.pid
-    assert pid is not None
-    while (order := controller.take()) is not None:
-        try:
-            _send_one(connection, pid, order)
-        except OSError:
-            return  # the reader finds the closed pipe and takes care of what was running
-
-
-def _send_one(connection: Connection, pid: int, order: tuple[Any, ...]) -> None:
-    if order[0] == "weights" and isinstance(order[2], SharedWeights):
-        connection.send(("shared", order[1], order[2].size))
-        order[2].send(connection, pid)
-    else:
-        connection.send(order)
+    def _send_one(self, connection: Connection, item: bytes | SharedWeightsFollow) -> None:
+        if isinstance(item, bytes):
+            connection.send_bytes(item)
+        else:
+            connection.send_bytes(pickle.dumps(item))
+            self._shared.pop(item.version).send(connection, self.process.pid)

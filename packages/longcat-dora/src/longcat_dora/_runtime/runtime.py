@@ -4,58 +4,61 @@
                  │   ▲                          │
                  │   └──── finished, at once ───┘
                  ▼
-             SampleQueue ──> Trainer (a thread) ──> weights n + 1 ──> every controller
+             SampleQueue ──> a step (a task of its own, the trainer in a thread) ──> weights n + 1 ──> every controller
 
-- The loop never blocks: it waits for messages and for the trainer's thread together.
+- The loop never blocks: reading batches, training, digests, copies, saving and syncing happen in threads, and
+  rollouts are started and heard meanwhile.
 - Whatever happens is in the event log before it is acted upon; a run continues from its folder.
-- A controller that dies is replaced, and what it was sampling is tried again.
+- A controller that dies, or keeps no deadline, is replaced, and what it was sampling is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import json
-import shutil
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from longcat_dora._books.manager import RolloutManager, Tasks
-from longcat_dora._books.scheduler import SchedulerConfig
-from longcat_dora._books.why import write_status
+from longcat_dora._books.manager import Lease, RolloutManager
+from longcat_dora._books.tasks import Tasks
+from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.replay import digest_of
+from longcat_dora._rollout import messages
 from longcat_dora._rollout.controller import Factory
+from longcat_dora._rollout.messages import (
+    Broken,
+    Controller,
+    Loaded,
+    LoadWeights,
+    Noted,
+    Ready,
+    Report,
+    RetireVersion,
+    RolloutFailed,
+    RolloutFinished,
+    Stop,
+)
 from longcat_dora._types import EndReason, LongcatDoraError, Trainer, Trajectory
 
-from .processes import ControllerProcess
-from .weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
+from .checkpoints import Checkpoints
+from .child import refuse_in_controller
+from .config import RunConfig
+from .evaluate import Evaluate, Evaluations
+from .lifecycle import run_coroutine, signals_cancel
+from .status import Metrics, Status
+from .trainer_thread import TrainerThread
+from .watch import Watch
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """One run."""
-
-    folder: Path
-    max_steps: int
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    num_controllers: int = 1
-    save_every: int = 10
-    """Steps between checkpoints; a crash repeats the steps since the last one."""
-    rollout_deadline_s: float = 120.0
-    stall_deadline_s: float = 300.0
-    """Without any progress for this long, the run ends and says who waited for what."""
-    max_controller_restarts: int = 10
-    max_failures_in_a_row: int = 100
-    """Rollouts that raise with none between them that ends; then the run ends and shows the last error."""
-    max_seconds: float = float("inf")
-    """Stop after the step that passes this."""
-    seed: int = 0
-    """Of what engines sample; each attempt has its own, made from this and its place."""
+_FAILURES = (EndReason.FAILED, EndReason.DEADLINE, EndReason.INVALID)
+_MANY_BATCHES = 4
+"""Of groups without a signal, which are worth a word when a run ends."""
+_LOOK_S = 0.5
+"""Between two looks at clocks, if nothing else happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +70,22 @@ class Progress:
     batch: list[Trajectory]
 
 
-class Handle(Protocol):
-    """A controller, wherever it runs."""
-
-    running: set[str]
-    is_ready: bool
-
-    def post(self, *order: Any) -> None:
-        """Send an order after all earlier ones; never blocks."""
-        ...
-
-
 class Runtime(ABC):
     """Runs controllers, queue and trainer side by side until `max_steps`, or until `tasks` end.
 
     Args:
         config: The run; its folder holds the log, the checkpoints and `metrics.jsonl`.
-        factory: Builds a `Worker` where a controller runs; must be importable there.
+        factory: Builds a `Worker` where a controller runs.
         trainer: Learns in a thread of this process.
-        tasks: What to try, in order; asked for one more whenever there is room. With `quotas`, one
-            iterator for each domain. To continue a run, pass the same again: what was admitted before is
-            passed over.
+        tasks: What to try, in order; asked for one more whenever there is room. By domain, it is a dictionary
+            of such. To continue a run, pass the same again: what was admitted before is passed over.
         on_step: Called after each step.
-        on_group: Called with each complete group, before it is filtered or queued.
+        on_group: Called with each complete group, before it is filtered or queued. Both are called by the loop,
+            one after another: what takes long belongs into `evaluate`.
+        evaluate: Called with a version and its weights, in a thread of its own: see `evaluate_every`.
+
+    Raises:
+        TypeError: The trainer lacks a method, or tasks are none.
     """
 
     def __init__(
@@ -101,153 +97,206 @@ class Runtime(ABC):
         tasks: Tasks,
         on_step: Callable[[Progress], None] | None = None,
         on_group: Callable[[list[Trajectory]], None] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
+        if not callable(factory):
+            raise TypeError(
+                f"factory must build a Worker when called, got {type(factory).__name__}"
+            )
         self.config, self.factory, self.trainer, self.tasks = config, factory, trainer, tasks
         self.on_step, self.on_group = on_step, on_group
         self.manager: RolloutManager
-        self.handles: list[Handle] = []
+        self.handles: list[Controller] = []
         self.num_restarts = 0
-        self._weights: Any = None
-        """As orders carry them; the newest version's."""
-        self._trained = 0
-        self._idle_s = 0.0
-        self._loads: deque[float] = deque(maxlen=10_000)
-        self._wake = asyncio.Event()
-        self._progress_at = 0.0
-        self._started_at = self._waited_from = 0.0
-        self._training: asyncio.Future[Mapping[str, float]] | None = None
-        self._training_at: float | None = None
-        self._batch: list[Trajectory] = []
-        self._status: tuple[str, float] = ("", 0.0)
-        """What is waited for, and since when."""
-        self._status_at = 0.0
-        self._failure: BaseException | None = None
-        self._failures_in_a_row = 0
         self.is_over = False
         """Whether controllers are being stopped; what they say is not heard any more."""
+        self._restarts_since_step = 0
+        self._teacher = TrainerThread(trainer)
+        self._checkpoints = Checkpoints(config.folder, num_kept=config.keep_checkpoints)
+        self._watch = Watch(config)
+        self._evaluations = Evaluations(config, evaluate)
+        self._status, self._metrics = Status(config.folder), Metrics(config.folder)
+        self._weights: Any = None
+        """As orders carry them; the newest version's."""
+        self._wake = asyncio.Event()
+        self._progress_at = 0.0
+        self._step: asyncio.Task[None] | None = None
+        self._is_training = False
+        self._failure: BaseException | None = None
+        self._failures: Counter[str] = Counter()
+        """In a row, by reason."""
+        self._first = 0
+        """Version that this process began with."""
+        self._stopped_by = ""
+        """A signal, if one ended the run."""
 
     def run(self) -> int:
         """Run to the end; return the last version. Continues the folder's run if there is one.
 
         Raises:
-            LongcatDoraError: No progress, or controllers keep dying.
-            KeyboardInterrupt: After a checkpoint was written and the log closed cleanly.
+            LongcatDoraError: The run cannot go on; the message says why.
+            KeyboardInterrupt: At Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written and the log closed.
         """
-        return asyncio.run(self._run())
+        refuse_in_controller()
+        version = run_coroutine(self._run)
+        if self._stopped_by:
+            raise KeyboardInterrupt(self._stopped_by)
+        return version
 
     # -- what a runtime decides --------------------------------------------------------------
 
     @abstractmethod
-    def spawn(self, place: int) -> Handle:
-        """Start a controller; its messages go to `receive`, its death to `lost`."""
+    def spawn(self, place: int) -> Controller:
+        """Start a controller; its reports go to `receive`, its death to `lost`."""
 
     @abstractmethod
     async def join(self, handle: Any) -> None:
         """Listen to a controller no more, and wait until it has ended."""
 
-    def share(self, weights: bytes) -> Any:
-        """Turn weights into what orders carry."""
+    def share(self, weights: bytes | memoryview) -> Any:
+        """Turn weights into what orders carry; called in a thread."""
         return weights
 
     # -- life --------------------------------------------------------------------------------
 
     async def _run(self) -> int:
-        folder = self.config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        version = self._restore() if (folder / "log").is_dir() else 0
-        self.manager = RolloutManager(
-            folder / "log",
-            self.config.scheduler,
-            tasks=self.tasks,
-            version=version,
-            seed=self.config.seed,
-            on_group=self.on_group,
-        )
-        self._progress_at = time.monotonic()
         try:
-            self._publish(self.trainer.weights())
-            for place in range(self.config.num_controllers):
-                self.handles.append(self.spawn(place))
-            self.manager.controllers = list(self.handles)
-            await self._loop()
-            self.manager.end()
-            self._save()
-            self._tell(is_over=True)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            if self._training is not None:  # a step that was begun is finished, and counts
-                await self._advance(await self._training)
-            self._save()
-            raise
+            with signals_cancel(self._note_signal):
+                return await self._live()
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            where = error.filename or self.config.folder
-            raise LongcatDoraError(f"{where} must be writable: {error.strerror}") from error
+            raise _explained(error, self.config) from error
+        finally:
+            self._teacher.close()
+
+    def _note_signal(self, name: str) -> None:
+        self._stopped_by = name
+
+    async def _live(self) -> int:
+        log = self.config.folder / "log"
+        log.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(log)
+        try:
+            version, problems = await self._teacher.call(self._checkpoints.restore, self.trainer)
+            self.manager = RolloutManager(
+                log, self.config.scheduler, tasks=self.tasks, version=version,
+                seed=self.config.seed, on_group=self.on_group, lock=lock,
+            )  # fmt: skip
+        except BaseException:
+            lock.close()
+            raise
+        for problem in problems:
+            self.manager.notice(problem)
+        self._progress_at, self._first = time.monotonic(), version
+        try:
+            await self._live_with_manager(version)
         finally:
             await self._stop()
         return self.manager.scheduler.version
 
-    def _restore(self) -> int:
-        """Return the trainer to its newest checkpoint, and the version it stands for."""
-        folders = sorted((self.config.folder / "checkpoints").glob("step-*"))
-        if not folders:
-            return 0
-        self.trainer.restore(folders[-1])
-        return int(folders[-1].name.removeprefix("step-"))
+    async def _live_with_manager(self, version: int) -> None:
+        try:
+            weights = await self._teacher.weights(step=version)
+            self._publish(*await asyncio.to_thread(self._prepare, weights))
+            for place in range(self.config.num_controllers):
+                self.handles.append(self._spawn(place))
+            self.manager.controllers = list(self.handles)
+            await self._loop()
+            await self._save()
+            await self._evaluations.end(self.manager.scheduler.version, self._teacher)
+            self._end()
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            if self._step is not None:  # a step that was begun is finished, and counts
+                await self._step
+            await self._save()
+            if not self._stopped_by:
+                raise
 
-    def _save(self) -> None:
+    def _end(self) -> None:
+        """Close the books of a run that has done what it was to do."""
+        manager = self.manager
+        many = _MANY_BATCHES * self.config.scheduler.groups_per_batch
+        took_none = manager.scheduler.version == self._first and manager.num_filtered > 0
+        if took_none or manager.num_without_signal >= many:
+            manager.notice(
+                f"the last {manager.num_without_signal} groups had nothing to learn from: all rewards of each"
+                " were equal"
+            )
+        manager.end()
+        manager.log.sync()
+        self._tell(is_over=True)
+
+    async def _save(self) -> None:
         version = self.manager.scheduler.version
-        folder = self.config.folder / "checkpoints"
-        final = folder / f"step-{version:06d}"
-        if final.exists():
-            return
-        part = folder / f".part-{version:06d}"
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed while it saved
-        part.mkdir(parents=True)
-        self.trainer.save(part)
-        part.rename(final)
-        for old in sorted(folder.glob("step-*"))[:-2]:
-            shutil.rmtree(old)
+        if await self._teacher.call(self._checkpoints.save, self.trainer, version):
+            kept = self._checkpoints.versions
+            self.manager.log.append({"kind": "saved", "version": version, "kept": kept})
 
     async def _stop(self) -> None:
         self.is_over = True
+        self._evaluations.close()
+        if self._step is not None and not self._step.done():
+            self._step.cancel()
+            await asyncio.wait([self._step])
         for handle in self.handles:
-            handle.post("stop")
-        for handle in self.handles:
-            await self.join(handle)
+            handle.post(Stop())
+        await asyncio.gather(*(self.join(handle) for handle in self.handles))
         self.manager.close()
 
     # -- controllers -------------------------------------------------------------------------
 
-    def receive(self, handle: Handle, kind: str, *arguments: Any) -> None:
-        """Take a message of a controller."""
+    def _spawn(self, place: int) -> Controller:
+        handle = self.spawn(place)
+        self._watch.begin(handle)
+        return handle
+
+    def receive(self, handle: Controller, report: Report) -> None:
+        """Take a report of a controller."""
         if self.is_over:
             return
         self._progress_at = time.monotonic()
-        if kind == "ready":
-            handle.post("weights", self.manager.scheduler.version, self._weights)
-            handle.is_ready = True
-        elif kind == "finished":
-            self._failures_in_a_row = 0
-            self.manager.finished(handle, *arguments)
-        elif kind == "failed":
-            self.manager.failed(handle, *arguments)
-            if arguments[1] == EndReason.FAILED:
-                self._count_failure(arguments[2])
-        elif kind == "unwritable":
-            raise LongcatDoraError(arguments[0])
-        elif kind == "broken":
-            raise LongcatDoraError(f"a controller could not be built:\n{arguments[0]}")
-        else:
-            raise AssertionError(f"unknown message {kind!r}")
+        match report:
+            case Ready(found):
+                if found != messages.FORMAT:
+                    raise LongcatDoraError(
+                        f"a controller speaks format {found}, this is {messages.FORMAT}: versions of longcat-dora"
+                        " differ"
+                    )
+                self._give_weights(handle)
+                handle.is_ready = True
+            case Loaded(version):
+                self._watch.loaded(handle, version)
+            case RolloutFinished(finished, payload):
+                if self.manager.finished(handle, finished, payload):
+                    self._failures.clear()
+            case RolloutFailed(trajectory, reason, detail):
+                self.manager.failed(handle, trajectory, reason, detail)
+                self._count_failure(reason, detail)
+            case Noted(text):
+                self.manager.notice(text)
+            case Broken(problem):
+                raise LongcatDoraError(f"a controller cannot go on: {problem}")
+            case _:
+                raise AssertionError(f"a runtime must take {report!r} itself")
 
-    def _count_failure(self, detail: str) -> None:
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= self.config.max_failures_in_a_row:
-            raise LongcatDoraError(
-                f"{self._failures_in_a_row} rollouts in a row raised, "
-                f"max_failures_in_a_row={self.config.max_failures_in_a_row}; the last one:\n{detail}"
-            )
+    def _give_weights(self, handle: Controller) -> None:
+        version = self.manager.scheduler.version
+        handle.post(LoadWeights(version, self._weights))
+        self._watch.load(handle, version)
+
+    def _count_failure(self, reason: str, detail: str) -> None:
+        if reason not in _FAILURES:
+            return
+        self._failures[str(reason)] += 1
+        num, most = self._failures.total(), self.config.max_failures_in_a_row
+        if num < most:
+            return
+        by_reason = ", ".join(f"{reason} {n}" for reason, n in self._failures.most_common())
+        what = "raised" if len(self._failures) == 1 and reason == EndReason.FAILED else (
+            f"ended without a result ({by_reason})"
+        )  # fmt: skip
+        raise LongcatDoraError(
+            f"{num} rollouts in a row {what}, max_failures_in_a_row={most}; the last one:\n{detail}"
+        )
 
     def wake(self) -> None:
         """Let the loop look again."""
@@ -258,190 +307,167 @@ class Runtime(ABC):
         self._failure = self._failure or error
         self._wake.set()
 
-    def lost(self, handle: Handle, how: str) -> None:
+    def lost(self, handle: Controller, how: str) -> None:
         """A controller died: what it was sampling ends, and another one takes its place."""
-        if self.is_over:
+        if self.is_over or handle not in self.handles:
             return
-        self.manager.lost(handle)
+        overdue, problem = self._watch.end(handle)
+        self.manager.lost(handle, overdue=overdue)
         place = self.handles.index(handle)
+        how = problem or how
         self.num_restarts += 1
-        if self.num_restarts > self.config.max_controller_restarts:
+        self._restarts_since_step += 1
+        for name in overdue:
+            self._count_failure(EndReason.DEADLINE, f"{name}: {how}")
+        if self._restarts_since_step > self.config.max_controller_restarts:
             del self.handles[place]
             raise LongcatDoraError(
-                f"controller {place} died ({how}), and "
-                f"max_controller_restarts={self.config.max_controller_restarts} are used up"
+                f"controller {place} died ({how}), and max_controller_restarts="
+                f"{self.config.max_controller_restarts} since the last step are used up"
             )
-        self.handles[place] = self.spawn(place)
+        self.handles[place] = self._spawn(place)
         self.manager.controllers = list(self.handles)
 
     # -- the loop ----------------------------------------------------------------------------
 
     async def _loop(self) -> None:
-        """Takes: messages, the trainer's results. Waits for: either. Stops: after `max_steps`."""
+        """Takes: reports, the step's end. Waits for: either. Stops: after `max_steps`, or when tasks end."""
         manager = self.manager
-        self._started_at = self._waited_from = time.monotonic()
+        self._metrics.begin()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.crash(_error_of(context)))
         while True:
             if self._failure is not None:
                 raise self._failure
-            if self._training is not None and self._training.done():
-                await self._advance(self._training.result())
-                if time.monotonic() - self._started_at > self.config.max_seconds:
+            if self._step is not None and self._step.done():
+                step, self._step = self._step, None
+                step.result()
+                if time.monotonic() - self._metrics.started_at > self.config.max_seconds:
                     return
-            if manager.scheduler.version >= self.config.max_steps:
+            if self._step is None and manager.scheduler.version >= self.config.max_steps:
                 return
-            manager.filter()
-            if self._training is None and not self._train() and manager.is_drained:
+            await self._filter()
+            if self._step is None and not self._begin_step() and manager.is_drained:
                 return  # the last task was tried and trained on
-            manager.feed()  # now: the trainer works meanwhile
+            if manager.scheduler.version < self.config.max_steps:
+                manager.feed()  # now: the trainer works meanwhile
             running, most = manager.scheduler.num_running, self.config.scheduler.max_running
-            self._loads.append(running / most)
-            if self._training is None and manager.is_drained:
+            self._metrics.loads.append(running / most)
+            if self._step is None and manager.is_drained:
                 continue  # `feed` found no task left
+            for handle in self._watch.look(manager):
+                handle.kill()
             self._tell()
             await self._sleep()
 
-    def _train(self) -> bool:
+    async def _filter(self) -> None:
+        """Judge groups that have just become complete."""
+        manager = self.manager
+        if self.on_group is None:
+            manager.filter()
+        else:
+            for group in manager.scheduler.take_complete():
+                names = manager.scheduler.members(group)
+                self.on_group(await asyncio.to_thread(manager.queue.read, names))
+                manager.judge(group, names)
+            manager.flush()
+        if manager.num_without_signal >= self.config.max_groups_without_signal:
+            raise LongcatDoraError(
+                f"no group of the last {manager.num_without_signal} had anything to learn from: all rewards of each"
+                " were equal. Tasks may be too easy or too hard, or the reward is constant;"
+                f" max_groups_without_signal={self.config.max_groups_without_signal}"
+            )
+
+    def _begin_step(self) -> bool:
         """Begin a step if one may be taken."""
-        batch = self.manager.lease()
-        if batch is None:
+        lease = self.manager.begin_lease()
+        if lease is None:
             return False
-        self._batch, self._training_at = batch, time.monotonic()
-        self._idle_s += self._training_at - self._waited_from
-        loop = asyncio.get_running_loop()
-        self._training = loop.run_in_executor(None, self.trainer.train, batch)  # begins at once
-        self._training.add_done_callback(lambda _: self._wake.set())
+        self._is_training = True
+        self._step = asyncio.get_running_loop().create_task(self._take_step(lease))
+        self._step.add_done_callback(lambda _: self._wake.set())
         return True
+
+    async def _take_step(self, lease: Lease) -> None:
+        """Train, commit, publish the new weights everywhere, retire the old, save, report."""
+        manager, at = self.manager, self.manager.scheduler.version
+        self._metrics.begin_step()
+        batch = await self._teacher.call(manager.read, lease)
+        metrics = await self._teacher.train(batch, step=at + 1)
+        self._is_training = False
+        self._metrics.end_step()
+        prepared = await asyncio.to_thread(self._prepare, await self._teacher.weights(step=at + 1))
+        if self.config.sync_commits:
+            await asyncio.to_thread(manager.queue.sync, lease.names)
+        version = manager.commit()
+        self._publish(*prepared)  # at once: whoever starts now starts on it
+        self._wake.set()
+        if self.config.sync_commits:
+            await asyncio.to_thread(manager.log.sync)
+        self._restarts_since_step, self._progress_at = 0, time.monotonic()
+        if version % self.config.save_every == 0:
+            await self._save()
+        record = self._metrics.record(
+            manager, batch, metrics, at=at, num_restarts=self.num_restarts
+        )
+        self._metrics.write(record)
+        if self.on_step is not None:
+            self.on_step(Progress(version, record, batch))
+        await self._evaluations.look(version, self._teacher)
+
+    def _prepare(self, weights: bytes | memoryview) -> tuple[Any, str]:
+        """Return weights as orders carry them, and their digest."""
+        return self.share(weights), digest_of(weights)
+
+    def _publish(self, shared: Any, digest: str) -> None:
+        """Give the newest weights to every controller that is ready."""
+        version, self._weights = self.manager.scheduler.version, shared
+        self.manager.log.append({"kind": "weights", "version": version, "digest": digest})
+        for handle in self.handles:
+            if handle.is_ready:
+                self._give_weights(handle)
+                handle.post(RetireVersion(version - 1))
 
     async def _sleep(self) -> None:
         self._wake.clear()
-        try:
-            async with asyncio.timeout(1.0):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
         silent = time.monotonic() - self._progress_at
-        if self._training is None and silent > self.config.stall_deadline_s:
+        is_idle = self._step is None and not self.manager.scheduler.num_running
+        if is_idle and not self._watch.is_busy and silent > self.config.stall_deadline_s:
             raise LongcatDoraError(f"no progress for {silent:.0f} s: {self.explain()}")
 
     def explain(self) -> str:
         """Say in one line who waits for what."""
-        if self._training_at is not None:
+        if self._is_training:
             running = self.manager.scheduler.num_running
             return f"training; {running} rollouts run meanwhile"
+        if self._step is not None:
+            return "the step is being committed and published"
         return self.manager.explain()
 
     def _tell(self, *, is_over: bool = False) -> None:
-        """Write down who waits for what, twice a second at most."""
-        now = time.monotonic()
-        if now - self._status_at < 0.5 and not is_over:
-            return
-        phase = "training" if self._training_at is not None else "waiting"
-        if phase != self._status[0]:
-            self._status = (phase, now)
-        self._status_at = now
-        write_status(
-            self.config.folder, version=self.manager.scheduler.version, why=self.explain(),
-            for_s=round(now - self._status[1], 1), is_over=is_over,
+        self._status.tell(
+            "training" if self._is_training else "waiting",
+            version=self.manager.scheduler.version, explain=self.explain, is_over=is_over,
         )  # fmt: skip
-
-    def _publish(self, weights: bytes) -> None:
-        """Give the newest weights to every controller that is ready."""
-        version = self.manager.scheduler.version
-        self._weights = self.share(weights)
-        digest = digest_of(weights)
-        self.manager.log.append({"kind": "weights", "version": version, "digest": digest})
-        for handle in self.handles:
-            if handle.is_ready:
-                handle.post("weights", version, self._weights)
-                handle.post("retire", version - 1)
-
-    async def _advance(self, metrics: Mapping[str, float]) -> None:
-        """Commit, publish the new weights everywhere, retire the old, report."""
-        batch, self._batch = self._batch, []
-        self._training = self._training_at = None
-        self._waited_from = time.monotonic()
-        elapsed_s = self._waited_from - self._started_at
-        manager, at = self.manager, self.manager.scheduler.version
-        weights = await asyncio.to_thread(self.trainer.weights)
-        version = manager.commit()
-        self._publish(weights)
-        self._trained += len(batch)
-        if version % self.config.save_every == 0:
-            self._save()
-        rewards, loads = manager.take_rewards(), self._loads
-        record: dict[str, Any] = {
-            "step": version,
-            "elapsed_s": round(elapsed_s, 3),
-            **metrics,
-            "trajectories": self._trained,
-            "trajectories_per_s": self._trained / elapsed_s,
-            "staleness": dict(sorted(Counter(at - t.versions[-1] for t in batch).items())),
-            "live_versions": len(manager.scheduler.live_versions),
-            "sampled_reward": sum(rewards) / max(len(rewards), 1),
-            "load_ratio": sum(loads) / max(len(loads), 1),
-            "trainer_idle_share": self._idle_s / elapsed_s,
-            "oldest_s": round(manager.age_of_oldest_s(), 3),
-            "filtered_groups": manager.num_filtered,
-            "controller_restarts": self.num_restarts,
-            "domains": manager.domains(batch),
-        }
-        loads.clear()
-        with (self.config.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self._progress_at = time.monotonic()
-        if self.on_step is not None:
-            self.on_step(Progress(version, record, batch))
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+def _explained(error: OSError, config: RunConfig) -> Exception:
+    """What the system says of disk and files, as one line; anything else as it is."""
+    if error.errno in _NO_ROOM:
+        return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
+    if error.errno in _NO_FILES:
+        return LongcatDoraError(
+            f"too few file descriptors for {config.num_controllers} controllers: raise the limit (`ulimit -n 4096`)"
+        )
+    return error
 
 
 def _error_of(context: dict[str, Any]) -> BaseException:
     return context.get("exception") or LongcatDoraError(context["message"])
-
-
-class LocalRuntime(Runtime):
-    """Controllers are processes of this machine. Arguments: see `Runtime`."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._pool = WeightsPool()
-
-    def spawn(self, place: int) -> ControllerProcess:
-        """Start a process and listen to it."""
-        handle = ControllerProcess(
-            self.factory, place=place, deadline_s=self.config.rollout_deadline_s,
-            folder=self.config.folder / "log", writer=self.manager.writer(),
-        )  # fmt: skip
-        loop = asyncio.get_running_loop()
-        loop.add_reader(handle.connection.fileno(), self._read, handle)
-        return handle
-
-    async def join(self, handle: ControllerProcess) -> None:
-        """Wait for the process to end; it was told to stop."""
-        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
-        await asyncio.to_thread(handle.close)
-
-    def share(self, weights: bytes) -> SharedWeights | bytes:
-        """Put weights where all processes can map them."""
-        return self._pool.publish(weights) if HAS_MEMORY_FILES else weights
-
-    def _read(self, handle: ControllerProcess) -> None:
-        """Take everything a controller has sent."""
-        try:
-            while handle.connection.poll():
-                message = handle.connection.recv()
-                if message[0] == "released":
-                    self._pool.release(handle, handle.holds.pop(message[1]))
-                else:
-                    self.receive(handle, *message)
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(handle.connection.fileno())
-            if self.is_over:
-                return  # `join` waits for it
-            handle.close()
-            self._pool.release(handle)
-            self.lost(handle, f"exit code {handle.process.exitcode}")
-        self.wake()

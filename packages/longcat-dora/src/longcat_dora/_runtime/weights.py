@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from multiprocessing import reduction
@@ -33,10 +34,10 @@ class SharedWeights:
         fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._memory = mmap.mmap(self._file, size)
 
-    def write(self, weights: bytes) -> None:
+    def write(self, weights: bytes | memoryview) -> None:
         """Fill it; it must have no user."""
         assert not self.users, "weights that are being read would be written to"
-        memoryview(self._memory)[:] = weights
+        memoryview(self._memory)[:] = memoryview(weights).cast("B")
 
     def send(self, connection: Connection, pid: int) -> None:
         """Pass it to the process at the other end of a pipe, which calls `receive_weights`."""
@@ -53,22 +54,30 @@ class WeightsPool:
 
     def __init__(self) -> None:
         self._all: list[SharedWeights] = []
+        self._lock = threading.Lock()
 
-    def publish(self, weights: bytes) -> SharedWeights:
-        """Return a version's bytes in memory that nobody reads; the newest is never taken for another."""
-        newest = self._all[-1] if self._all else None
-        free = [s for s in self._all if not s.users and s is not newest]
-        shared = next((s for s in free if s.size == len(weights)), None)
-        self._all = [s for s in self._all if s.users or s is newest]
-        shared = shared or SharedWeights(len(weights))
+    def publish(self, weights: bytes | memoryview) -> SharedWeights:
+        """Return a version's bytes in memory that nobody reads; the newest is never taken for another.
+
+        From any thread, by one at a time.
+        """
+        size = memoryview(weights).nbytes
+        with self._lock:
+            newest = self._all[-1] if self._all else None
+            free = [s for s in self._all if not s.users and s is not newest]
+            shared = next((s for s in free if s.size == size), None)
+            self._all = [s for s in self._all if s.users or s is newest]
+        shared = shared or SharedWeights(size)
         shared.write(weights)
-        self._all.append(shared)
+        with self._lock:
+            self._all.append(shared)
         return shared
 
     def release(self, user: object, shared: SharedWeights | None = None) -> None:
         """Note that someone has let go of a version, or of all."""
-        for one in self._all if shared is None else [shared]:
-            one.users.discard(user)
+        with self._lock:
+            for one in self._all if shared is None else [shared]:
+                one.users.discard(user)
 
 
 def receive_weights(

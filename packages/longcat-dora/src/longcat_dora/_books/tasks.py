@@ -1,0 +1,156 @@
+"""Tasks on their way into a run: in order, by domain, and passed over where they were admitted before.
+
+A continued run is given its tasks again. The log holds the ids that were admitted: if they come in the same
+order, as many are passed over; if not, they are passed over by id, and that is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from longcat_dora._types import LongcatDoraError, Task
+
+Tasks = Iterable[Task] | Mapping[str, Iterable[Task]]
+_MOST_AHEAD = 1000
+"""Tasks that are looked at beyond what was admitted, to find those that come in another order."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One domain's tasks."""
+
+    tasks: Iterator[Task]
+    ahead: deque[Task] = field(default_factory=deque[Task])
+    """Drawn, and not admitted before."""
+    missing: Counter[str] = field(default_factory=Counter[str])
+    """Ids that were admitted before, and have not come again."""
+
+
+class TaskFeed:
+    """Hands out tasks.
+
+    Args:
+        tasks: An iterable of tasks, or by domain: the key is then the domain of its tasks.
+
+    Raises:
+        TypeError: It is neither.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.by_domain = isinstance(tasks, Mapping)
+        given = cast("Mapping[str, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
+        self._streams = {domain: _Stream(_iterator(some)) for domain, some in given.items()}
+        self.notes: list[str] = []
+        """What a person should hear of."""
+
+    @property
+    def domains(self) -> list[str]:
+        """Those that may have tasks left."""
+        return list(self._streams)
+
+    def take(self, domain: str) -> Task | None:
+        """Return the next task that was not admitted before; `None` if there is none, now and ever."""
+        stream = self._streams[domain]
+        if stream.ahead:
+            return stream.ahead.popleft()
+        while (task := self._draw(domain)) is not None:
+            if not self._is_missing(stream, task):
+                return task
+            stream.missing[task.id] -= 1
+        left = [name for name, num in stream.missing.items() if num > 0]
+        if left:
+            self.notes.append(
+                f"{len(left)} tasks that were admitted before have not come again, {left[0]!r} for one"
+            )
+        del self._streams[domain]
+        return None
+
+    def pass_over(self, domain: str, name: str) -> Task | None:
+        """A task was admitted before; return it, if it comes again now."""
+        domain = domain if self.by_domain else ""
+        stream = self._streams.get(domain)
+        if stream is None:
+            return None
+        task = self._draw(domain) if len(stream.ahead) < _MOST_AHEAD else None
+        if task is not None and task.id == name:
+            return task
+        if not stream.missing and not stream.ahead:
+            came = "the tasks end here" if task is None else f"{task.id!r} comes"
+            self.notes.append(
+                f"tasks do not come in the order of before: after {name!r} was admitted, {came}; they are"
+                " passed over by id"
+            )
+        stream.missing[name] += 1
+        if task is not None:
+            stream.ahead.append(task)
+        return self._match(stream)
+
+    def _match(self, stream: _Stream) -> Task | None:
+        """Strike out what has come and was missing."""
+        found = None
+        for task in list(stream.ahead):
+            if self._is_missing(stream, task):
+                stream.missing[task.id] -= 1
+                stream.ahead.remove(task)
+                found = task
+        stream.missing += Counter()  # drop zeros
+        return found
+
+    def _is_missing(self, stream: _Stream, task: Task) -> bool:
+        return stream.missing.get(task.id, 0) > 0
+
+    def _draw(self, domain: str) -> Task | None:
+        task = next(self._streams[domain].tasks, None)
+        if task is None:
+            return None
+        if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LongcatDoraError(f"tasks must be longcat_dora.Task, got {type(task).__name__}")
+        if not self.by_domain or task.domain == domain:
+            return task
+        if task.domain:
+            raise LongcatDoraError(
+                f"tasks of domain {domain!r} must have that domain or none, {task.id!r} has {task.domain!r}"
+            )
+        return replace(task, domain=domain)
+
+
+def _iterator(tasks: Any) -> Iterator[Task]:
+    if isinstance(tasks, (str, bytes, Task)) or not isinstance(tasks, Iterable):
+        raise TypeError(
+            "tasks must be an iterable of longcat_dora.Task, or a dictionary of such by domain, got "
+            f"{type(tasks).__name__}"
+        )
+    return iter(cast("Iterable[Task]", tasks))
+
+
+def encode_task(task: Task) -> bytes | None:
+    """Return a task as JSON, from which it can be read as it was; `None` if it is not plain data."""
+    if not _is_plain(task.payload):
+        return None
+    return json.dumps([task.id, task.payload, task.domain], separators=(",", ":")).encode()
+
+
+def decode_task(data: bytes) -> Task:
+    """Read what `encode_task` wrote.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    return Task(*json.loads(data))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back as it was."""
+    # Exactly these types: what is derived from them comes back as another one.
+    if type(value) in (str, int, float, bool, type(None)):
+        return True
+    if type(value) is list:
+        return all(map(_is_plain, cast("list[Any]", value)))
+    if type(value) is not dict:
+        return False
+    items = cast("dict[Any, Any]", value).items()
+    return all(type(key) is str and _is_plain(part) for key, part in items)

@@ -1,0 +1,62 @@
+"""What a run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longcat_dora._books.config import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run."""
+
+    folder: Path
+    """Of the log, the checkpoints and `metrics.jsonl`; a string will do."""
+    max_steps: int
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    num_controllers: int = 1
+    save_every: int = 10
+    """Steps between checkpoints; a crash repeats the steps since the last one."""
+    keep_checkpoints: int = 2
+    """The newest ones; older ones are removed."""
+    sync_commits: bool = True
+    """Wait at each step until what is trained on is on the disk, so that it survives a power cut."""
+    rollout_deadline_s: float = 120.0
+    kill_after_s: float = 5.0
+    """Seconds past a rollout's deadline after which its controller, which did not end it, is killed and replaced."""
+    load_deadline_s: float = 600.0
+    """Until a controller's engine must have taken a version."""
+    start_deadline_s: float = 1800.0
+    """Until a controller must have built its worker."""
+    stall_deadline_s: float = 300.0
+    """With nothing under way for this long, the run ends and says who waited for what."""
+    max_controller_restarts: int = 10
+    """Between two steps."""
+    max_failures_in_a_row: int = 100
+    """Rollouts that end without a result with none between them that has one; then the run ends and shows the
+    last error."""
+    max_groups_without_signal: int = 1000
+    """Complete groups in a row of which all rewards are equal; then the run ends and says so."""
+    evaluate_every: int = 0
+    """Steps between two evaluations, if `evaluate` is given; at the end alone when 0."""
+    max_seconds: float = float("inf")
+    """Stop after the step that passes this."""
+    seed: int = 0
+    """Of what engines sample; each attempt has its own, made from this and its seat."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        for name in ("max_steps", "num_controllers", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "rollout_deadline_s", "load_deadline_s", "start_deadline_s", "stall_deadline_s",
+            "max_seconds", "max_failures_in_a_row", "max_groups_without_signal",
+        ):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("kill_after_s", "max_controller_restarts", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

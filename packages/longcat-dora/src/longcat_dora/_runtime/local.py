@@ -1,0 +1,77 @@
+"""Controllers as processes of this machine; weights in memory that all of them map."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from longcat_dora._rollout.messages import Released, Report
+
+from .processes import ControllerProcess
+from .runtime import Runtime
+from .travel import Luggage
+from .weights import HAS_MEMORY_FILES, SharedWeights, WeightsPool
+
+
+class LocalRuntime(Runtime):
+    """Controllers are processes of this machine. Arguments: see `Runtime`.
+
+    The factory may be any function, a lambda or one of a notebook, too.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pool = WeightsPool()
+        self._luggage = Luggage(self.factory)
+
+    def spawn(self, place: int) -> ControllerProcess:
+        """Start a process and listen to it."""
+        handle = ControllerProcess(
+            self._luggage, place=place, deadline_s=self.config.rollout_deadline_s,
+            folder=self.config.folder / "log", writer=self.manager.writer(),
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        loop.add_reader(handle.connection.fileno(), self._read, handle)
+        return handle
+
+    async def join(self, handle: ControllerProcess) -> None:
+        """Wait for the process to end; it was told to stop."""
+        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+        await asyncio.to_thread(handle.close)
+
+    def share(self, weights: bytes | memoryview) -> SharedWeights | bytes | memoryview:
+        """Put weights where all processes can map them."""
+        return self._pool.publish(weights) if HAS_MEMORY_FILES else weights
+
+    def _read(self, handle: ControllerProcess) -> None:
+        """Take everything a controller has sent."""
+        while (report := _receive(handle)) is not None:
+            if isinstance(report, Released):
+                self._pool.release(handle, handle.holds.pop(report.version, None))
+            elif isinstance(report, _Gone):
+                self._lose(handle)
+                break
+            else:
+                self.receive(handle, report)
+        self.wake()
+
+    def _lose(self, handle: ControllerProcess) -> None:
+        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+        if self.is_over:
+            return  # `join` waits for it
+        handle.kill()
+        handle.close()
+        self._pool.release(handle)
+        self.lost(handle, f"exit code {handle.process.returncode}")
+
+
+class _Gone:
+    """The other end of a pipe is closed."""
+
+
+def _receive(handle: ControllerProcess) -> Report | _Gone | None:
+    """Return the next report, if there is one."""
+    try:
+        return handle.connection.recv() if handle.connection.poll() else None
+    except (EOFError, OSError):
+        return _Gone()

@@ -1,0 +1,94 @@
+"""The trainer's own thread: all that is asked of a trainer happens there, one after another, off the loop.
+
+What a trainer returns is looked at before anything is done with it; what it raises says which of its methods it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from longcat_dora._types import LongcatDoraError, Trainer, Trajectory
+
+T = TypeVar("T")
+METHODS = ("train", "weights", "save", "restore")
+
+
+class TrainerThread:
+    """Runs a trainer.
+
+    Raises:
+        TypeError: It lacks a method.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        lacking = [name for name in METHODS if not callable(getattr(trainer, name, None))]
+        if lacking:
+            raise TypeError(
+                f"a trainer must have {', '.join(METHODS)}; {type(trainer).__name__} lacks {', '.join(lacking)}"
+            )
+        self.trainer = trainer
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function after all that was asked before."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, function, *arguments)
+
+    async def train(self, batch: Sequence[Trajectory], *, step: int) -> dict[str, Any]:
+        """Take a step; return its metrics.
+
+        Raises:
+            LongcatDoraError: They are none.
+        """
+        metrics: Any = await self._noted("train", step, self.trainer.train, batch)
+        if not isinstance(metrics, Mapping):
+            raise LongcatDoraError(
+                f"trainer.train must return a mapping of metrics, at step {step} it returned {metrics!r:.80}"
+            )
+        try:
+            found = {
+                str(key): _plain(value) for key, value in cast("Mapping[Any, Any]", metrics).items()
+            }
+            json.dumps(found)
+        except (TypeError, ValueError) as error:
+            raise LongcatDoraError(
+                f"trainer.train must return metrics that are numbers, at step {step}: {error}"
+            ) from error
+        return found
+
+    async def weights(self, *, step: int) -> bytes | memoryview:
+        """Return the weights.
+
+        Raises:
+            LongcatDoraError: They are none.
+        """
+        weights: Any = await self._noted("weights", step, self.trainer.weights)
+        if not isinstance(weights, (bytes, bytearray, memoryview)) or not len(
+            cast("bytes", weights)
+        ):
+            raise LongcatDoraError(
+                f"trainer.weights must return bytes, at step {step} it returned {weights!r:.80}"
+            )
+        return cast("bytes | memoryview", weights)
+
+    async def _noted(self, method: str, step: int, function: Callable[..., T], *given: Any) -> T:
+        try:
+            return await self.call(function, *given)
+        except Exception as error:
+            error.add_note(f"(raised by trainer.{method}, step {step})")
+            raise
+
+    def close(self) -> None:
+        """Wait for what it is doing."""
+        self._thread.shutdown(wait=True)
+
+
+def _plain(value: Any) -> Any:
+    """A number that is no Python number (of numpy, of torch) as one."""
+    if isinstance(value, (bool, int, float, str, list, dict, type(None))):
+        return cast("Any", value)
+    return float(value)
