@@ -1,0 +1,252 @@
+"""Decoding in fixed shapes: many steps on the device before the host looks at one of them.
+
+- One step reads tokens, positions and block tables from buffers that stay where they are, and leaves the
+  next tokens and positions there. On CUDA it is captured once as a graph and replayed; elsewhere the
+  same step runs as it is, which is how it is tested.
+- Batches are filled up to a power of two by repeating their first row, which writes the same latents to
+  the same place.
+- A conversation that may sample fewer tokens than the others stays at the place after its last one,
+  which nobody reads.
+- What is drawn is what `sample` would draw from the same uniform numbers.
+
+    host:    plan K steps ── copy in ──> ............................ ──> copy out ── commit
+    device:                            step step step ... step (no host)
+
+Dimension key: B conversations (filled up), N blocks of a conversation, S tokens in them, K steps,
+W vocabulary, L latent width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longcat_moe._attention import Stretch
+from longcat_moe._model import LongcatForCausalLM
+
+from . import _fused
+from ._cache import LatentCache
+from ._sampling import SamplingParams, is_finite
+from ._scheduler import Work
+from ._step import NotFiniteError, Outcome
+
+_LEAST_BLOCKS = 4
+
+
+def is_simple(p: SamplingParams) -> bool:
+    """Whether the device can draw, and the end be known, by itself: temperature and stop ids alone."""
+    return (
+        p.is_plain
+        and p.top_p == 1
+        and p.top_k == 0 == p.min_p
+        and not p.stop
+        and not p.num_top_log_probs
+        and p.prompt_log_probs is None
+    )
+
+
+class StaticView:
+    """A `CacheView` whose tensors stay where they are; one new token a conversation."""
+
+    def __init__(self, cache: LatentCache, num_rows: int, num_blocks: int) -> None:
+        self.cache, device = cache, cache.device
+        self.positions_B = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.table_BN = torch.zeros(num_rows, num_blocks, dtype=torch.long, device=device)
+        self._rows_BT = torch.arange(num_rows, device=device)[:, None]
+        self._key_S = torch.arange(num_blocks * cache.block_size, device=device)
+
+    def begin(self) -> None:
+        """Find where the new latents go and what may be seen, on the device."""
+        size, at_B1 = self.cache.block_size, self.positions_B[:, None]
+        block_B = self.table_BN.gather(1, at_B1 // size)[:, 0]
+        self._write_B = block_B * size + self.positions_B % size
+        is_hidden_BTS = (self._key_S > at_B1)[:, None]
+        bias_BTS = torch.zeros(
+            is_hidden_BTS.shape, dtype=self.cache.full.dtype, device=at_B1.device
+        )
+        self._bias_BTS = bias_BTS.masked_fill(is_hidden_BTS, float("-inf"))
+
+    def extend(self, index: int, latent_PL: Tensor) -> Iterator[Stretch]:
+        """Store new latents; return what each new token may see of all so far."""
+        store = self.cache.store_of(index)
+        store.flatten(0, 1).index_copy_(0, self._write_B, latent_PL.to(store.dtype))
+        latents_BSL = store[self.table_BN].flatten(1, 2)
+        yield Stretch(self._rows_BT, latents_BSL, self._bias_BTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a captured step is made for."""
+
+    num_rows: int
+    num_blocks: int
+    is_greedy: bool
+
+
+class _Step:
+    """One step and its buffers."""
+
+    def __init__(
+        self, model: LongcatForCausalLM, cache: LatentCache, shape: _Shape, max_steps: int
+    ) -> None:
+        device, num = cache.device, shape.num_rows
+        self.model, self.shape = model, shape
+        self.view = StaticView(cache, num, shape.num_blocks)
+        self.ids_B, self.limits_B = (
+            torch.zeros(num, dtype=torch.long, device=device) for _ in range(2)
+        )
+        self.temperature_B = torch.ones(num, device=device)
+        self.is_greedy_B = torch.zeros(num, dtype=torch.bool, device=device)
+        self.uniforms_KB = torch.zeros(max_steps, num, device=device)
+        self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
+        self.tokens_KB = torch.zeros(max_steps, num, dtype=torch.long, device=device)
+        self.log_probs_KB = torch.zeros(max_steps, num, device=device)
+        self._fused: _fused.FusedStep | None = None
+        if device.type == "cuda" and num <= _fused.MAX_ROWS and _fused.can_fuse(model.config):
+            length = shape.num_blocks * cache.block_size
+            self._fused = _fused.FusedStep(model, cache, num_rows=num, max_length=length)
+        # Ordinary grouped products look at counts on the host, but for bf16.
+        self._can_capture = device.type == "cuda" and (
+            self._fused is not None or model.lm_head.weight.dtype == torch.bfloat16
+        )
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._num_runs = 0
+
+    def run(self, num_steps: int) -> None:
+        """Take so many steps. The second run captures; the first one warms up by being a real one."""
+        if self._graph is None and self._num_runs and self._can_capture:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._step()
+        self._num_runs += 1
+        for _ in range(num_steps):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+
+    def _step(self) -> None:
+        logits_BW = self._logits()
+        token_B = logits_BW.argmax(-1)
+        if not self.shape.is_greedy:
+            token_B = torch.where(self.is_greedy_B, token_B, self._draw(logits_BW))
+        chosen_B = logits_BW.log_softmax(-1).gather(1, token_B[:, None])[:, 0]
+        self.tokens_KB.index_copy_(0, self.step_1, token_B[None])
+        self.log_probs_KB.index_copy_(0, self.step_1, chosen_B[None])
+        self.ids_B.copy_(token_B)
+        at_B = self.view.positions_B
+        at_B.copy_(torch.minimum(at_B + 1, self.limits_B))
+        self.step_1 += 1
+
+    def _logits(self) -> Tensor:
+        view = self.view
+        if self._fused is not None:
+            return self._fused.logits(self.ids_B, view.positions_B, view.table_BN)
+        view.begin()
+        hidden_BD = self.model.model(self.ids_B[None], None, view.positions_B[None], view)[0]
+        return self.model.lm_head(hidden_BD).float()
+
+    def _draw(self, logits_BW: Tensor) -> Tensor:
+        """As `_sampling.draw`, from a uniform number that lies on the device."""
+        ends_BW = (logits_BW / self.temperature_B[:, None]).softmax(-1).cumsum(-1)
+        uniform_B1 = self.uniforms_KB.index_select(0, self.step_1).T
+        drawn_B = torch.searchsorted(ends_BW, uniform_B1 * ends_BW[:, -1:], right=True)[:, 0]
+        last_B = ends_BW.shape[1] - (ends_BW == ends_BW[:, -1:]).sum(-1)
+        return drawn_B.minimum(last_B.clamp(max=ends_BW.shape[1] - 1))
+
+
+class StaticDecoder:
+    """Decodes plain requests of one model; others are the ordinary step's.
+
+    Args:
+        model: On the cache's device; not changed while this lives.
+        cache: The engine's.
+        max_steps: Taken before the host looks, at most.
+    """
+
+    def __init__(self, model: LongcatForCausalLM, cache: LatentCache, *, max_steps: int) -> None:
+        self.model, self.cache, self.max_steps = model, cache, max_steps
+        self._steps: dict[_Shape, _Step] = {}
+
+    def can_run(self, batch: Sequence[Work]) -> bool:
+        """Whether each conversation brings one token, and asks for nothing that the host must see."""
+        config = self.model.config
+        if config.has_ngrams or config.sparse_attention is not None:
+            return False
+        return all(
+            w.is_last and len(w.token_ids) == 1 and is_simple(w.params) and w.params.max_tokens
+            for w in batch
+        )
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Work]) -> list[Outcome]:
+        """Sample up to `num_steps` tokens a conversation, fewer where a stop id comes first.
+
+        Raises:
+            NotFiniteError: A token that is kept has a log-probability that is no number.
+        """
+        num_steps = max(w.num_steps for w in batch)
+        step = self._step_of(batch)
+        self._fill(step, batch, num_steps)
+        step.run(num_steps)
+        tokens: list[list[int]] = step.tokens_KB[:num_steps].T.tolist()
+        log_probs: list[list[float]] = step.log_probs_KB[:num_steps].T.tolist()
+        outcomes = [_outcome(*x) for x in zip(batch, tokens, log_probs, strict=False)]
+        if not all(is_finite(outcome.log_probs) for outcome in outcomes):
+            raise NotFiniteError("logits must be finite")
+        return outcomes
+
+    def _step_of(self, batch: Sequence[Work]) -> _Step:
+        size = self.cache.block_size
+        longest = max(w.span.start + w.num_steps for w in batch) // size + 1
+        shape = _Shape(
+            num_rows=_power_of_two(len(batch)),
+            num_blocks=max(_LEAST_BLOCKS, _power_of_two(longest)),
+            is_greedy=all(w.params.temperature == 0 for w in batch),
+        )
+        if shape not in self._steps:
+            self._steps[shape] = _Step(self.model, self.cache, shape, self.max_steps)
+        return self._steps[shape]
+
+    def _fill(self, step: _Step, batch: Sequence[Work], num_steps: int) -> None:
+        uniforms = [
+            [w.conversation.rng.random() if k < w.num_steps else 0.5 for k in range(num_steps)]
+            for w in batch
+        ]
+        num_blocks = step.shape.num_blocks
+        rows = [*range(len(batch)), *[0] * (step.shape.num_rows - len(batch))]
+        works = [batch[row] for row in rows]
+        table = [[*w.span.blocks, *[w.span.blocks[0]] * num_blocks][:num_blocks] for w in works]
+        temperature = [w.params.temperature for w in works]
+        _put(step.ids_B, [w.token_ids[0] for w in works])
+        _put(step.view.positions_B, [w.span.start for w in works])
+        _put(step.limits_B, [w.span.start + w.num_steps for w in works])
+        _put(step.view.table_BN, table)
+        _put(step.temperature_B, [t or 1.0 for t in temperature])
+        _put(step.is_greedy_B, [t == 0 for t in temperature])
+        _put(
+            step.uniforms_KB[:num_steps],
+            [[uniforms[row][k] for row in rows] for k in range(num_steps)],
+        )
+        step.step_1.zero_()
+
+
+def _outcome(work: Work, tokens: list[int], log_probs: list[float]) -> Outcome:
+    """Cut off what comes after the end, and give the uniform numbers of it back."""
+    request = work.conversation.request
+    stop_ids = frozenset[int]() if request is None else request.stop_ids
+    ends = (k + 1 for k, token in enumerate(tokens[: work.num_steps]) if token in stop_ids)
+    num = next(ends, work.num_steps)
+    work.conversation.rng.unread(work.num_steps - num)
+    return Outcome(work, tokens[:num], log_probs[:num], num)
+
+
+def _put(buffer: Tensor, values: Sequence[object]) -> None:
+    buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
+
+
+def _power_of_two(num: int) -> int:
+    return 1 << (num - 1).bit_length()
