@@ -379,5 +379,5 @@ def test_settings_outside_their_range_are_refused():
         lambda: MergeConfig(budget_bytes=0), lambda: MergeConfig(threads=0),
         lambda: MergeConfig(dtype="BF17"), lambda: ResMerge(beta_min=2.0),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="must be|must not|need|belongs"):
+        with pytest.raises(ValueError, match=r"must be|must not|must name|need|belongs"):
             build()

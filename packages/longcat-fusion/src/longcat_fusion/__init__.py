@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._config import Gradient, MergeConfig, Rule, method_of
+from ._config import ByName, Gradient, MergeConfig, Rule, method_of
 from ._folders import Progress, merge_folders, run_plan
+from ._interference import Interference, interference
 from ._kinds import KINDS, PROTECTED, kind_of
 from ._methods import (
     METHODS,
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS", "METHODS", "PROTECTED",
-    "Breadcrumbs", "Dare", "Della", "Gradient", "IsoC", "Karcher", "Linear", "MergeConfig",
+    "Breadcrumbs", "ByName", "Dare", "Della", "Gradient", "Interference", "IsoC", "Karcher", "Linear", "MergeConfig",
     "Method", "Plan", "Progress", "Ram", "Recipe", "ResMerge", "Rule", "Sce", "Slerp",
     "TaskArithmetic", "Ties",
-    "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge", "run_plan",
+    "interference", "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge", "run_plan",
 ]  # fmt: skip
 
 

@@ -35,6 +35,24 @@ class Gradient:
         return self.values[low] + (place - low) * (self.values[high] - self.values[low])
 
 
+@dataclass(frozen=True, slots=True)
+class ByName:
+    """A setting that depends on the tensor's name: that of the first glob that fits."""
+
+    cases: tuple[tuple[str, Any], ...]
+
+    def of(self, name: str) -> Any:
+        """The setting for `name`.
+
+        Raises:
+            ValueError: No glob fits.
+        """
+        for pattern, setting in self.cases:
+            if fnmatchcase(name, pattern):
+                return setting
+        raise ValueError(f"{name}: no setting for it among {[case[0] for case in self.cases]}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What is different for some tensors. The first rule that fits and says something decides.
@@ -53,8 +71,8 @@ class Rule:
     action: str | None = None
     """`merge`, `copy` (the base's bytes, whatever the experts hold), or `average` (linear)."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the method, `weights` and `scale`: a value or a `Gradient`; in a tuple, one for
-    each expert."""
+    """Settings of the method, `weights` and `scale`: a value, a `Gradient`, or a `ByName` of these;
+    in a tuple, one for each expert."""
 
     def __post_init__(self) -> None:
         if self.kind is not None and self.kind not in KINDS:
@@ -100,6 +118,8 @@ class MergeConfig:
     """Tables longer or shorter than the base's: `refuse`, `base` (its rows), or `longest`."""
     head: str = "refuse"
     """An expert with a head of its own over a tied base: `refuse`, `untie`, or `drop`."""
+    tokenizer: str | None = None
+    """Folder whose tokenizer comes along; absent: the base's, or that of the longest table."""
     extra: str = "refuse"
     """Tensors that an expert has and the base has not: `refuse`, or `leave_out`."""
     budget_bytes: int = 512 * 2**20
@@ -124,8 +144,9 @@ class MergeConfig:
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(self.weights))
         for number in (self.scale, *(self.weights or ())):
-            if isinstance(number, int | float) and not math.isfinite(number):
-                raise ValueError(f"scale and weights must be finite, got {number}")
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if not is_number or not math.isfinite(number):
+                raise ValueError(f"scale and weights must be finite numbers, got {number!r}")
         if not self.chosen.scales and self.scale != 1:
             raise ValueError(f"{self.chosen.name} has no task vector to scale, got {self.scale}")
         self._check_choices()
@@ -170,7 +191,7 @@ class MergeConfig:
         found: dict[str, Any] = {}
         for rule in fitting:
             for key, setting in rule.parameters.items():
-                found.setdefault(key, _at(setting, depth))
+                found.setdefault(key, _at(setting, name, depth))
         method = self.chosen
         if action == "average":
             method, found = METHODS["linear"](), {}
@@ -178,7 +199,7 @@ class MergeConfig:
             method = method.dense()
         weights = found.pop("weights", None)
         if weights is None:
-            weights = _at(self.weights, depth) if self.weights else None
+            weights = self.weights
         scale = found.pop("scale", self.scale)
         if found:
             method = _with(method, found, name)
@@ -216,11 +237,13 @@ def method_of(name: str, **settings: Any) -> Method:
     return kind(**settings)
 
 
-def _at(setting: Any, depth: float) -> Any:
+def _at(setting: Any, name: str, depth: float) -> Any:
+    if isinstance(setting, ByName):
+        return _at(setting.of(name), name, depth)
     if isinstance(setting, Gradient):
         return setting.at(depth)
     if isinstance(setting, tuple | list):
-        return tuple(_at(part, depth) for part in setting)
+        return tuple(_at(part, name, depth) for part in setting)
     return setting
 
 
@@ -262,6 +285,8 @@ def describe(config: MergeConfig) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Gradient):
         return {"gradient": list(value.values)}
+    if isinstance(value, ByName):
+        return {"by_name": [[pattern, _plain(setting)] for pattern, setting in value.cases]}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(part) for part in value]
     return value

@@ -106,14 +106,10 @@ def plan_merge(
     if not paths:
         raise ValueError("need at least one expert, got none")
     refuse_same_folder(out, [base, *paths])
-    start = Checkpoint.read(base)
-    others: list[Expert] = [
-        read_adapter(path, start) if is_adapter(path) else Checkpoint.read(path) for path in paths
-    ]
-    labels = [label_of(path, number) for number, path in enumerate(paths)]
+    start, others, labels = read_inputs(base, paths)
     tasks, matcher = tasks_of(start, others, labels, config)
     shards = _shards(start, tasks)
-    threads, tile_size, memory = _fit_memory(tasks, config)
+    threads, tile_size, memory = fit_memory(tasks, config)
     tokenizer = _tokenizer_of(matcher, paths, others)
     copied, left_out = choose_files(base, tokenizer)
     read = sum(_read_bytes(task) for task in tasks)
@@ -129,6 +125,20 @@ def plan_merge(
     )  # fmt: skip
     _refuse_full_disk(plan)
     return plan
+
+
+def read_inputs(base: Path, experts: Sequence[Path]) -> tuple[Checkpoint, list[Expert], list[str]]:
+    """Read the headers of all inputs; return base, experts, and what messages call these.
+
+    Raises:
+        FileNotFoundError: A folder holds no checkpoint.
+        ValueError: A file is not whole, or an index does not agree with its shards.
+    """
+    start = Checkpoint.read(base)
+    others: list[Expert] = [
+        read_adapter(path, start) if is_adapter(path) else Checkpoint.read(path) for path in experts
+    ]
+    return start, others, [label_of(path, number) for number, path in enumerate(experts)]
 
 
 def tasks_of(
@@ -203,8 +213,12 @@ def _shards(base: Checkpoint, tasks: Sequence[TensorTask]) -> list[Shard]:
     return shards
 
 
-def _fit_memory(tasks: Sequence[TensorTask], config: MergeConfig) -> tuple[int, int, int]:
-    """Threads, tile size and memory: within the budget, tiles as large as pays."""
+def fit_memory(tasks: Sequence[TensorTask], config: MergeConfig) -> tuple[int, int, int]:
+    """Choose threads and tile size, and say the memory: within the budget, as large as pays.
+
+    Raises:
+        ValueError: A tensor needs more than the budget by itself.
+    """
     worst = max(tasks, key=TensorTask.memory_bytes)
     least = worst.memory_bytes()
     if least > config.budget_bytes:
@@ -238,6 +252,11 @@ def _tokenizer_of(matcher: Matcher, paths: Sequence[Path], experts: Sequence[Exp
     Raises:
         ValueError: Several experts have longer tables, and their tokenizers differ.
     """
+    if matcher.config.tokenizer is not None:
+        folder = Path(matcher.config.tokenizer)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"tokenizer must be a folder, none at {folder}")
+        return folder
     if matcher.longest is None:
         return matcher.base.folder
     rows = {

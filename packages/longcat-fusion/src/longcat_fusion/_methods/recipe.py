@@ -36,7 +36,7 @@ class Recipe(Method):
     erase: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop < 1:
+        if isinstance(self.drop, bool | str) or not 0 <= self.drop < 1:
             raise ValueError(f"drop must be in [0, 1), got {self.drop}")
 
     def dense(self) -> Self:
