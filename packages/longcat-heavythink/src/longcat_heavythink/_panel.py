@@ -41,6 +41,7 @@ class Panel:
     def __init__(self, out: TextIO, answer_out: TextIO, *, size: tuple[int, int] | None = None):
         self._out, self._answer_out = out, answer_out
         self._is_live = out.isatty()
+        self._is_shown = answer_out.isatty()
         self._size = size
         self._cells: list[_Cell] = []
         self._stage, self._drawn, self._next_s = "", 0, 0.0
@@ -86,7 +87,7 @@ class Panel:
                 if not self.has_answered:
                     self._flush()
                 self.has_answered = True
-                self._answer_out.write(event.text)
+                self._answer_out.write(printable(event.text) if self._is_shown else event.text)
                 self._answer_out.flush()
             return
         cell = self._cell(event.index)

@@ -1,0 +1,378 @@
+"""A server's every fault has a stated outcome, connections are bounded, nothing is left behind."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+from longcat_heavythink import (
+    Call,
+    Endpoint,
+    EndpointConfig,
+    Failure,
+    FailureKind,
+    HeavyConfig,
+    Retry,
+    openai_complete,
+    think,
+)
+from longcat_heavythink.testing import FAULTS
+from longcat_heavythink.transport._retry import read_retry_after
+
+ASK = [{"role": "user", "content": "What is 6 x 7?"}]
+QUICK = Retry(base_s=0.01)
+
+# What one call comes to when the first try meets the fault and later ones do not: the number of
+# tries, and the reason for which there is no answer, if there is none.
+OUTCOMES = {
+    "429": (2, None), "429_date": (2, None), "cut": (2, None), "cut_stream": (2, None),
+    "error_stream": (2, None), "dead": (2, None), "slow": (1, None), "trickle": (1, None),
+    "reset": (2, None), "hang_after_head": (2, None), "close_after": (1, None), "500": (2, None),
+    "502": (2, None), "503": (2, None), "400": (1, "refused"), "401": (1, "refused"),
+    "404": (1, "refused"), "context": (1, "context"), "quota": (1, "rate_limited"),
+    "redirect": (1, "refused"), "no_content": (1, "refused"), "html": (2, None),
+    "nothing": (2, None), "array": (2, None), "error_200": (2, None), "no_choices": (2, None),
+    "no_message": (2, None), "number": (2, None), "blank": (1, "empty"), "null": (1, "truncated"),
+    "length": (1, "truncated"), "filter": (1, "filtered"), "unclosed": (1, "unclosed"),
+    "parts": (1, None), "bom": (1, None), "latin": (1, None), "no_usage": (1, None),
+    "no_finish": (1, None), "gzip": (1, None), "bad_gzip": (2, None), "garbage": (2, None),
+    "deep": (2, None),
+}  # fmt: skip
+
+
+def _endpoint(server, **options):
+    return openai_complete(server.url, **{"timeout_s": 2.0, "retry": QUICK, **options})
+
+
+def test_every_fault_is_accounted_for():
+    assert set(OUTCOMES) == set(FAULTS)
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+async def test_every_fault_has_its_outcome(fault_server, mode):
+    tries, kind = OUTCOMES[mode]
+    server = fault_server([mode])
+    timeout_s = 0.3 if mode in ("dead", "hang_after_head") else 5.0
+    reply = await _endpoint(server, timeout_s=timeout_s).reply(Call(messages=ASK, temperature=1))
+    assert (reply.timing.tries, reply.failure and reply.failure.kind) == (tries, kind)
+    if kind is None:
+        assert reply.text.startswith("42")
+        assert reply.usage.estimated == (mode == "no_usage")
+    else:
+        assert reply.failure.message
+    stats = server.wait_for(lambda s: s.in_flight == 0 and s.connections == 0)
+    assert stats.num_requests == tries
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+async def test_no_fault_costs_a_good_answer(fault_server, mode):
+    """Three thinkers, one of which meets the fault; and a summary that does."""
+    server = fault_server(["ok", mode, "ok"])
+    config = HeavyConfig(width=3)
+    timeout_s = 0.3 if mode in ("dead", "hang_after_head") else 5.0
+    got = await think(ASK, _endpoint(server, timeout_s=timeout_s), config=config)
+    lost = OUTCOMES[mode][1] is not None
+    assert len(got.attempts) == 3 - lost
+    assert got.answer == f"seen {3 - lost}"
+    server = fault_server(["ok", "ok", "ok"], default=mode)
+    deadline_s = 0.4 if mode in ("dead", "hang_after_head", "429", "429_date") else 10
+    got = await think(
+        ASK, _endpoint(server, timeout_s=timeout_s, deadline_s=deadline_s), config=config
+    )
+    assert got.attempts == ["42"] * 3
+    if lost or OUTCOMES[mode][0] == 2:
+        assert (got.answer, got.decided_by) == ("42", "fallback: vote")
+        assert "all 1 summaries failed" in got.fell_back
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+async def test_streams_meet_the_same_faults(fault_server, mode):
+    server = fault_server([mode], answer=lambda body: "one two three")
+    pieces = []
+    timeout_s = 0.3 if mode in ("dead", "hang_after_head") else 5.0
+    reply = await _endpoint(server, timeout_s=timeout_s).reply(
+        Call(messages=ASK, temperature=1, on_delta=pieces.append)
+    )
+    shown = "".join(piece.text for piece in pieces)
+    if mode in ("cut_stream", "error_stream"):  # what was shown cannot be taken back
+        assert (shown, reply.text) == ("one two ", "one two")
+        assert reply.failure.kind in (FailureKind.CUT, FailureKind.SERVER)
+    else:
+        assert (reply.failure and reply.failure.kind) == OUTCOMES[mode][1]
+        if reply.good:
+            assert shown.strip() == reply.text
+    server.wait_for(lambda s: s.in_flight == 0)
+
+
+async def test_messages_name_the_address_and_what_came(fault_server):
+    for mode, words in [("html", "Bad gateway"), ("error_200", "model crashed"), ("array", "[1, 2]"),
+                        ("404", "no such model"), ("no_choices", '"choices": []')]:  # fmt: skip
+        server = fault_server(default=mode)
+        reply = await _endpoint(server, retry=Retry(max_tries=1)).reply(
+            Call(messages=ASK, temperature=1)
+        )
+        assert server.url in reply.failure.message
+        assert words in reply.failure.message
+
+
+async def test_a_server_that_admits_few_gets_all_answered(fault_server):
+    server = fault_server(default="delay:0.03", admits=12)
+    got = await think(ASK, _endpoint(server), config=HeavyConfig(width=64))
+    assert (got.answer, got.num_failed) == ("seen 64", 0)
+    stats = server.stats()
+    assert stats.num_requests < 64 * 4  # it learns how many are admitted
+
+
+async def test_retry_after_is_kept_by_all(fault_server):
+    server = fault_server(["429:0.4"] * 2)
+    began = time.monotonic()
+    endpoint = _endpoint(server, max_connections=2)
+    got = await think(ASK, endpoint, config=HeavyConfig(width=8))
+    assert got.answer == "seen 8"
+    assert time.monotonic() - began >= 0.4
+
+
+async def test_a_pause_beyond_the_deadline_is_not_waited_for(fault_server):
+    server = fault_server(default="429:50")
+    began = time.monotonic()
+    reply = await _endpoint(server, deadline_s=5).reply(Call(messages=ASK, temperature=1))
+    assert (reply.failure.kind, reply.failure.retry_after_s) == (FailureKind.RATE_LIMITED, 50.0)
+    assert time.monotonic() - began < 4
+
+
+async def test_a_deadline_ends_a_call_with_its_tries(fault_server):
+    server = fault_server(default="dead")
+    reply = await _endpoint(server, deadline_s=0.3).reply(Call(messages=ASK, temperature=1))
+    assert reply.failure.kind is FailureKind.TIMEOUT
+    assert "0.3 s" in reply.failure.message
+    server.wait_for(lambda s: s.connections == 0)
+
+
+@pytest.mark.parametrize("width", [64, 512])
+async def test_connections_are_bounded_and_kept(fault_server, width):
+    server = fault_server(default="delay:0.005")
+    got = await think(ASK, _endpoint(server, max_connections=16), config=HeavyConfig(width=width))
+    assert got.answer == f"seen {width}"
+    stats = server.wait_for(lambda s: s.connections == 0)
+    assert stats.max_connections <= 16
+    assert stats.total_connections <= 20
+    assert stats.in_flight == 0
+
+
+async def test_a_hedge_overtakes_a_straggler(fault_server):
+    server = fault_server(["dead"])
+    began = time.monotonic()
+    endpoint = _endpoint(server, hedge_after_s=0.05, timeout_s=30)
+    reply = await endpoint.reply(Call(messages=ASK, temperature=1))
+    assert reply.text == "42"
+    assert time.monotonic() - began < 20
+    stats = server.wait_for(lambda s: s.in_flight == 0)
+    assert (stats.num_requests, stats.num_left) == (2, 1)
+
+
+async def test_a_hedge_waits_for_the_other_when_the_first_is_bad(fault_server):
+    server = fault_server(["delay:0.15", "401"])
+    endpoint = _endpoint(server, hedge_after_s=0.02)
+    assert (await endpoint.reply(Call(messages=ASK, temperature=1))).text == "42"
+
+
+async def test_a_decided_vote_leaves_nothing_in_flight(fault_server):
+    server = fault_server(lambda number, body: "ok" if number < 9 else "dead")
+    got = await think(ASK, _endpoint(server, timeout_s=60), config=HeavyConfig(schedule="vote:16"))
+    assert got.answer == "42"
+    stats = server.wait_for(lambda s: s.in_flight == 0 and s.connections == 0)
+    assert (stats.num_answered, stats.num_left) == (9, stats.num_requests - 9)
+
+
+async def test_cancelling_at_any_moment_leaves_nothing_in_flight(fault_server):
+    for mode in ("dead", "429:30", "hang_after_head", "503"):
+        for stage in (0, 8):  # while thinking, while summing up
+            server = fault_server(lambda n, body, s=stage, m=mode: m if n >= s else "ok")
+            endpoint = _endpoint(server, timeout_s=60, retry=Retry(base_s=20, max_tries=9))
+            run = asyncio.create_task(think(ASK, endpoint, config=HeavyConfig(width=8)))
+            await asyncio.to_thread(server.wait_for, lambda s, n=stage: s.num_requests > n)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            server.wait_for(lambda s: s.in_flight == 0 and s.connections == 0)
+            assert endpoint.gate.in_flight == 0
+
+
+CTRL_C = """
+import asyncio, sys
+from longcat_heavythink import HeavyConfig, Retry, openai_complete, think
+url, width = sys.argv[1], int(sys.argv[2])
+endpoint = openai_complete(url, timeout_s=60, retry=Retry(base_s=20))
+ask = [{"role": "user", "content": "q"}]
+asyncio.run(think(ask, endpoint, config=HeavyConfig(width=width)))
+"""
+
+
+@pytest.mark.parametrize("stage", ["thinking", "waiting", "summary", "stream"])
+def test_ctrl_c_leaves_nothing_in_flight(fault_server, stage):
+    modes = {
+        "thinking": lambda n, body: "dead", "waiting": lambda n, body: "429:30",
+        "summary": lambda n, body: "ok" if n < 100 else "dead",
+        "stream": lambda n, body: "ok" if n < 4 else "delay:30",
+    }  # fmt: skip
+    server = fault_server(modes[stage])
+    width = {"thinking": 200, "waiting": 200, "summary": 100, "stream": 4}[stage]
+    command = [sys.executable, "-c", CTRL_C, server.url, str(width)]
+    if stage == "stream":
+        command = [sys.executable, "-m", "longcat_heavythink", "think", "q", "--url", server.url,
+                   "--k", "4"]  # fmt: skip
+    least = {"thinking": 64, "waiting": 2, "summary": 101, "stream": 5}[stage]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            server.wait_for(lambda s: s.num_requests >= least, 60)
+            process.send_signal(2)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    stats = server.wait_for(lambda s: s.in_flight == 0 and s.connections == 0)
+    assert stats.max_connections <= 64
+    assert "never retrieved" not in errors
+    assert "Unclosed" not in errors
+    if stage == "stream":
+        assert (process.returncode, errors.splitlines()[-1]) == (130, "stopped")
+    else:
+        assert errors.splitlines()[-1] == "KeyboardInterrupt"
+
+
+async def test_a_call_of_its_own_returns_text_or_raises(fault_server):
+    server = fault_server(answer=lambda body: f"<think>hm</think>{body['model']}")
+    complete = _endpoint(server, model="good", api_key="k")
+    assert await complete(ASK, 1.0) == "good"
+    assert server.headers[0]["authorization"] == "Bearer k"
+    bad = fault_server(default="404")
+    with pytest.raises(RuntimeError, match="answered 404"):
+        await _endpoint(bad, model="bad")(ASK, 1.0)
+
+
+def test_one_endpoint_serves_many_loops(fault_server):
+    server = fault_server()
+    endpoint = _endpoint(server)
+    for _ in range(3):
+        assert asyncio.run(endpoint(ASK, 1.0)) == "42"
+
+
+async def test_nobody_there():
+    began = time.monotonic()
+    endpoint = openai_complete("http://127.0.0.1:9/v1", model="x", retry=QUICK)
+    with pytest.raises(RuntimeError, match="9/v1/chat/completions must answer, but"):
+        await endpoint(ASK, 1.0)
+    reply = await endpoint.reply(Call(messages=ASK, temperature=1))
+    assert (reply.failure.kind, reply.timing.tries) == (FailureKind.UNREACHABLE, 5)
+    assert time.monotonic() - began < 20
+
+
+async def test_the_model_is_found_by_asking(fault_server):
+    server = fault_server(models=["only"])
+    await _endpoint(server)(ASK, 1.0)
+    assert server.requests[0]["model"] == "only"
+    for models, words in [([], "it has none"), (["a", "b"], "it has a, b")]:
+        with pytest.raises(RuntimeError, match=words):
+            await _endpoint(fault_server(models=models))(ASK, 1.0)
+
+
+async def test_a_request_holds_what_was_asked_for(fault_server):
+    server = fault_server()
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    endpoint = _endpoint(server, extra={"top_p": 0.9}, max_tokens=7, headers={"X-Team": "a"})
+    await think(ASK, endpoint, config=HeavyConfig(width=1, max_tokens=3), tools=tools,
+                extra={"seed": 1})  # fmt: skip
+    for body in server.requests:
+        assert body["tools"] == tools
+        assert (body["top_p"], body["seed"], body["max_tokens"]) == (0.9, 1, 3)
+        assert "stream" not in body
+    assert server.headers[0]["x-team"] == "a"
+    await endpoint(ASK, 0.5)
+    assert (server.requests[-1]["max_tokens"], server.requests[-1]["temperature"]) == (7, 0.5)
+
+
+async def test_a_summary_too_long_for_the_context_is_packed_again(fault_server):
+    def mode(number, body):
+        return "context" if len(body["messages"][-1]["content"]) > 2000 else "ok"
+
+    server = fault_server(mode, answer=lambda body: "long " * 200)
+    got = await think(ASK, _endpoint(server), config=HeavyConfig(width=4))
+    assert (got.decided_by, got.fell_back) == ("summary", "")
+    sizes = [len(body["messages"][-1]["content"]) for body in server.requests[4:]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= 2000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("url", "localhost:8000"), ("url", "ftp://x"), ("timeout_s", 0), ("deadline_s", float("nan")),
+     ("max_connections", 0), ("max_tokens", 0), ("api_key", "a\nb"), ("hedge_after_s", -1)],
+)  # fmt: skip
+def test_an_endpoint_is_checked_before_it_is_used(field, value):
+    with pytest.raises(ValueError, match=field):
+        EndpointConfig(**{"url": "http://x/v1", field: value})
+
+
+def test_a_key_is_never_shown():
+    assert "secret" not in repr(EndpointConfig(url="http://x", api_key="secret"))
+
+
+def test_an_address_may_be_given_in_three_ways():
+    for url in ("http://x/v1", "http://x/v1/", "http://x/v1/chat/completions"):
+        assert EndpointConfig(url=url).base == "http://x/v1"
+
+
+# pauses
+
+
+class _Highest:
+    """A random source that always draws the upper end."""
+
+    def uniform(self, low, high):
+        return high
+
+
+def test_pauses_double_up_to_a_cap_and_tries_end():
+    retry = Retry(max_tries=4, base_s=1, cap_s=3)
+    failure = Failure(FailureKind.SERVER, "")
+    pauses = [retry.pause(failure, tries, 0, _Highest()) for tries in (1, 2, 3, 4)]
+    assert pauses == [1, 2, 3, None]
+    assert retry.pause(Failure(FailureKind.REFUSED, ""), 1, 0, _Highest()) is None
+    assert retry.pause(Failure(FailureKind.SERVER, "", permanent=True), 1, 0, _Highest()) is None
+
+
+def test_refusals_for_load_use_up_no_try():
+    retry = Retry(max_tries=1, base_s=1, cap_s=3, max_retry_after_s=10)
+    assert retry.pause(Failure(FailureKind.RATE_LIMITED, ""), 0, 50, _Highest()) == 3
+    asked = Failure(FailureKind.RATE_LIMITED, "", retry_after_s=5.0)
+    assert retry.pause(asked, 0, 1, _Highest()) == 6.0
+    asked = Failure(FailureKind.RATE_LIMITED, "", retry_after_s=11.0)
+    assert retry.pause(asked, 0, 1, _Highest()) is None
+
+
+def test_retry_after_in_seconds_dates_and_nonsense():
+    from datetime import UTC, datetime
+
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    for value, seconds in [
+        ("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("nan", None), ("inf", None), ("", None), (None, None),
+        ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
+        ("soon", None), ("Thu, 99 Jan 2026 00:01:00 GMT", None),
+    ]:  # fmt: skip
+        assert read_retry_after(value, now) == seconds
+
+
+@pytest.mark.parametrize("field", ["base_s", "cap_s", "max_retry_after_s"])
+def test_a_retry_policy_is_checked(field):
+    with pytest.raises(ValueError, match=field):
+        Retry(**{field: -1})
+    with pytest.raises(ValueError, match="max_tries"):
+        Retry(max_tries=0)
+
+
+def test_the_endpoint_is_a_model():
+    from longcat_heavythink import Model
+
+    assert isinstance(Endpoint(EndpointConfig(url="http://x")), Model)

@@ -1,0 +1,122 @@
+"""Streams put together from bytes, however they are cut."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from longcat_heavythink import FailureKind, ToolCall, Usage
+from longcat_heavythink.transport._wire import StreamReader, read_reply
+
+URL = "http://x"
+
+
+def _line(delta, finish=None, **fields):
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, **fields}
+    return f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n".encode()
+
+
+WHOLE = (
+    b": hello\r\n\r\n" + _line({"role": "assistant", "content": None})
+    + _line({"reasoning_content": "hm…"}) + _line({"content": "Zür"}) + _line({"content": "ich\n"})
+    + _line({"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "f", "arguments": ""}}]})
+    + _line({"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]})
+    + _line({"tool_calls": [{"index": 1, "id": "c2", "function": {"name": "g"}}]})
+    + _line({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]})
+    + _line({}, "tool_calls")
+    + b'event: x\r\ndata: {"choices": [],\r\ndata: "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\r\n\r\n'
+    + b"data: [DONE]\n\n"
+)  # fmt: skip
+
+
+@given(st.lists(st.integers(0, len(WHOLE)), max_size=12))
+def test_a_stream_does_not_depend_on_how_it_is_cut(cuts):
+    reader, deltas = StreamReader(URL), []
+    for a, b in pairwise([0, *sorted(cuts), len(WHOLE)]):
+        deltas += reader.feed(WHOLE[a:b])
+    reply = reader.finish()
+    assert reply.good
+    assert (reply.text, reply.thoughts) == ("Zürich", "hm…")
+    assert reply.tool_calls == (ToolCall("f", '{"a":1}', "c1"), ToolCall("g", "{}", "c2"))
+    assert (reply.usage, reply.finish_reason) == (Usage(3, 4), "tool_calls")
+    assert "".join(d.text for d in deltas) == "Zürich\n"
+    assert "".join(d.thoughts for d in deltas) == "hm…"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "text"),
+    [
+        (_line({"content": "a"}), "cut", "a"),
+        (_line({"content": "a"}) + b"data: [DONE]\n\n", None, "a"),
+        (_line({"content": "a"}) + b"data: [DONE]", None, "a"),
+        (_line({"content": "a"}, "stop"), None, "a"),
+        (_line({"content": "a"}, "length"), "truncated", "a"),
+        (_line({"content": "a"}) + b'data: {"error": {"message": "died", "code": 503}}\n\n',
+         "server", "a"),
+        (_line({"content": "a"}) + b"data: {not json}\n\n", "server", "a"),
+        (_line({"content": "a"}) + b"error: died\n\n", "server", "a"),
+        (b'{"choices": [{"message": {"content": "whole"}}]}', None, "whole"),
+        (b'{"choices": [{"message": {"content": "' + b"w" * 9000 + b'"}}]}', None, "w" * 9000),
+        (b"<html>nope</html>", "malformed", ""),
+        (b"", "cut", ""),
+        (b"data: [DONE]\n\n", "empty", ""),
+        (_line({"content": "<think>a"}) + _line({"content": "b</think>c"}, "stop"), None, "c"),
+        (_line({"content": "a"})[:-1] + _line({"content": "b"}, "stop"), None, "ab"),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_stream_is_known(raw, kind, text):
+    reader = StreamReader(URL)
+    reader.feed(raw)
+    reply = reader.finish()
+    assert (reply.failure and str(reply.failure.kind), reply.text) == (kind, text)
+
+
+def _body(message, **choice):
+    return json.dumps({"choices": [{"message": message, **choice}]}).encode()
+
+
+def test_whole_replies():
+    reply = read_reply(_body({"content": "a </think> b", "reasoning": "hm"}), URL)
+    assert (reply.text, reply.thoughts) == ("a </think> b", "hm")  # told apart by the server
+    reply = read_reply(_body({"content": None, "tool_calls": [
+        {"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}, {"function": {}}, 7]}), URL)  # fmt: skip
+    assert reply.tool_calls == (ToolCall("f", '{"a": 1}', "1"),)
+    assert reply.good
+    reply = read_reply(_body({"content": None, "refusal": "I will not."}), URL)
+    assert reply.text == "I will not."
+    content = [{"top_logprobs": [{"logprob": -1.0}, {"logprob": -3.0}]}, {"logprob": -0.5}]
+    reply = read_reply(_body({"content": "x"}, logprobs={"content": content}), URL)
+    assert reply.confidence == (2.0, 0.5)
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_do_harm(raw):
+    assert read_reply(raw, URL).failure is not None
+    reader = StreamReader(URL)
+    reader.feed(raw)
+    reader.feed(b"data: " + raw + b"\n\n")
+    assert reader.finish().failure is not None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
+        st.sampled_from(["choices", "message", "content", "delta", "tool_calls", "function",
+                         "error", "usage", "logprobs", "finish_reason", "prompt_tokens", "index"]),
+        inner, max_size=4), max_leaves=14)  # fmt: skip
+
+
+@given(JSON)
+def test_no_json_does_harm(data):
+    raw = json.dumps({"choices": [data], "usage": data} if not isinstance(data, dict) else data)
+    reply = read_reply(raw.encode(), URL)
+    assert reply.good == bool(reply.text or reply.tool_calls) or reply.failure is not None
+    reader = StreamReader(URL)
+    reader.feed(f"data: {raw}\n\ndata: [DONE]\n\n".encode())
+    reader.finish()
+
+
+def test_errors_inside_a_200_keep_their_status():
+    reply = read_reply(b'{"error": {"message": "slow down", "code": 429}}', URL)
+    assert (reply.failure.kind, reply.failure.status) == (FailureKind.RATE_LIMITED, 429)
