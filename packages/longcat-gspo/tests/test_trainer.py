@@ -13,6 +13,7 @@ from longcat_gspo import (
     TrainerConfig,
     TripletClip,
     as_samples,
+    attempt_advantages,
     dapo_loss,
     group_advantages,
     grpo_loss,
@@ -432,26 +433,38 @@ def test_chunked_entropy_is_the_plain_one():
     assert not entropy.requires_grad
 
 
-def test_attempts_of_several_segments_are_a_sample_for_each():
+def test_attempts_of_several_segments_are_a_sample_for_each_and_count_once():
     Segment = namedtuple("Segment", "token_ids loss_mask log_probs")
-    Trajectory = namedtuple("Trajectory", "group reward segments")
-    samples = _samples()
+    Trajectory = namedtuple("Trajectory", "group reward segments version")
+    samples = [dataclasses.replace(s, version=0) for s in _samples()]
     batch = [
-        Trajectory(s.group, s.reward, [Segment(s.token_ids, s.loss_mask, s.log_probs)])
+        Trajectory(s.group, s.reward, [Segment(s.token_ids, s.loss_mask, s.log_probs)], 0)
         for s in samples[:-2]
     ]
     two = [Segment(s.token_ids, s.loss_mask, s.log_probs) for s in samples[-2:]]
-    batch.append(Trajectory(samples[-1].group, 1.0, two))
+    batch.append(Trajectory(samples[-1].group, 1.0, two, 0))
     samples[-2:] = [
-        dataclasses.replace(s, group=samples[-1].group, reward=1.0) for s in samples[-2:]
+        dataclasses.replace(s, group=samples[-1].group, reward=1.0, attempt="#7")
+        for s in samples[-2:]
     ]
     assert as_samples(batch) == samples
-    states = []
-    for given in (batch, samples):
-        trainer = GspoTrainer(_Tiny(), TrainerConfig())
-        trainer.train(given)
-        states.append(_state(trainer))
-    assert torch.equal(*states)
+    assert attempt_advantages(batch)[-3:] == [-1.0, 1.0, 1.0]
+    wide = ClipRange(low=0.5, high=0.5)
+    trainer = GspoTrainer(_Tiny(), TrainerConfig(clip=wide, max_grad_norm=1e9))
+    now, old, sequence = _packed(trainer.model, samples)
+    weight = torch.tensor([1.0] * 7 + [0.5, 0.5])  # of eight attempts, by a loop over sequences
+    loss = 0.0
+    for n, advantage in enumerate(attempt_advantages(batch)):
+        ratio = (now - old)[sequence == n].mean().exp()
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.5, 1.5) * advantage)
+        loss = loss - weight[n] * surrogate / 8
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+    trainer.model.zero_grad()
+    metrics = trainer.train(batch)
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["reward"] == pytest.approx(4 / 8)
 
 
 def test_groups_weigh_alike_where_that_is_wanted():

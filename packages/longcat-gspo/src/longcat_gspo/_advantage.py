@@ -1,12 +1,14 @@
 """How much better than its group a sequence did."""
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Literal, get_args
 
 Baseline = Literal["mean_std", "mean", "leave_one_out", "none"]
 
-_MIN_STD = 1e-6
+_ROUNDING = 1e-6
+"""Rewards whose spread is within this of their size (of 1 at most) are equal but for rounding."""
 
 
 def group_advantages(
@@ -14,7 +16,7 @@ def group_advantages(
 ) -> list[float]:
     """Return one advantage per sequence; groups may differ in size.
 
-    Unless `baseline` is `none`, a group of equal rewards, or of one member, has advantage 0.
+    Unless `baseline` is `none`, a group of equal rewards, or of one member, has advantage exactly 0.
 
     Args:
         rewards: One per sequence.
@@ -25,10 +27,15 @@ def group_advantages(
             attempt went on to say after its mistake adds no noise to it.
 
     Raises:
-        ValueError: Lengths differ, or the baseline is unknown.
+        ValueError: Lengths differ, a reward is not finite, or the baseline is unknown.
     """
     if len(rewards) != len(groups):
         raise ValueError(f"one group per reward: {len(rewards)} rewards, {len(groups)} groups")
+    for place, reward in enumerate(rewards):
+        if not math.isfinite(reward):
+            raise ValueError(
+                f"rewards must be finite, got {reward} at {place}, of group {groups[place]!r}"
+            )
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
     if baseline == "none":
@@ -45,13 +52,13 @@ def group_advantages(
 
 
 def _within(rewards: list[float], baseline: Baseline) -> list[float]:
-    size = len(rewards)
-    mean = sum(rewards) / size
-    if size < 2:
+    size, largest = len(rewards), max(map(abs, rewards))
+    if max(rewards) - min(rewards) <= _ROUNDING * min(1.0, largest):
         return [0.0] * size
+    mean = math.fsum(reward / size for reward in rewards)
     if baseline == "mean":
         return [reward - mean for reward in rewards]
     if baseline == "leave_one_out":
         return [(reward - mean) * size / (size - 1) for reward in rewards]
-    std = (sum((reward - mean) ** 2 for reward in rewards) / size) ** 0.5
-    return [(reward - mean) / std if std > _MIN_STD else 0.0 for reward in rewards]
+    std = math.dist(rewards, [mean] * size) / math.sqrt(size)
+    return [(reward - mean) / std for reward in rewards]

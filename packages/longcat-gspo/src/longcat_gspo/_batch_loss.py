@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ._config import TrainerConfig
@@ -68,7 +69,8 @@ def divergence(log_probs_T: Tensor, others_T: Tensor) -> Tensor:
 
     Never negative, and its mean over x is `KL(p, q)` (Schulman's k3, as GRPO has it).
     """
-    gap_T = others_T - log_probs_T
+    dtype = torch.promote_types(log_probs_T.dtype, torch.float32)
+    gap_T = others_T.to(dtype) - log_probs_T.to(dtype)
     return gap_T.exp() - 1 - gap_T
 
 

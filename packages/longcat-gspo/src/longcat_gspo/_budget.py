@@ -2,7 +2,9 @@
 
 Maximise `sum V(B_i, p_i)` subject to `sum B_i = total` and `low <= B_i <= high`. With a value whose
 marginal gains fall, taking the best next rollout from a heap is optimal; where a value can say its gains
-all at once, the same choice is made by their threshold, which is quick for many tasks.
+all at once, the same choice is made by their threshold, which is quick for many tasks. Where gains rise
+somewhere (`knapsack_value` from 0: one rollout is worth nothing, two are), both are wrong, and the problem
+is solved by dynamic programming.
 
 Dimension key: N tasks, G rollouts from `low` + 1 to `high`.
 
@@ -13,17 +15,23 @@ constants are partly ours, as the paper does not print them; the knapsack's, 250
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Value = Callable[[int, float], float]
 """`value(budget, pass_rate)`; with a method `gains(rates_N, low, high) -> (N, G)` it is quick too."""
+
+
+_MOST_WORK = 2_000_000_000
+"""Of the exact solution: tasks, times rollouts, times rollouts a task; some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class CobaValue:
     tau: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.alpha <= 0 or self.beta <= 0 or self.tau <= 0:
+        if not all(0 < number < math.inf for number in (self.alpha, self.beta, self.tau)):
             raise ValueError(
                 f"alpha, beta, tau must be positive, got {self.alpha}, {self.beta}, {self.tau}"
             )
@@ -113,6 +121,8 @@ class CapabilityValue:
         """Take note of the pass rates of a step."""
         if not pass_rates:
             raise ValueError("a step must hold one pass rate at least, got none")
+        if not all(0 <= rate <= 1 for rate in pass_rates):
+            raise ValueError(f"pass rates must be in [0, 1], got {list(pass_rates)}")
         self._failures.append(1 - sum(pass_rates) / len(pass_rates))
 
     @property
@@ -149,12 +159,16 @@ class CapabilityValue:
 def allocate_budget(
     pass_rates: Sequence[float], *, total: int, low: int, high: int, value: Value
 ) -> list[int]:
-    """Return the rollouts of each task.
+    """Return the rollouts of each task: those of the greatest value in all.
 
     Raises:
-        ValueError: `total` cannot be met within `low` and `high`.
+        ValueError: `total` cannot be met within `low` and `high`, a pass rate is not in [0, 1], or gains
+            rise somewhere and the problem is too large to be solved exactly.
     """
     num = len(pass_rates)
+    for place, rate in enumerate(pass_rates):
+        if not 0 <= rate <= 1:
+            raise ValueError(f"pass rates must be in [0, 1], got {rate} at {place}")
     if not 0 <= low <= high or not num * low <= total <= num * high:
         raise ValueError(
             f"total={total} must be within {num} tasks times [low={low}, high={high}] = "
@@ -163,8 +177,27 @@ def allocate_budget(
     if hasattr(value, "gains") and num and low < high:
         rates_N = torch.tensor(pass_rates, dtype=torch.float64)
         gains_NG = value.gains(rates_N, low, high)  # pyright: ignore[reportFunctionMemberAccess]
-        return _by_threshold(gains_NG, total - num * low, low)
-    return _by_heap(pass_rates, total, low, high, value)
+        if _falls(gains_NG):
+            return _by_threshold(gains_NG, total - num * low, low)
+        return _by_table(gains_NG, total - num * low, low)
+    gains_of = {rate: _gains(value, rate, low, high) for rate in set(pass_rates)}
+    if low == high or _falls(torch.tensor(list(gains_of.values()), dtype=torch.float64)):
+        return _by_heap(pass_rates, total, low, high, value)
+    gains_NG = torch.tensor([gains_of[rate] for rate in pass_rates], dtype=torch.float64)
+    return _by_table(gains_NG, total - num * low, low)
+
+
+def _gains(value: Value, rate: float, low: int, high: int) -> list[float]:
+    worth = [value(budget, rate) for budget in range(low, high + 1)]
+    return [after - before for before, after in itertools.pairwise(worth)]
+
+
+def _falls(gains_NG: Tensor) -> bool:
+    """Whether no gain is above the one before it, but for rounding."""
+    if gains_NG.shape[0] == 0 or gains_NG.shape[1] < 2:
+        return True
+    rise_N = gains_NG.diff(dim=1).amax(1)
+    return bool((rise_N <= 1e-12 * (1 + gains_NG.abs().amax(1))).all())
 
 
 def _by_heap(
@@ -183,6 +216,35 @@ def _by_heap(
         budget[task] += 1
         if budget[task] < high:
             heapq.heappush(heap, (-gain(task), task))
+    return budget
+
+
+def _by_table(gains_NG: Tensor, num: int, low: int) -> list[int]:
+    """The exact answer for any gains: the best value of the first tasks with each number of rollouts."""
+    num_tasks, most = gains_NG.shape
+    if num_tasks * num * most > _MOST_WORK:
+        raise ValueError(
+            f"this value's gains rise somewhere between {low} and {low + most} rollouts, and {num_tasks} "
+            f"tasks with {num} further rollouts are too many to be solved exactly; raise low until gains "
+            "fall (2 for knapsack_value)"
+        )
+    worth_NB = np.concatenate([np.zeros((num_tasks, 1)), np.cumsum(gains_NG.numpy(), 1)], axis=1)
+    best = np.full(num + 1, -np.inf)
+    best[0] = 0.0
+    taken = np.zeros((num_tasks, num + 1), dtype=np.int32)
+    for task in range(num_tasks):
+        after = best.copy()
+        for further in range(1, min(most, num) + 1):
+            value = best[: num + 1 - further] + worth_NB[task, further]
+            is_better = value > after[further:]
+            after[further:][is_better] = value[is_better]
+            taken[task, further:][is_better] = further
+        best = after
+    budget = [low] * num_tasks
+    for task in reversed(range(num_tasks)):
+        further = int(taken[task, num])
+        budget[task] += further
+        num -= further
     return budget
 
 

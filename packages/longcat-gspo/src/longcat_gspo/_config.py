@@ -1,4 +1,4 @@
-"""How a trainer takes its steps."""
+"""How a trainer takes its steps; nonsense is refused here, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ._mismatch import Correction
 from ._objective import ClipRange, TripletClip
 
 Objective = Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"]
+Decay = Literal["none", "linear", "cosine"]
+Weigh = Literal["attempts", "samples", "groups"]
+OldLogProbs = Literal["auto", "trainer", "engine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +21,14 @@ class TrainerConfig:
     """How steps are taken."""
 
     learning_rate: float = 1e-4
+    min_learning_rate: float = 0.0
+    """What `decay` falls to."""
     warmup_steps: int = 0
-    decay: Literal["none", "linear", "cosine"] = "none"
-    """How the learning rate falls to zero over `total_steps`."""
+    decay: Decay = "none"
+    """How the learning rate falls to `min_learning_rate` over `total_steps`."""
     total_steps: int = 0
     weight_decay: float = 0.0
+    """Of matrices; norms, biases and other vectors have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-16
     """The report's AdamW epsilon."""
@@ -35,50 +41,98 @@ class TrainerConfig:
     max_tokens: int = 0
     """Of a sequence's learned tokens; the constant denominator of `triplet`."""
     baseline: Baseline = "mean_std"
-    weigh: Literal["samples", "groups"] = "samples"
-    """What counts alike in the mean. With a budget that gives tasks groups of different sizes, `groups`
-    keeps a task from counting more because it was tried more often."""
+    weigh: Weigh = "attempts"
+    """What counts alike in the mean: attempts, whatever their number of segments; or each segment
+    (`samples`); or, with a budget that gives tasks groups of different sizes, `groups`."""
     kl_coefficient: float = 0.0
     """Weight of the divergence from the reference model; the report has none."""
+    temperature: float = 1.0
+    """Of the sampling: log-probs are those of `softmax(logits / temperature)`, the policy that acted."""
+    top_k: int = 0
+    """Of the sampling, if it was truncated; 0: it was not. The policy then is the truncated one."""
+    top_p: float = 1.0
+    """Of the sampling; 1: it was not truncated."""
+    old_log_probs: OldLogProbs = "auto"
+    """What ratios are taken against: the log-probs of the `engine`; the `trainer`'s own, of the weights as
+    the batch began; or (`auto`) the engine's until it is seen to compute otherwise on the same weights."""
     correction: Correction | None = None
     """Against an engine that does not agree with the trainer, or whose weights are older: ratios are taken
-    against the weights in training as the batch began, at the price of one more forward pass, and each
-    sample is weighed by how those and the engine differ. Without it, ratios are against the engine."""
+    against the trainer's own log-probs, and each sample is weighed by how those and the engine differ."""
     epochs: int = 1
     """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
     micro_batch_tokens: int = 4096
+    packed: bool = False
+    """Lay the sequences of a micro-batch end to end in one row, without padding, told apart by
+    `position_ids`: for models of transformers."""
     chunked_log_probs: bool = False
     """Never hold all tokens by all words: see `linear_log_probs`. For large vocabularies."""
+    master_weights: bool = True
+    """Hold bf16 and fp16 weights that are trained in float32, and compute in bf16. Without, a step below
+    the weights' own rounding is lost."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.kl_coefficient < 0:
-            raise ValueError(f"kl_coefficient must not be negative, got {self.kl_coefficient}")
-        if self.decay not in ("none", "linear", "cosine"):
-            raise ValueError(f"decay must be 'none', 'linear' or 'cosine', got {self.decay!r}")
+        self._check_numbers()
+        for name, allowed in (
+            ("decay", Decay), ("objective", Objective), ("weigh", Weigh), ("baseline", Baseline),
+            ("old_log_probs", OldLogProbs),
+        ):  # fmt: skip
+            if getattr(self, name) not in get_args(allowed):
+                got = getattr(self, name)
+                raise ValueError(f"{name} must be one of {get_args(allowed)}, got {got!r}")
         if self.decay != "none" and self.total_steps < 1:
             raise ValueError(f"decay {self.decay!r} needs total_steps >= 1, got {self.total_steps}")
-        if self.objective not in get_args(Objective):
+        if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"objective must be one of {get_args(Objective)}, got {self.objective!r}"
+                f"min_learning_rate must be at most learning_rate={self.learning_rate}, got "
+                f"{self.min_learning_rate}"
             )
-        if self.weigh not in ("samples", "groups"):
-            raise ValueError(f"weigh must be 'samples' or 'groups', got {self.weigh!r}")
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")
-        if (
-            self.objective == "gspo"
-            and self.correction is not None
-            and self.correction.level == "token"
-        ):
+        self._check_old()
+        if self.chunked_log_probs and (self.is_truncated or self.packed):
+            raise ValueError(
+                "chunked_log_probs works with neither top_k and top_p, which need all logits, nor packed"
+            )
+
+    def _check_numbers(self) -> None:
+        positive = ("learning_rate", "epsilon", "max_grad_norm", "temperature")
+        rules = [(name, 0.0, math.inf, False) for name in positive]
+        rules += [(name, 0.0, math.inf, True) for name in
+                  ("min_learning_rate", "weight_decay", "kl_coefficient")]  # fmt: skip
+        for name, low, high, may_be_low in rules:
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not low <= value < high or (value == low and not may_be_low):
+                rule = "not negative" if may_be_low else "positive"
+                raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
+        for name, least in (
+            ("warmup_steps", 0), ("total_steps", 0), ("max_tokens", 0), ("top_k", 0), ("epochs", 1),
+            ("micro_batch_tokens", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    def _check_old(self) -> None:
+        if self.correction is None:
+            return
+        if self.objective == "gspo" and self.correction.level == "token":
             raise ValueError(
                 "objective 'gspo' has one ratio a sequence: its correction needs level='sequence'"
             )
-        for name in ("epochs", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.old_log_probs == "engine":
+            raise ValueError("a correction is for old_log_probs='trainer', got 'engine'")
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether sampling leaves words out."""
+        return self.top_k > 0 or self.top_p < 1
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ...; past `total_steps` that of the last one."""
@@ -87,4 +141,5 @@ class TrainerConfig:
             return self.learning_rate * warm
         done = min(step, self.total_steps - 1) / self.total_steps
         left = 1 - done if self.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
-        return self.learning_rate * warm * left
+        floor = self.min_learning_rate
+        return warm * (floor + (self.learning_rate - floor) * left)

@@ -56,7 +56,13 @@ class PassRateCurriculum(Generic[Key]):
         return self._rng.choices(keys, [self.weight(key) for key in keys])[0]
 
     def record(self, key: Key, pass_rate: float) -> None:
-        """Take note of a group's pass rate: a plain mean at first, an exponential one later."""
+        """Take note of a group's pass rate: a plain mean at first, an exponential one later.
+
+        Raises:
+            ValueError: It is not in [0, 1].
+        """
+        if not 0 <= pass_rate <= 1:
+            raise ValueError(f"pass_rate of {key!r} must be in [0, 1], got {pass_rate}")
         self._seen[key] += 1
         step = max(1 - self._memory, 1 / (self._seen[key] + 1))
         self._rates[key] += step * (pass_rate - self._rates[key])

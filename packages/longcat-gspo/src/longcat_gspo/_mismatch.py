@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from ._objective import sequence_mean
+from ._objective import log_gap, sequence_mean
 
 Level = Literal["token", "sequence"]
 Mode = Literal["truncate", "mask"]
@@ -34,7 +34,7 @@ class Correction:
                 f"level must be one of {get_args(Level)} and mode one of {get_args(Mode)}, got "
                 f"{self.level!r} and {self.mode!r}"
             )
-        if self.cap < 1:
+        if not self.cap >= 1:
             raise ValueError(f"cap must be at least 1, got {self.cap}")
 
 
@@ -63,9 +63,9 @@ def mismatch_weights(
     Raises:
         ValueError: `cap` is below 1.
     """
-    if cap < 1:
+    if not cap >= 1:
         raise ValueError(f"cap must be at least 1, got {cap}")
-    gap_T = (old_log_probs_T - engine_log_probs_T).detach()
+    gap_T = log_gap(old_log_probs_T, engine_log_probs_T).detach()
     if level == "sequence":
         gap_T = sequence_mean(gap_T, sequence_T, num_sequences)[sequence_T]
     ratio_T = gap_T.exp()
@@ -88,7 +88,7 @@ def hispo_mask(
     `|exp(mean_j log r_j) - 1| < max_sequence_gap` and `|r_t - 1| < max_token_gap` with
     `r = pi_old / pi_engine` (LongCat-Flash-Prover section 3.3, eq. 8 and 9).
     """
-    gap_T = (old_log_probs_T - engine_log_probs_T).detach()
+    gap_T = log_gap(old_log_probs_T, engine_log_probs_T).detach()
     sequence_S = sequence_mean(gap_T, sequence_T, num_sequences).exp()
     is_near_S = (sequence_S - 1).abs() < max_sequence_gap
     return is_near_S[sequence_T] & ((gap_T.exp() - 1).abs() < max_token_gap)

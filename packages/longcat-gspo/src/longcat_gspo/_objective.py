@@ -3,6 +3,9 @@
 A packed batch has no padding: all sampled tokens of all sequences stand in one line, and
 `sequence_T` says which sequence each belongs to.
 
+- Sums are taken in float32 or better, whatever log-probabilities come in.
+- The old side carries no gradient, even if it is the same tensor as the new one.
+
 Dimension key: T sampled tokens (of all sequences), S sequences.
 """
 
@@ -22,7 +25,7 @@ class ClipRange:
     high: float = 4e-4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < 1 or self.high < 0:
+        if not 0 <= self.low < 1 or not 0 <= self.high < float("inf"):
             raise ValueError(f"need 0 <= low < 1 and high >= 0, got {self.low} and {self.high}")
 
 
@@ -37,7 +40,8 @@ class LossStats:
 
 
 def sequence_mean(values_T: Tensor, sequence_T: Tensor, num_sequences: int) -> Tensor:
-    """Mean of each sequence's tokens, (S,)."""
+    """Mean of each sequence's tokens, (S,), in float32 or better."""
+    values_T = values_T.to(torch.promote_types(values_T.dtype, torch.float32))
     sums = values_T.new_zeros(num_sequences).index_add(0, sequence_T, values_T)
     counts = torch.bincount(sequence_T, minlength=num_sequences).clamp_min(1)
     return sums / counts
@@ -65,8 +69,8 @@ def gspo_loss(
         clip: The trust region.
         weight_T: Of each token's sequence, against the engine: see `mismatch_weights` at level `sequence`.
     """
-    _check(log_probs_T, old_log_probs_T, sequence_T)
-    gap_S = sequence_mean(log_probs_T - old_log_probs_T, sequence_T, len(advantage_S))
+    gap_T = _gap(log_probs_T, old_log_probs_T, sequence_T, len(advantage_S))
+    gap_S = sequence_mean(gap_T, sequence_T, len(advantage_S))
     ratio_S = gap_S.exp()
     free_S = ratio_S * advantage_S
     held_S = ratio_S.clamp(1 - clip.low, 1 + clip.high) * advantage_S
@@ -91,10 +95,9 @@ def gspo_token_loss(
     With one advantage per sequence its gradient equals that of `gspo_loss` (arXiv 2507.18071
     eq. 13); it admits an advantage per token.
     """
-    _check(log_probs_T, old_log_probs_T, sequence_T)
-    gap_S = sequence_mean(log_probs_T - old_log_probs_T, sequence_T, num_sequences)
-    ratio_S = gap_S.detach().exp()
-    ratio_T = ratio_S[sequence_T] * (log_probs_T - log_probs_T.detach()).exp()
+    gap_T = _gap(log_probs_T, old_log_probs_T, sequence_T, num_sequences)
+    ratio_S = sequence_mean(gap_T, sequence_T, num_sequences).detach().exp()
+    ratio_T = ratio_S[sequence_T] * (gap_T - gap_T.detach()).exp()
     free_T = ratio_T * advantage_T
     held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
     least_T = _weighted(torch.minimum(free_T, held_T), weight_T)
@@ -113,7 +116,6 @@ def grpo_loss(
     weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """GRPO as a baseline: one ratio per token, mean over tokens, then over sequences."""
-    _check(log_probs_T, old_log_probs_T, sequence_T)
     least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
     least_T = _weighted(least_T, weight_T)
     return -sequence_mean(least_T, sequence_T, len(advantage_S)).mean(), stats
@@ -129,7 +131,6 @@ def dapo_loss(
     weight_T: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """DAPO as a baseline: one ratio per token, mean over all tokens: long sequences weigh more."""
-    _check(log_probs_T, old_log_probs_T, sequence_T)
     least_T, stats = _clipped_tokens(log_probs_T, old_log_probs_T, advantage_S, sequence_T, clip)
     return -_weighted(least_T, weight_T).mean(), stats
 
@@ -146,7 +147,7 @@ def _clipped_tokens(
     clip: ClipRange,
 ) -> tuple[Tensor, LossStats]:
     """`min(r A, clip(r) A)` of each token, (T,)."""
-    ratio_T = (log_probs_T - old_log_probs_T).exp()
+    ratio_T = _gap(log_probs_T, old_log_probs_T, sequence_T, len(advantage_S)).exp()
     advantage_T = advantage_S[sequence_T]
     free_T = ratio_T * advantage_T
     held_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantage_T
@@ -166,7 +167,7 @@ class TripletClip:
     """A bad token counts at most as if its ratio were this."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.negative_low < 1 or self.positive_high < 0 or self.negative_high < 1:
+        if not (0 <= self.negative_low < 1 and self.positive_high >= 0 and self.negative_high >= 1):
             raise ValueError(
                 "need 0 <= negative_low < 1, positive_high >= 0 and negative_high >= 1, got "
                 f"{self.negative_low}, {self.positive_high} and {self.negative_high}"
@@ -197,8 +198,7 @@ def triplet_clip_loss(
         max_tokens: Longest length of a sequence, the report's T_max.
         weight_T: Truncated importance weights against the engine: see `mismatch_weights`.
     """
-    _check(log_probs_T, old_log_probs_T, sequence_T)
-    ratio_T = (log_probs_T - old_log_probs_T).exp()
+    ratio_T = _gap(log_probs_T, old_log_probs_T, sequence_T, len(advantage_S)).exp()
     advantage_T = advantage_S[sequence_T]
     free_T = ratio_T * advantage_T
     held_T = torch.minimum(
@@ -221,7 +221,10 @@ def _token_stats(
     )
 
 
-def _check(log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor) -> None:
+def _gap(
+    log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor, num_sequences: int
+) -> Tensor:
+    """`log p - log p_old` of each token, (T,), in float32 or better; the old side has no gradient."""
     if not log_probs_T.shape == old_log_probs_T.shape == sequence_T.shape:
         raise ValueError(
             "log_probs, old_log_probs and sequence must have one shape (T,), got "
@@ -229,3 +232,15 @@ def _check(log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor) -> 
         )
     if log_probs_T.numel() == 0:
         raise ValueError("a batch must hold at least one sampled token, got none")
+    last = int(sequence_T.max())
+    if last >= num_sequences or int(sequence_T.min()) < 0:
+        raise ValueError(
+            f"sequence must be in 0 to {num_sequences - 1}, one advantage each, got {last}"
+        )
+    return log_gap(log_probs_T, old_log_probs_T)
+
+
+def log_gap(log_probs_T: Tensor, old_log_probs_T: Tensor) -> Tensor:
+    """The difference in float32 or better; the second has no gradient."""
+    dtype = torch.promote_types(log_probs_T.dtype, torch.float32)
+    return log_probs_T.to(dtype) - old_log_probs_T.detach().to(dtype)

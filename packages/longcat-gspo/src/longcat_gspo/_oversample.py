@@ -4,7 +4,10 @@
   learn from (`num_groups`); each group forms its own advantages.
 - Between domains, whoever is furthest behind its share is started next (`Oversampler`). What is under way
   counts as far as it is expected to arrive with a signal, so a slow domain is started earlier, not more
-  often; a bound on its places keeps it from taking them all.
+  often. What arrived is forgotten in time, so that a domain does not make up for what its first, slow
+  groups could not give.
+- A domain that gives no signal for long is named, and held back to a few starts that would find out if that
+  changes; its share is the others' until then.
 
 Source: LongCat-Flash-Thinking-2601 report 3.3.3 (oversampling by historical pass rate, duplication into
 groups, separate ratios per domain and data type). It prints no formula; these are ours.
@@ -17,6 +20,13 @@ from collections.abc import Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+
+_HOPELESS_AFTER = 400
+"""Groups without a signal, one after the other. At a signal rate of 0.02 there are as many in 3 of 10,000."""
+_PROBES = 0.02
+"""Share of the starts that a hopeless domain gets."""
+_WINDOW = 384
+"""Signals after which an arrival counts 1/e."""
 
 
 def num_groups(pass_rate: float, *, group_size: int, confidence: float = 0.8, most: int = 4) -> int:
@@ -38,8 +48,13 @@ def num_groups(pass_rate: float, *, group_size: int, confidence: float = 0.8, mo
 class Oversampler(Generic[Key]):
     """Chooses which domain (or domain and data type) to start next.
 
+    Args:
+        shares: What each is to be of the groups that are trained on.
+        max_running_share: Of what runs, that a domain may hold before its first signal.
+        memory: Of the average by which a domain's signal rate is estimated.
+
     Example:
-        >>> sampler = Oversampler({"search": 1.0, "shop": 1.0}, max_running_share=0.7)
+        >>> sampler = Oversampler({"search": 1.0, "shop": 1.0})
         >>> sampler.start()
         'search'
         >>> sampler.start()
@@ -48,9 +63,9 @@ class Oversampler(Generic[Key]):
     """
 
     def __init__(
-        self, shares: Mapping[Key, float], *, max_running_share: float = 0.8, memory: float = 0.95
+        self, shares: Mapping[Key, float], *, max_running_share: float = 0.97, memory: float = 0.98
     ) -> None:
-        if not shares or min(shares.values()) <= 0:
+        if not shares or not all(0 < share < math.inf for share in shares.values()):
             raise ValueError(f"need at least one key, all with a positive share, got {shares}")
         if not 0 < max_running_share <= 1 or not 0 <= memory < 1:
             raise ValueError(
@@ -62,11 +77,32 @@ class Oversampler(Generic[Key]):
         self._running: dict[Key, int] = dict.fromkeys(shares, 0)
         self._given: dict[Key, float] = dict.fromkeys(shares, 0.0)
         self._signal: dict[Key, float] = dict.fromkeys(shares, 1.0)
+        self._finished: dict[Key, int] = dict.fromkeys(shares, 0)
+        self._in_vain: dict[Key, int] = dict.fromkeys(shares, 0)
+        """Groups that ended without a signal since the last one with."""
+        self._has_given: dict[Key, bool] = dict.fromkeys(shares, False)
+        self._probes: dict[Key, float] = dict.fromkeys(shares, 0.0)
         self._max_running_share, self._memory = max_running_share, memory
+
+    @property
+    def hopeless(self) -> list[Key]:
+        """Domains that gave no signal for long and are held back."""
+        return [key for key, num in self._in_vain.items() if num >= _HOPELESS_AFTER]
 
     def start(self) -> Key:
         """Return the key furthest behind its share, and count it as running."""
-        key = max(self._share, key=self._need)
+        hopeless = self.hopeless
+        for key in hopeless:
+            self._probes[key] += _PROBES
+        due = [key for key in hopeless if self._probes[key] >= 1]
+        if due:
+            key = due[0]
+            self._probes[key] -= 1
+        else:
+            alive = [key for key in self._share if key not in hopeless] or list(self._share)
+            total = sum(map(self._expected, alive)) + 1
+            share = sum(self._share[key] for key in alive)
+            key = max(alive, key=lambda key: self._need(key, total, share))
         self._running[key] += 1
         return key
 
@@ -75,36 +111,60 @@ class Oversampler(Generic[Key]):
         if self._running[key] < 1:
             raise ValueError(f"{key!r} has nothing running that could finish")
         self._running[key] -= 1
-        self._given[key] += has_signal
-        self._signal[key] += (1 - self._memory) * (has_signal - self._signal[key])
+        self._finished[key] += 1
+        step = max(1 - self._memory, 1 / (self._finished[key] + 1))
+        self._signal[key] += step * (has_signal - self._signal[key])
+        self._in_vain[key] = 0 if has_signal else self._in_vain[key] + 1
+        if has_signal:
+            self._has_given[key] = True
+            for other in self._given:
+                self._given[other] *= 1 - 1 / _WINDOW
+            self._given[key] += 1
 
     def ratio(self, key: Key) -> float:
         """Groups started for each that a batch can use."""
-        return 1 / max(self._signal[key], 0.05)
+        return 1 / max(self._signal[key], 0.01)
 
     def _expected(self, key: Key) -> float:
         return self._given[key] + self._running[key] / self.ratio(key)
 
-    def _need(self, key: Key) -> float:
-        total = sum(map(self._expected, self._share)) + 1
+    def _need(self, key: Key, total: float, share: float) -> float:
         running = sum(self._running.values())
-        if running > 2 and self._running[key] >= self._max_running_share * running:
+        most = self._max_running_share * running
+        if running > 2 and not self._has_given[key] and self._running[key] >= most:
             return -math.inf
-        return self._share[key] - self._expected(key) / total
+        return self._share[key] / share - self._expected(key) / total
 
     def explain(self, key: Key) -> str:
         """Say where a key stands."""
         total = max(1.0, sum(self._given.values()))
+        held = ""
+        if self._in_vain[key] >= _HOPELESS_AFTER:
+            held = f"; no signal in {self._in_vain[key]} groups: held back"
         return (
             f"share {self._share[key]:.2f}, given {self._given[key] / total:.2f}, "
-            f"{self._running[key]} running, {self.ratio(key):.1f} started for each that is used"
+            f"{self._running[key]} running, {self.ratio(key):.1f} started for each that is used{held}"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` restores; what runs is not part of it, it is started anew."""
-        return {"given": dict(self._given), "signal": dict(self._signal)}
+        return {
+            "given": dict(self._given), "signal": dict(self._signal),
+            "finished": dict(self._finished), "in_vain": dict(self._in_vain),
+            "has_given": dict(self._has_given), "probes": dict(self._probes),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a saved state."""
+        """Return to a saved state.
+
+        Raises:
+            ValueError: It is of other keys.
+        """
+        if set(state["given"]) != set(self._share):
+            raise ValueError(
+                f"a state must be of the same keys, got {sorted(map(str, state['given']))}"
+            )
         self._given, self._signal = dict(state["given"]), dict(state["signal"])
+        for name in ("finished", "in_vain", "has_given", "probes"):
+            setattr(self, f"_{name}", dict(state.get(name, getattr(self, f"_{name}"))))
         self._running = dict.fromkeys(self._share, 0)

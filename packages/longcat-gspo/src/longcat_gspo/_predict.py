@@ -1,37 +1,52 @@
-"""Log-probabilities of wanted tokens, computing and holding as little else as the model allows."""
+"""Log-probabilities of wanted tokens, computing and holding as little else as the model allows.
+
+They are those of the policy that acted: `softmax(logits / temperature)`, cut to `top_k` and `top_p` where
+sampling was.
+
+Dimension key: B sequences, L the longest one's length, T learned tokens, V vocabulary, D model width.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ._adapters import base_model
+from ._config import TrainerConfig
 from ._linear import CHUNK_BYTES, linear_log_probs_and_entropy
 from ._samples import Rows
 
 Predict = Callable[[Rows], tuple[Tensor, Tensor]]
 """Log-probs of the targets, (T,), and the entropy where they stand, (T,), without a gradient."""
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-def from_logits(model: nn.Module, accelerator: Accelerator) -> Predict:
-    """Ask the model for logits; only for the wanted ones if its call takes `logits_mask`."""
-    takes_mask = (
-        "logits_mask" in inspect.signature(accelerator.unwrap_model(model).forward).parameters
-    )
+def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> Predict:
+    """Ask the model for logits; only for the wanted ones if its call takes `logits_mask`.
+
+    Raises:
+        ValueError: `packed`, and the model does not tell packed sequences apart.
+    """
+    takes_mask = "logits_mask" in inspect.signature(model.forward).parameters
+    options = no_cache(model)
+    call = _packed_logits if config.packed else _padded_logits
+    if config.packed:
+        _check_packing(model)
 
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
-        with accelerator.autocast():
-            if takes_mask:
-                out = model(rows.ids_BL, attention_mask=rows.real_BL, logits_mask=rows.wanted_BL)
-                logits_TV = out.logits
-            else:
-                out = model(rows.ids_BL, attention_mask=rows.real_BL)
-                logits_TV = out.logits[rows.wanted_BL]
+        with autocast():
+            logits_TV = call(model, rows, takes_mask, options)
         logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+        if config.temperature != 1:
+            logits_TV = logits_TV / config.temperature
+        if config.is_truncated:
+            kept_TV = kept_words(logits_TV.detach(), rows.target_T, config.top_k, config.top_p)
+            logits_TV = logits_TV.masked_fill(~kept_TV, -torch.inf)
         log_probs_TV = logits_TV.log_softmax(-1)
         picked_T = log_probs_TV.gather(1, rows.target_T[:, None])[:, 0]
         return picked_T, _entropy(log_probs_TV.detach())
@@ -39,22 +54,81 @@ def from_logits(model: nn.Module, accelerator: Accelerator) -> Predict:
     return predict
 
 
+def no_cache(model: nn.Module) -> dict[str, bool]:
+    """Models of transformers keep every key and value of a forward pass unless told otherwise."""
+    has_cache = hasattr(getattr(model, "config", None), "use_cache")
+    return {"use_cache": False} if has_cache else {}
+
+
+def _padded_logits(
+    model: nn.Module, rows: Rows, takes_mask: bool, options: dict[str, bool]
+) -> Tensor:
+    if takes_mask:
+        masked = {"attention_mask": rows.real_BL, "logits_mask": rows.wanted_BL}
+        return model(rows.ids_BL, **masked).logits
+    return model(rows.ids_BL, attention_mask=rows.real_BL, **options).logits[rows.wanted_BL]
+
+
+def _packed_logits(
+    model: nn.Module, rows: Rows, takes_mask: bool, options: dict[str, bool]
+) -> Tensor:
+    """One row without padding; where a position is 0, another sequence begins."""
+    real_BL = rows.real_BL.bool()
+    positions_BL = torch.arange(real_BL.shape[1], device=real_BL.device).expand_as(real_BL)
+    out = model(rows.ids_BL[real_BL][None], position_ids=positions_BL[real_BL][None], **options)
+    return out.logits[0][rows.wanted_BL[real_BL]]
+
+
+def _check_packing(model: nn.Module) -> None:
+    ids = torch.tensor([[1, 2, 3, 1, 2, 3]], device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            logits = model(ids, position_ids=ids - 1, **no_cache(model)).logits[0]
+    except TypeError as error:
+        raise ValueError(f"packed needs a model that takes position_ids: {error}") from error
+    gap = (logits[:3] - logits[3:]).abs().max()
+    if gap > 1e-2 * (1 + logits.abs().max()):
+        raise ValueError(
+            "packed needs a model that tells sequences in one row apart by their position_ids; this "
+            f"one's logits differ by {gap:.2g} from sequence to sequence"
+        )
+
+
+def kept_words(logits_TV: Tensor, target_T: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Say which words truncated sampling chooses from, (T, V), the sampled one among them.
+
+    Top-k first, then the fewest of these whose probability reaches `top_p`.
+    """
+    kept_TV = torch.ones_like(logits_TV, dtype=torch.bool)
+    if 0 < top_k < logits_TV.shape[1]:
+        least_T1 = logits_TV.topk(top_k).values[:, -1:]
+        kept_TV = logits_TV >= least_T1
+    if top_p < 1:
+        held_TV = logits_TV.masked_fill(~kept_TV, -torch.inf)
+        sorted_TV, order_TV = held_TV.softmax(-1).sort(descending=True)
+        before_TV = sorted_TV.cumsum(-1) - sorted_TV
+        kept_TV = kept_TV & torch.zeros_like(kept_TV).scatter(1, order_TV, before_TV < top_p)
+    return kept_TV.scatter(1, target_T[:, None], True)
+
+
 def _entropy(log_probs_TV: Tensor) -> Tensor:
     """In nats, (T,); a chunk of tokens at a time."""
     chunk = max(1, CHUNK_BYTES // (4 * log_probs_TV.shape[1]))
-    return torch.cat([-(part.exp() * part).sum(-1) for part in log_probs_TV.split(chunk)])
+    return torch.cat([torch.special.entr(part.exp()).sum(-1) for part in log_probs_TV.split(chunk)])
 
 
-def from_hidden_states(model: nn.Module, accelerator: Accelerator) -> Predict:
+def from_hidden_states(
+    model: nn.Module, config: TrainerConfig, autocast: Autocast, *, num_processes: int = 1
+) -> Predict:
     """Apply the output matrix ourselves, in chunks.
 
     Raises:
         ValueError: The model's logits are more than its last states times a matrix, or there are
             several processes.
     """
-    if accelerator.num_processes > 1:
+    if num_processes > 1:
         raise ValueError("chunked_log_probs works in one process, got several")
-    plain = cast("Any", accelerator.unwrap_model(model))
+    plain = cast("Any", base_model(model))  # an adapter's layers lie within it
     head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(
@@ -62,13 +136,15 @@ def from_hidden_states(model: nn.Module, accelerator: Accelerator) -> Predict:
             f"bias, got {type(head).__name__}"
         )
 
+    options = no_cache(plain)
+
     def hidden(ids_BT: Tensor, real_BT: Tensor) -> Tensor:
-        out = plain.base_model(ids_BT, attention_mask=real_BT)
+        out = plain.base_model(ids_BT, attention_mask=real_BT, **options)
         return out if isinstance(out, Tensor) else out.last_hidden_state
 
     ids = torch.arange(3, device=head.weight.device)[None]
-    with torch.no_grad():
-        logits = plain(ids, attention_mask=torch.ones_like(ids)).logits
+    with torch.no_grad(), autocast():
+        logits = plain(ids, attention_mask=torch.ones_like(ids), **options).logits
         gap = (logits - head(hidden(ids, torch.ones_like(ids)))).abs().max()
     if gap > 1e-3 * (1 + logits.abs().max()):
         raise ValueError(
@@ -77,9 +153,9 @@ def from_hidden_states(model: nn.Module, accelerator: Accelerator) -> Predict:
         )
 
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
-        with accelerator.autocast():
+        with autocast():
             states_BLD = hidden(rows.ids_BL, rows.real_BL)
-        states_TD = states_BLD[rows.wanted_BL].to(head.weight.dtype)
+        states_TD = states_BLD[rows.wanted_BL].to(head.weight.dtype) / config.temperature
         return linear_log_probs_and_entropy(states_TD, head.weight, rows.target_T)
 
     return predict

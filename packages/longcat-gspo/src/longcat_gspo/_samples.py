@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,10 +25,16 @@ class Sample:
     token_ids: Sequence[int]
     loss_mask: Sequence[bool]
     """Which tokens the model wrote and are to be learned. None: the reward counts in its group alone."""
-    log_probs: Sequence[float] = ()
-    """Of every token under the weights that sampled it; 0 where it was not sampled."""
+    log_probs: Sequence[float] | None = ()
+    """Of every token under the weights that sampled it, at the sampling's temperature; 0 where it was not
+    sampled. `None`: the trainer computes them, under its weights as the batch begins."""
     reward: float = 0.0
     group: str = ""
+    attempt: Hashable = None
+    """Samples with the same one are stretches of one attempt, which counts once; `None`: of its own."""
+    version: int | None = None
+    """Batches that the weights that sampled it had been trained on, as `longcat_dora` counts them. With it,
+    disagreement of the engine is told apart from what was learned meanwhile."""
 
     @property
     def num_learned(self) -> int:
@@ -58,14 +64,16 @@ class Attempt(Protocol):
 def as_samples(batch: Sequence[Sample] | Sequence[Attempt]) -> list[Sample]:
     """Turn each segment of an attempt into a sample with the attempt's reward; samples stay."""
     samples: list[Sample] = []
-    for item in batch:
+    for place, item in enumerate(batch):
         if isinstance(item, Sample):
             samples.append(item)
             continue
+        attempt = f"#{place}" if len(item.segments) > 1 else None
         samples += (
             Sample(
                 token_ids=segment.token_ids, loss_mask=segment.loss_mask,
                 log_probs=segment.log_probs, reward=item.reward, group=item.group,
+                attempt=attempt, version=getattr(item, "version", None),
             )
             for segment in item.segments
         )  # fmt: skip
@@ -83,8 +91,10 @@ class Rows:
     """Where the next token is to be learned."""
     target_T: Tensor
     old_T: Tensor
-    """Log-probs of the targets under the weights that sampled them."""
+    """Log-probs of the targets under the weights that sampled them; 0 where none were given."""
     sequence_T: Tensor
+    has_old_S: Tensor
+    """Whether a sequence came with log-probs."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], device: torch.device) -> Rows:
@@ -97,11 +107,12 @@ class Rows:
             length = len(sample.token_ids)
             ids[place, :length], real[place, :length] = sample.token_ids, 1
             learned[place, :length] = sample.loss_mask
-            if len(sample.log_probs):
+            if sample.log_probs is not None and len(sample.log_probs):
                 old[place, :length] = sample.log_probs
         learned[:, 0] = False
         arrays = (
             ids, real, np.roll(learned, -1, axis=1), ids[learned], old[learned], learned.nonzero()[0],
+            np.array([sample.log_probs is not None for sample in samples]),
         )  # fmt: skip
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
@@ -109,23 +120,6 @@ class Rows:
     def nothing(cls, device: torch.device) -> Rows:
         """A sequence whose loss is to be multiplied by 0, for a process that has run out of work."""
         return cls.of([Sample(token_ids=[0, 0], loss_mask=[False, True], log_probs=[0, 0])], device)
-
-
-def check_samples(samples: Sequence[Sample]) -> None:
-    """Find what cannot be trained on.
-
-    Raises:
-        ValueError: There is no sample, or one's fields differ in length.
-    """
-    if not samples:
-        raise ValueError("a batch must hold at least one sample, got none")
-    for number, sample in enumerate(samples):
-        lengths = len(sample.token_ids), len(sample.loss_mask), len(sample.log_probs)
-        if len(set(lengths)) != 1:
-            raise ValueError(
-                f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
-                f"{', '.join(map(str, lengths))}"
-            )
 
 
 def micro_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_SOME = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+"""A weight that never had a gradient has no optimiser's state."""
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -26,18 +27,20 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def clip_sharded_grads(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Cut gradients to a total norm over all processes, in place; return what it was."""
+def total_norm(grads: Iterable[Tensor]) -> float:
+    """The norm of all gradients, over all processes if they are sharded."""
     by_mesh: dict[Any, list[Tensor]] = defaultdict(list)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            by_mesh[getattr(parameter, "device_mesh", None)].append(parameter.grad)
-    norms = [whole(get_total_norm(grads)) for grads in by_mesh.values()]
-    total = torch.stack(norms).norm().item()
-    if total > max_norm:
-        for grad in itertools.chain.from_iterable(by_mesh.values()):
-            grad.mul_(max_norm / (total + 1e-6))
-    return total
+    for grad in grads:
+        by_mesh[getattr(grad, "device_mesh", None)].append(grad)
+    norms = [whole(get_total_norm(held)).float().cpu() for held in by_mesh.values()]
+    return torch.stack(norms).norm().item() if norms else 0.0
+
+
+def clip_grads(grads: Iterable[Tensor], max_norm: float, norm: float) -> None:
+    """Cut gradients of this total norm down to `max_norm`, in place."""
+    if norm > max_norm:
+        for grad in grads:
+            grad.mul_(max_norm / (norm + 1e-6))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -60,8 +63,16 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     weights: dict[str, Any],
     state: dict[str, Any] | None,
+    *,
+    is_partial: bool = False,
 ) -> None:
-    """Spread what was gathered over the processes; each has read the whole."""
-    set_model_state_dict(model, weights, options=_WHOLE)
+    """Spread what was gathered over the processes; each has read the whole.
+
+    `is_partial`: some of the model's weights alone, the others stay.
+    """
+    if is_partial:
+        model.load_state_dict(weights, strict=False)
+    else:
+        set_model_state_dict(model, weights, options=_WHOLE)
     if state is not None:
-        set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
+        set_optimizer_state_dict(model, optimizer, state, options=_SOME)

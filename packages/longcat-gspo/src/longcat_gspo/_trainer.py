@@ -5,7 +5,9 @@
   batch, so that gradient accumulation is exact.
 - A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
 - A sequence without a token to learn counts in its group's mean alone.
-- A step with a loss that is not finite changes nothing and raises.
+- A step with a loss or a gradient that is not finite changes nothing and raises.
+- Ratios of the first step on a batch cost no pass of their own: the trainer's old log-probs are those of its
+  first pass.
 - On several processes (accelerate's data parallel) each trains on samples of its own, whole groups of
   them; gradients are added up once a step, so that they are those of one process with all samples,
   however unequally they are spread. Weights may be sharded over them (FSDP2): the steps are the same.
@@ -13,56 +15,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from ._advantage import group_advantages
+from ._adapters import adapter_off, enable_checkpointing_through, has_adapter
+from ._agreement import Agreement
+from ._attempts import Counts, attempt_advantages, check_samples, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
-from ._mismatch import Correction, mismatch_weights
-from ._objective import LossStats
+from ._mismatch import mismatch_weights
+from ._optimizer import MakeOptimizer, adamw, clip_finite, parameter_groups
+from ._parts import Mismatch, Part, Seen, idle_part, lay_out, summary
 from ._predict import Predict, from_hidden_states, from_logits
-from ._samples import Attempt, Rows, Sample, as_samples, check_samples, micro_batches
-from ._sharding import clip_sharded_grads, is_sharded, load_state, model_state, optimizer_state
+from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
+from ._sharding import is_sharded
+from ._state import engine_bytes, export, read_checkpoint, rotate, write_checkpoint
+from ._tensors import hold_in_float32, is_low_precision
 
 _DATA_PARALLEL = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-
-
-@dataclass(slots=True)
-class _Part:
-    """A micro-batch of `train`, laid out once for all epochs."""
-
-    rows: Rows
-    advantage_S: Tensor
-    old_T: Tensor
-    """What ratios are taken against."""
-    weight_T: Tensor | None = None
-    reference_T: Tensor | None = None
-    is_idle: bool = False
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What a micro-batch showed, detached."""
-
-    loss: float
-    stats: LossStats
-    behaviour_kl: float
-    """Sum over tokens, as the next two."""
-    reference_kl: float
-    entropy: float
-    num_tokens: int
 
 
 class GspoTrainer:
@@ -72,17 +53,20 @@ class GspoTrainer:
         model: Called as `model(input_ids, attention_mask=...)`. If it also takes `logits_mask`
             (true where a prediction is wanted), the others are never computed. For
             `chunked_log_probs` it has `base_model` and `get_output_embeddings()`, as those of
-            transformers do. Its weights may be sharded already (FSDP2's `fully_shard`), or by the
-            accelerator.
+            transformers do. With an adapter (PEFT), the adapter is trained. Its weights may be sharded
+            already (FSDP2's `fully_shard`), or by the accelerator.
         config: How steps are taken.
-        accelerator: Places the model; a plain CPU one when absent.
-        reference: A frozen model; the divergence from it is measured, and with `kl_coefficient`
-            held down. Called as `model` is.
+        accelerator: Places the model; when absent, it is trained where it is.
+        reference: A frozen model, or `frozen` for the model as it is now (with an adapter: without it).
+            The divergence from it is measured, and with `kl_coefficient` held down.
+        optimizer: Makes the optimiser from parameter groups; AdamW when absent.
+        send: What `weights` gives engines of a model with an adapter: `merged`, or the `adapter` alone.
         after_step: Called after each optimiser step, for what moves without gradients (a router's
             bias); what it returns joins the metrics.
 
     Raises:
-        ValueError: `kl_coefficient` without a reference.
+        ValueError: `kl_coefficient` without a reference, a reference that is trained itself, nothing to
+            train, or `send="adapter"` without one.
     """
 
     def __init__(
@@ -91,154 +75,207 @@ class GspoTrainer:
         config: TrainerConfig,
         *,
         accelerator: Accelerator | None = None,
-        reference: nn.Module | None = None,
+        reference: nn.Module | Literal["frozen"] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        send: Literal["merged", "adapter"] = "merged",
         after_step: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         if config.kl_coefficient and reference is None:
             raise ValueError(f"kl_coefficient={config.kl_coefficient} needs a reference model")
-        self.config = config
-        self.accelerator = accelerator or Accelerator(cpu=True)
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        if is_sharded(model):  # by the caller: data parallelism is FSDP's then
-            self.model, self.optimizer = model, cast(Any, self.accelerator.prepare(optimizer))
-        else:
-            self.model, self.optimizer = cast(
-                "tuple[nn.Module, Any]", self.accelerator.prepare(model, optimizer)
-            )
+        if send not in ("merged", "adapter") or (send == "adapter" and not has_adapter(model)):
+            raise ValueError(f"send must be 'merged', or 'adapter' of a PEFT model, got {send!r}")
+        self.config, self._send = config, send
+        self._is_low = is_low_precision(model)
+        self._dtypes = hold_in_float32(model) if config.master_weights else {}
+        made = (optimizer or adamw(config))(parameter_groups(model, config))
+        self._place(model, made, accelerator)
         self._is_sharded = is_sharded(self.model)
         # Past DDP's wrapper, which would add gradients up in every backward pass: see `_step`.
-        self._predict = self._predictor(
-            self.model if self._is_sharded else self.accelerator.unwrap_model(self.model)
+        self._plain = self.model if self._is_sharded else self.accelerator.unwrap_model(self.model)
+        enable_checkpointing_through(self._plain)
+        self._agreement = Agreement(
+            is_sharpened=config.temperature != 1, is_low_precision=self._is_low
         )
-        self._refer = None
-        if reference is not None:
-            self._refer = self._predictor(reference.to(self.accelerator.device).eval())
+        self._predict = self._predictor(self._plain)
+        self._refer = self._reference(reference)
         self.num_steps = 0
+        self.num_batches = 0
+        """Calls of `train`: the version that its weights are, as `longcat_dora` counts."""
         self._after_step = after_step
 
+    def _place(
+        self, model: nn.Module, made: torch.optim.Optimizer, accelerator: Accelerator | None
+    ) -> None:
+        device = next(model.parameters()).device
+        self.accelerator = accelerator or Accelerator(cpu=device.type == "cpu")
+        self.device = device if accelerator is None else self.accelerator.device
+        if is_sharded(model):  # by the caller: data parallelism is FSDP's then
+            self.model, self.optimizer = model, cast(Any, self.accelerator.prepare(made))
+            return
+        placed = None if accelerator is not None else [False, False]
+        self.model, self.optimizer = cast(
+            "tuple[nn.Module, Any]",
+            self.accelerator.prepare(model, made, device_placement=placed),
+        )
+
     def _predictor(self, model: nn.Module) -> Predict:
-        source = from_hidden_states if self.config.chunked_log_probs else from_logits
-        return source(model, self.accelerator)
+        if self.config.chunked_log_probs:
+            num = self.accelerator.num_processes
+            return from_hidden_states(model, self.config, self._autocast, num_processes=num)
+        return from_logits(model, self.config, self._autocast)
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Any:
+        """The accelerator's precision, and bf16 where weights of low precision are held in float32."""
+        low = torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self._dtypes))
+        with self.accelerator.autocast(), low if self._dtypes else contextlib.nullcontext():
+            yield
+
+    def _reference(self, reference: nn.Module | Literal["frozen"] | None) -> Predict | None:
+        if reference is None:
+            return None
+        if isinstance(reference, str):
+            if reference != "frozen":
+                raise ValueError(f"reference must be a model or 'frozen', got {reference!r}")
+            if has_adapter(self._plain):
+                return self._without_adapter
+            reference = copy.deepcopy(self._plain)
+        elif {id(p) for p in self._plain.parameters() if p.requires_grad} & set(
+            map(id, reference.parameters())
+        ):
+            raise ValueError(
+                "a reference must not be trained itself, but shares weights with the model; "
+                "reference='frozen' makes a copy"
+            )
+        reference.requires_grad_(False)
+        return self._predictor(reference.to(self.device).eval())
+
+    def _without_adapter(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        with adapter_off(self._plain):
+            return self._predict(rows)
 
     # -- steps -------------------------------------------------------------------------------
 
     def train(self, batch: Sequence[Sample] | Sequence[Attempt]) -> dict[str, float]:
-        """Take `epochs` steps; advantages are formed within each group of samples.
+        """Take `epochs` steps; advantages are formed over the attempts of each group.
 
-        Attempts of several segments, such as trajectories of `longcat_dora`, are a sample for each. A sample without a token to learn counts in its group's mean, and in no other way.
+        Attempts of several segments, such as trajectories of `longcat_dora`, are a sample for each, and
+        count once. A sample without a token to learn counts in its group's mean, and in no other way.
 
         Returns:
             Metrics of the last step, over the samples that were computed: those whose advantage is
             not 0, or all if there is a `kl_coefficient`. Where there is none, no step is taken, and
             `signal_share` is 0. With several processes, ratios, divergences and entropy are those of
             this one's samples. `behaviour_kl` is the divergence of the weights in training from those
-            that sampled, `reference_kl` that from the reference, `entropy` in nats; each the mean over
-            learned tokens. With a `correction`, `correction` is the mean of its weights.
+            that sampled, `mismatch_kl` that of the trainer from the engine on the same weights (and
+            `mismatch_ratio` how far a sequence's ratio is from 1 there), `reference_kl` that from the
+            reference, `entropy` in nats; each the mean over learned tokens. With a `correction`,
+            `correction` is the mean of its weights.
 
         Raises:
-            ValueError: The batch is empty, or log-probabilities are missing.
-            FloatingPointError: The loss is not finite; the weights are as before that step.
+            ValueError: The batch cannot be meant: see `check_samples` and `attempt_advantages`.
+            FloatingPointError: A log-prob, the loss or a gradient is not finite; the weights are as
+                before that step.
         """
         began = time.perf_counter()
         samples = as_samples(batch)
-        check_samples(samples)
-        advantages = group_advantages(
-            [s.reward for s in samples], [s.group for s in samples], baseline=self.config.baseline
-        )
-        pairs = [(s, a) for s, a in zip(samples, advantages, strict=True) if s.num_learned]
-        num_learned, num_signals = len(pairs), sum(a != 0 for _, a in pairs)
-        sizes = Counter(s.group for s, _ in pairs)
-        num, num_groups, learned, learned_tokens, signals, reward, tokens = self._totals(
-            len(samples), len(sizes), num_learned, sum(s.num_learned for s, _ in pairs), num_signals,
-            sum(s.reward for s in samples), sum(len(s.token_ids) for s in samples),
-        )  # fmt: skip
-        if self.config.weigh == "groups":
-            pairs = [(s, a * learned / num_groups / sizes[s.group]) for s, a in pairs]
+        check_samples(samples, self.config)
+        advantages = attempt_advantages(samples, baseline=self.config.baseline)
+        counts = Counts(*self._totals(*astuple(Counts.of(samples, advantages))))
         metrics: dict[str, float] = {}
-        if signals or (learned and self.config.kl_coefficient):
-            parts = self._parts(pairs)
-            whole = Whole(learned, learned_tokens)
+        if counts.signals or (counts.learned and self.config.kl_coefficient):
+            self._set_mode(dropout=False)
+            parts = self._parts(weighed(samples, advantages, counts, self.config))
+            whole = Whole(counts.learned, counts.learned_tokens)
             for _ in range(self.config.epochs):
                 metrics = self._train_step(parts, whole)
+            metrics["tokens_per_s"] = counts.tokens / (time.perf_counter() - began)
+        self.num_batches += 1
         return metrics | {
-            "signal_share": signals / num, "masked_share": 1 - learned / num, "reward": reward / num,
-            "tokens": tokens, "tokens_per_s": tokens / (time.perf_counter() - began),
-        }  # fmt: skip
+            "signal_share": counts.signals / counts.samples,
+            "masked_share": 1 - counts.learned / counts.samples,
+            "reward": counts.reward / counts.all_attempts,
+            "tokens": counts.tokens,
+            "attempt_tokens": counts.tokens / counts.all_attempts,
+        }
 
-    def _parts(self, pairs: Sequence[tuple[Sample, float]]) -> list[_Part]:
+    def _set_mode(self, *, dropout: bool) -> None:
+        """Train mode, which checkpointing asks for; without dropout, which would sample another policy."""
+        self.model.train()
+        if not dropout:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
+                    module.eval()
+
+    def _parts(self, pairs: Sequence[tuple[Sample, float]]) -> list[Part]:
         """Lay out what has a gradient, in micro-batches."""
-        device = self.accelerator.device
         if not self.config.kl_coefficient:
             pairs = [(sample, advantage) for sample, advantage in pairs if advantage != 0]
-        parts: list[_Part] = []
-        for batch in micro_batches(pairs, lambda pair: pair[0], self.config.micro_batch_tokens):
-            rows = Rows.of([sample for sample, _ in batch], device)
-            advantage_S = torch.tensor([a for _, a in batch], device=device)
-            parts.append(_Part(rows, advantage_S, rows.old_T))
-        for _ in range(self._num_missing(len(parts))):
-            rows = Rows.nothing(device)
-            parts.append(_Part(rows, torch.zeros(1, device=device), rows.old_T, is_idle=True))
-        if self.config.correction is not None:
-            for part in parts:
-                self._correct(part, self.config.correction)
+        parts = lay_out(pairs, self.num_batches, self.config.micro_batch_tokens, self.device)
+        missing = range(self._num_missing(len(parts)))
+        parts += [idle_part(self.device) for _ in missing]
+        if self.config.old_log_probs == "auto" and self.config.correction is None:
+            self._look_at_engine(parts)
         if self._refer is not None:
             with torch.no_grad():
                 for part in parts:
                     part.reference_T, _ = self._refer(part.rows)
         return parts
 
-    def _correct(self, part: _Part, correction: Correction) -> None:
-        """Take ratios against the weights as they are, and weigh by how the engine differs from them."""
-        rows = part.rows
-        with torch.no_grad():
-            part.old_T, _ = self._predict(rows)
-        part.weight_T = mismatch_weights(
-            part.old_T, rows.old_T, rows.sequence_T, num_sequences=len(part.advantage_S),
-            level=correction.level, mode=correction.mode, cap=correction.cap,
-        )  # fmt: skip
+    def _look_at_engine(self, parts: Sequence[Part]) -> None:
+        """Find out whether it agrees, at the price of one more pass over a part of one batch."""
+        if not self._agreement.is_open or self.accelerator.num_processes > 1:
+            return
+        for part in sorted(parts, key=lambda part: -len(part.rows.target_T)):
+            if not self._agreement.is_open:
+                return
+            if (part.on_policy_S & part.rows.has_old_S).any():
+                with torch.no_grad():
+                    own_T, _ = self._predict(part.rows)
+                told = Mismatch.of(part, own_T)
+                if told is not None:
+                    self._agreement.observe(
+                        told.own_T, told.engine_T, told.sequence_T, told.num_sequences
+                    )
+
+    def _set_old(self, part: Part, log_probs_T: Tensor) -> None:
+        """Say what ratios are against, from the first pass over a batch."""
+        rows, own_T = part.rows, log_probs_T.detach()
+        part.mismatch = Mismatch.of(part, own_T)
+        wanted, correction = self.config.old_log_probs, self.config.correction
+        takes_own = wanted == "trainer" or (wanted == "auto" and self._agreement.takes_own)
+        if correction is None and not takes_own:
+            part.old_T = torch.where(rows.has_old_S[rows.sequence_T], rows.old_T, own_T)
+            return
+        part.old_T = own_T
+        if correction is not None:
+            engine_T = torch.where(rows.has_old_S[rows.sequence_T], rows.old_T, own_T)
+            part.weight_T = mismatch_weights(
+                own_T, engine_T, rows.sequence_T, num_sequences=len(part.advantage_S),
+                level=correction.level, mode=correction.mode, cap=correction.cap,
+            )  # fmt: skip
 
     def _num_missing(self, num: int) -> int:
-        """Passes that this process runs for company: sharded weights are gathered by all together."""
+        """Dummy passes that this process runs: sharded weights are gathered by all together."""
         if not self._is_sharded:
             return 0
-        most = torch.tensor(num, device=self.accelerator.device)
+        most = torch.tensor(num, device=self.device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         return int(most) - num
 
-    def _train_step(self, parts: list[_Part], whole: Whole) -> dict[str, float]:
+    def _train_step(self, parts: list[Part], whole: Whole) -> dict[str, float]:
         seen = [self._work(part, whole) for part in parts]
         metrics = self._step(sum(s.loss for s in seen))
         seen = [s for s, part in zip(seen, parts, strict=True) if not part.is_idle]
-        if not seen:  # other processes have something to learn, this one has not
-            return metrics
-        ratio_S = torch.cat([s.stats.ratio_S for s in seen])
-        clipped_S = torch.cat([s.stats.is_clipped_S for s in seen])
-        num = sum(s.num_tokens for s in seen)
-        metrics |= {
-            "ratio_mean": ratio_S.mean().item(),
-            "ratio_max": ratio_S.max().item(),
-            "clip_share": clipped_S.mean().item(),
-            "behaviour_kl": sum(s.behaviour_kl for s in seen) / num,
-            "entropy": sum(s.entropy for s in seen) / num,
-        }
-        weights = [p.weight_T for p in parts if p.weight_T is not None and not p.is_idle]
-        if weights:
-            metrics["correction"] = torch.cat(weights).mean().item()
-        if self._refer is not None:
-            metrics["reference_kl"] = sum(s.reference_kl for s in seen) / num
-        return metrics
+        return metrics | summary(seen, parts) if seen else metrics
 
-    def _work(self, part: _Part, whole: Whole) -> _Seen:
+    def _work(self, part: Part, whole: Whole) -> Seen:
         """Add a micro-batch's gradients to what is there."""
         rows, advantage_S = part.rows, part.advantage_S
         log_probs_T, entropy_T = self._predict(rows)
+        if part.old_T is None:
+            self._set_old(part, log_probs_T)
+        assert part.old_T is not None
         loss, stats = batch_loss(
             self.config, log_probs_T, part.old_T, advantage_S, rows.sequence_T, whole, part.weight_T
         )
@@ -253,36 +290,53 @@ class GspoTrainer:
         if part.is_idle:
             loss = loss * 0
         self._backward(loss)
-        behaviour_kl = divergence(rows.old_T, detached_T).sum().item()
-        return _Seen(
-            loss.item(), stats, behaviour_kl, reference_kl, entropy_T.sum().item(), len(detached_T)
-        )
+        has_old_T = rows.has_old_S[rows.sequence_T]
+        behaviour_kl = divergence(rows.old_T[has_old_T], detached_T[has_old_T]).sum().item()
+        return Seen(
+            loss.item(), stats, behaviour_kl, reference_kl, entropy_T.sum().item(),
+            len(detached_T), int(has_old_T.sum()),
+        )  # fmt: skip
 
     def fit(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take one supervised step: mean negative log-likelihood of the masked-in tokens.
 
         Raises:
             ValueError: Nothing to learn from.
-            FloatingPointError: The loss is not finite; the weights are as before.
+            FloatingPointError: The loss or a gradient is not finite; the weights are as before.
         """
         num_tokens, tokens = self._totals(
             sum(s.num_learned for s in samples), sum(len(s.token_ids) for s in samples)
         )
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
-        device, total = self.accelerator.device, 0.0
+        self._set_mode(dropout=True)
+        total = 0.0
         held = [sample for sample in samples if sample.num_learned]
         batches = micro_batches(held, lambda sample: sample, self.config.micro_batch_tokens)
         num_missing = self._num_missing(len(batches))  # before the first pass: processes meet here
         for batch in batches:
-            log_probs_T, _ = self._predict(Rows.of(batch, device))
+            log_probs_T, _ = self._predict(Rows.of(batch, self.device))
             loss = -log_probs_T.sum() / num_tokens
             self._backward(loss)
             total += loss.item()
         for _ in range(num_missing):
-            log_probs_T, _ = self._predict(Rows.nothing(device))
+            log_probs_T, _ = self._predict(Rows.nothing(self.device))
             self._backward(log_probs_T.sum() * 0)
         return self._step(total) | {"tokens": tokens}
+
+    def evaluate(self, samples: Sequence[Sample]) -> float:
+        """Mean negative log-likelihood of the masked-in tokens of this process, without a step."""
+        num_tokens = sum(s.num_learned for s in samples)
+        if num_tokens == 0:
+            raise ValueError("a batch must hold at least one token to predict, got none")
+        self.model.eval()
+        held = [sample for sample in samples if sample.num_learned]
+        total = 0.0
+        with torch.no_grad():
+            for batch in micro_batches(held, lambda s: s, self.config.micro_batch_tokens):
+                log_probs_T, _ = self._predict(Rows.of(batch, self.device))
+                total -= log_probs_T.sum().item()
+        return total / num_tokens
 
     def _backward(self, loss: Tensor) -> None:
         # FSDP takes the mean of all processes' gradients, where the loss is their sum.
@@ -294,7 +348,7 @@ class GspoTrainer:
         """Add numbers up over all processes."""
         if self.accelerator.num_processes == 1:
             return list(map(float, numbers))
-        mine = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(mine)
         return mine.tolist()
 
@@ -310,73 +364,77 @@ class GspoTrainer:
         if self.accelerator.distributed_type in _DATA_PARALLEL and not self._is_sharded:
             self._add_up_gradients()
         (loss,) = self._totals(loss)
-        if not math.isfinite(loss):
+        try:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
+            self.accelerator.unscale_gradients()
+            norm = clip_finite(self._plain.named_parameters(), self.config.max_grad_norm)
+        except FloatingPointError:
             self.optimizer.zero_grad()
-            raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
-        norm = self._clip()
+            raise
+        rate = self.config.learning_rate_at(self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.num_steps)
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_steps += 1
-        metrics = {"loss": loss, "grad_norm": norm}
+        metrics = {"loss": loss, "grad_norm": norm, "learning_rate": rate}
         if self._after_step is not None:
             metrics |= self._after_step()
         return metrics
 
-    def _clip(self) -> float:
-        parameters, most = self.model.parameters(), self.config.max_grad_norm
-        if self._is_sharded:
-            return clip_sharded_grads(parameters, most)
-        return float(self.accelerator.clip_grad_norm_(parameters, most) or 0.0)
-
     # -- state -------------------------------------------------------------------------------
 
     def weights(self) -> bytes:
-        """Return the weights as safetensors bytes, for an engine. Of sharded ones, all processes call."""
-        state = model_state(self.accelerator.unwrap_model(self.model))
-        return save_safetensors({k: v.contiguous() for k, v in state.items()})
+        """Return the weights as safetensors bytes, for an engine. Of sharded ones, all processes call.
+
+        Each under one name, in the precision that the model came with; an adapter merged, or alone
+        with `send="adapter"`.
+        """
+        return engine_bytes(self._plain, self._dtypes, only_adapter=self._send == "adapter")
+
+    def export(self, folder: Path, *, tokenizer: Any = None, only_adapter: bool = False) -> None:
+        """Write a folder that transformers and vLLM load: the merged model, or the adapter alone."""
+        export(
+            Path(folder), self._plain, self._dtypes, tokenizer=tokenizer, only_adapter=only_adapter
+        )
 
     def save(self, folder: Path) -> None:
         """Write everything that a later `restore` needs for the same next step; all processes call.
 
-        What sharded weights wrote, whole ones read, and the reverse.
+        What sharded weights wrote, whole ones read, and the reverse. Of a model with an adapter, what is
+        trained alone.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        state = {
-            "model": model_state(model),
-            "optimizer": optimizer_state(model, self._adamw) if self.num_steps else None,
-            "num_steps": self.num_steps,
-        }
-        if self.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / ".trainer.part"
-            with part.open(
-                "wb"
-            ) as file:  # a file of Python's says why a write failed; torch's does not
-                torch.save(state, file)
-            part.replace(folder / "trainer.pt")
+        counts = {"num_steps": self.num_steps, "num_batches": self.num_batches}
+        write_checkpoint(
+            Path(folder), self._plain, self._adamw, counts,
+            is_main=self.accelerator.is_main_process,
+        )  # fmt: skip
         self.accelerator.wait_for_everyone()
+
+    def checkpoint(self, folder: Path, *, keep: int = 2) -> Path:
+        """Save into `folder/step-N`, and keep that many of the newest; return where.
+
+        Raises:
+            ValueError: `keep` is below 1.
+        """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        path = Path(folder) / f"step-{self.num_steps:06d}"
+        self.save(path)
+        if self.accelerator.is_main_process:
+            rotate(Path(folder), keep)
+        return path
 
     def restore(self, folder: Path) -> None:
         """Return to what `save` wrote; all processes call.
 
         Raises:
             FileNotFoundError: There is nothing to return to.
-            ValueError: It is of an earlier form.
+            ValueError: It is cut short, of an earlier form, or of another model.
         """
-        path = folder / "trainer.pt"
-        if not path.is_file():
-            raise FileNotFoundError(f"a trainer's folder must hold trainer.pt, none at {path}")
-        state = torch.load(path, weights_only=True)
-        optimizer = state["optimizer"]
-        if optimizer and not all(isinstance(name, str) for name in optimizer["state"]):
-            raise ValueError(
-                f"{path} is of an earlier form, without the names of weights: begin anew"
-            )
-        model = self.accelerator.unwrap_model(self.model)
-        load_state(model, self._adamw, state["model"], optimizer)
-        self.num_steps = state["num_steps"]
+        counts = read_checkpoint(Path(folder), self._plain, self._adamw)
+        self.num_steps, self.num_batches = counts["num_steps"], counts["num_batches"]
 
     @property
     def _adamw(self) -> torch.optim.Optimizer:

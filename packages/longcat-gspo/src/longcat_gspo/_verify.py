@@ -11,6 +11,7 @@ code (2602.07594). The trigger and the coupling are ours: the report gives no fo
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Stagnation:
 
     def observe(self, reward: float) -> bool:
         """Take note of a step's mean reward; return whether learning stagnates."""
+        if not math.isfinite(reward):
+            raise ValueError(f"a mean reward must be finite, got {reward}")
         old = reward if self._average is None else self._average
         self._average = self.memory * old + (1 - self.memory) * reward
         if self._average > self._best + self.least_gain:
@@ -103,6 +106,8 @@ def verification_items(
         )
     members: dict[Key, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
+        if not math.isfinite(rewards[place]):
+            raise ValueError(f"rewards must be finite, got {rewards[place]} at {place}")
         members[group].append(place)
     found: dict[bool, list[VerificationItem[Key]]] = {True: [], False: []}
     for group, places in members.items():

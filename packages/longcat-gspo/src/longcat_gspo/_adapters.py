@@ -1,0 +1,67 @@
+"""Models with adapters (PEFT): what is trained, what is saved, what engines are sent.
+
+PEFT is never imported here but through a model that it has wrapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether PEFT has wrapped it."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The causal LM itself, an adapter's layers within it."""
+    return cast("Any", model).get_base_model() if has_adapter(model) else model
+
+
+@contextlib.contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Let a model be what it was before it was adapted."""
+    with cast("Any", model).disable_adapter():
+        yield
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """Return the plain model with its adapter added to the weights; the given one stays as it is."""
+    if not has_adapter(model):
+        return model
+    with torch.no_grad():
+        return cast("Any", copy.deepcopy(model)).merge_and_unload()
+
+
+def adapter_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return an adapter's tensors by PEFT's names, and its config as safetensors metadata.
+
+    Raises:
+        ValueError: The model has none.
+    """
+    if not has_adapter(model):
+        raise ValueError("an adapter can be sent or saved of a PEFT model alone; this is none")
+    from peft import get_peft_model_state_dict  # noqa: PLC0415 - it has wrapped the model
+
+    plain = cast("Any", model)
+    config = plain.peft_config[plain.active_adapter].to_dict()
+    state = get_peft_model_state_dict(plain)
+    return state, {"peft_config": json.dumps(config, default=_plain)}
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def enable_checkpointing_through(model: nn.Module) -> None:
+    """With frozen embeddings, checkpointed layers need an input that asks for a gradient."""
+    plain = cast("Any", base_model(model))
+    if has_adapter(model) and getattr(plain, "is_gradient_checkpointing", False):
+        plain.enable_input_require_grads()

@@ -1,0 +1,400 @@
+"""The trainer on other people's models: tied weights, adapters, bf16, checkpointing, export."""
+
+import dataclasses
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from longcat_gspo import ClipRange, GspoTrainer, MismatchWarning, Sample, TrainerConfig
+from safetensors.torch import load as load_safetensors
+from torch import nn
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+_spec = importlib.util.spec_from_file_location("gspo_models", Path(__file__).with_name("models.py"))
+models = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(models)
+llama, sampled, with_lora = models.llama, models.sampled, models.with_lora
+WIDE = ClipRange(low=0.5, high=0.5)
+
+
+def _logits(model, ids=((1, 2, 3, 4, 5),)):
+    with torch.no_grad():
+        return model.eval()(torch.tensor(ids)).logits.float()
+
+
+# -- weights for engines -----------------------------------------------------------------------
+
+
+def test_tied_weights_are_sent_once_and_load():
+    model = llama()
+    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
+    assert "lm_head.weight" not in state
+    other = llama(seed=5)
+    missing = other.load_state_dict(state, strict=False)
+    assert (missing.missing_keys, missing.unexpected_keys) == (["lm_head.weight"], [])
+    assert torch.equal(_logits(other), _logits(model))
+
+
+def test_weights_that_share_memory_in_part_are_sent_whole():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            both = torch.randn(8, 4)
+            self.first, self.second = nn.Parameter(both[:4]), nn.Parameter(both[4:])
+            self.register_buffer("turned", torch.randn(3, 4).T)
+
+        def forward(self, ids, attention_mask=None):
+            raise NotImplementedError
+
+    model = Fused()
+    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
+    assert state.keys() == {"first", "second", "turned"}
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_an_adapter_is_merged_under_the_plain_models_names(options):
+    tied = "modules_to_save" not in options
+    model = with_lora(llama(tie_word_embeddings=tied), **options)
+    before = _logits(model)
+    trainer = GspoTrainer(model, TrainerConfig())
+    state = load_safetensors(trainer.weights())
+    plain = llama(seed=5, tie_word_embeddings=tied)
+    assert not plain.load_state_dict(state, strict=False).unexpected_keys
+    torch.testing.assert_close(_logits(plain), before, atol=1e-5, rtol=1e-4)
+    assert torch.equal(_logits(model), before)  # it goes on as it was
+
+
+def test_an_adapter_is_sent_alone_with_its_config():
+    import peft
+
+    model = with_lora(llama())
+    sent = GspoTrainer(model, TrainerConfig(), send="adapter").weights()
+    state = load_safetensors(sent)
+    assert all("lora_" in name for name in state)
+    head = json.loads(sent[8 : 8 + int.from_bytes(sent[:8], "little")])
+    config = json.loads(head["__metadata__"]["peft_config"])
+    other = peft.get_peft_model(llama(), peft.LoraConfig(**{k: config[k] for k in
+        ("r", "lora_alpha", "target_modules")}))  # fmt: skip
+    peft.set_peft_model_state_dict(other, state)
+    assert torch.equal(_logits(other), _logits(model))
+    with pytest.raises(ValueError, match="'adapter' of a PEFT model"):
+        GspoTrainer(llama(), TrainerConfig(), send="adapter")
+
+
+def test_bf16_weights_go_out_in_bf16():
+    model = llama(dtype=torch.bfloat16)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
+    assert {t.dtype for t in state.values()} == {torch.bfloat16}
+    assert all(torch.equal(before[k], v) for k, v in state.items())
+
+
+# -- precision ---------------------------------------------------------------------------------
+
+
+def _share_moved(trainer, samples):
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train(samples)
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    return (after != before).float().mean().item()
+
+
+def test_bf16_weights_move_at_a_small_rate():
+    kept, lost = llama(dtype=torch.bfloat16), llama(dtype=torch.bfloat16)
+    samples = [dataclasses.replace(s, log_probs=None) for s in sampled(kept)]
+    config = TrainerConfig(learning_rate=1e-6)
+    assert _share_moved(GspoTrainer(kept, config), samples) > 0.9
+    without = dataclasses.replace(config, master_weights=False)
+    assert _share_moved(GspoTrainer(lost, without), samples) < 0.1  # what it is good for
+
+
+def test_masters_and_moments_survive_a_restart(tmp_path):
+    def trained(steps, trainer=None):
+        trainer = trainer or GspoTrainer(llama(dtype=torch.bfloat16), config)
+        for step in steps:
+            trainer.train(batches[step])
+        return trainer
+
+    config = TrainerConfig(learning_rate=1e-4)
+    fresh = llama(dtype=torch.bfloat16)
+    batches = [[dataclasses.replace(s, log_probs=None) for s in sampled(fresh, seed=n)]
+               for n in range(3)]  # fmt: skip
+    whole = trained(range(3))
+    trained(range(2)).save(tmp_path)
+    other = GspoTrainer(llama(dtype=torch.bfloat16), config)
+    other.restore(tmp_path)
+    assert trained([2], other).weights() == whole.weights()
+
+
+def test_an_engine_in_bf16_costs_no_gradient_on_policy():
+    """GSPO's clip is narrower than bf16's rounding: against the engine, it clips on policy."""
+    for trains_in, engine in ((torch.bfloat16, None), (torch.float32, torch.bfloat16)):
+        model = with_lora(llama(dtype=trains_in, vocab=64, initializer_range=0.2))
+        samples = sampled(model, dtype=engine, groups=6, length=24)
+        against = GspoTrainer(model, TrainerConfig(old_log_probs="engine"))
+        assert against.train(samples)["clip_share"] > 0.1
+        model = with_lora(llama(dtype=trains_in, vocab=64, initializer_range=0.2))
+        trainer = GspoTrainer(model, TrainerConfig())
+        with pytest.warns(MismatchWarning, match="own"):
+            metrics = trainer.train(samples)
+        assert metrics["clip_share"] == 0
+        assert metrics["ratio_max"] == metrics["ratio_mean"] == 1
+        assert metrics["mismatch_ratio"] > 3e-4
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # once is enough
+            trainer.train(samples)
+
+
+def test_an_engine_that_agrees_keeps_its_log_probs_also_when_they_grow_old():
+    model = llama()
+    samples = sampled(model)
+    trainer = GspoTrainer(model, TrainerConfig(clip=WIDE, learning_rate=1e-3))
+    first = trainer.train(samples)
+    assert first["ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert first["mismatch_kl"] < 1e-8
+    second = trainer.train(samples)  # of weights one step older: what was learned shows
+    assert second["ratio_max"] > 1.001
+
+
+def test_older_versions_say_nothing_about_the_engine():
+    model = llama()
+    stale = [dataclasses.replace(s, version=3) for s in sampled(llama(seed=9))]
+    metrics = GspoTrainer(model, TrainerConfig(clip=WIDE)).train(stale)
+    assert "mismatch_kl" not in metrics
+    assert metrics["ratio_max"] != 1
+
+
+def test_log_probs_none_are_computed():
+    model = llama()
+    samples = sampled(model)
+    none = [dataclasses.replace(s, log_probs=None) for s in samples]
+    one = GspoTrainer(llama(), TrainerConfig(clip=WIDE, epochs=2, old_log_probs="engine"))
+    other = GspoTrainer(llama(), TrainerConfig(clip=WIDE, epochs=2))
+    a, b = one.train(samples), other.train(none)
+    assert a["ratio_max"] == pytest.approx(b["ratio_max"], abs=1e-5)
+    assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    assert ("behaviour_kl" in a, "behaviour_kl" in b) == (True, False)
+
+
+# -- the sampling's distribution ---------------------------------------------------------------
+
+
+def test_the_trainer_knows_the_temperature():
+    model = llama()
+    samples = sampled(model, temperature=0.7)
+    metrics = GspoTrainer(model, TrainerConfig(temperature=0.7)).train(samples)
+    assert metrics["ratio_max"] == pytest.approx(1, abs=2e-4)
+    assert metrics["clip_share"] == 0
+    with pytest.warns(MismatchWarning, match="another temperature"):
+        GspoTrainer(llama(vocab=64), TrainerConfig()).train(
+            sampled(llama(vocab=64, initializer_range=0.5), temperature=0.3)
+        )
+
+
+def test_truncated_sampling_is_corrected_where_it_is_known_and_refused_where_not():
+    model = llama()
+    samples = sampled(model, top_k=5)
+    metrics = GspoTrainer(model, TrainerConfig(top_k=5)).train(samples)
+    assert metrics["ratio_max"] == pytest.approx(1, abs=2e-4)
+    with pytest.raises(ValueError, match="truncated"):
+        GspoTrainer(llama(), TrainerConfig()).train(samples)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"top_k": 3}, {"top_p": 0.6}, {"temperature": 0.5, "top_k": 4}]
+)
+def test_the_gradient_is_that_of_the_truncated_policy(sampling):
+    """By enumeration of one-token answers: sum over kept words of pi(w) A(w) grad log pi(w)."""
+    rewards = torch.linspace(-1, 1, 24)
+    model = llama()
+    logits = model(torch.tensor([[5, 6]])).logits[0, -1] / sampling.get("temperature", 1.0)
+    order = logits.detach().sort(descending=True).indices.tolist()
+    kept, mass = [], 0.0
+    for word in order:
+        if len(kept) >= sampling.get("top_k", 24) or mass >= sampling.get("top_p", 1.0):
+            break
+        kept.append(word)
+        mass += logits.detach().softmax(-1)[word].item()
+    log_probs = logits[kept].log_softmax(-1)
+    advantage = rewards[kept] - (log_probs.exp() * rewards[kept]).sum().detach()
+    (-(log_probs.exp().detach() * advantage * log_probs).sum()).backward()
+    exact = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+    batch = [
+        Sample(token_ids=[5, 6, word], loss_mask=[False, False, True], log_probs=None, group=str(n),
+               reward=float(a) * len(kept) * p)
+        for n, (word, a, p) in enumerate(zip(kept, advantage, log_probs.exp().tolist(), strict=True))
+    ]  # fmt: skip
+    config = TrainerConfig(baseline="none", max_grad_norm=1e9, **sampling)
+    metrics = GspoTrainer(llama(), config).train(batch)
+    assert metrics["grad_norm"] == pytest.approx(exact, rel=1e-4)
+
+
+# -- where and how it trains -------------------------------------------------------------------
+
+
+def test_a_model_is_trained_where_it_is():
+    model = llama()
+    moved = []
+    plain_to = model.to
+    model.to = lambda *a, **k: moved.append(a) or plain_to(*a, **k)
+    assert GspoTrainer(model, TrainerConfig()).device == torch.device("cpu")
+    assert not moved
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_is_trained_there():
+    model = llama().cuda()
+    trainer = GspoTrainer(model, TrainerConfig())
+    samples = [dataclasses.replace(s, log_probs=None) for s in sampled(llama())]
+    trainer.train(samples)
+    assert next(model.parameters()).device.type == "cuda" == trainer.device.type
+    assert "lm_head.weight" not in load_safetensors(trainer.weights())
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_checkpointing_is_really_on(adapts):
+    model = llama()
+    model.gradient_checkpointing_enable()
+    calls = []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    model.eval()
+    trainer = GspoTrainer(
+        with_lora(model) if adapts else model, TrainerConfig(old_log_probs="trainer")
+    )
+    model.eval()  # as whoever generated in between left it
+    trainer.train(sampled(llama(), groups=2, size=4))
+    assert len(calls) == 2  # forward, and again in backward
+    assert model.training
+
+
+def test_dropout_is_off_in_rl_and_on_in_supervised_learning():
+    model = with_lora(llama(), lora_dropout=0.5)
+    samples = sampled(model)
+    trainer = GspoTrainer(model, TrainerConfig())
+    assert trainer.train(samples)["ratio_max"] == pytest.approx(1, abs=1e-4)
+    losses = [GspoTrainer(with_lora(llama(), lora_dropout=0.5), TrainerConfig()).fit(samples)["loss"],
+              trainer.evaluate(samples)]  # fmt: skip
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_packed_rows_train_the_same(adapts):
+    norms = []
+    for packed in (False, True):
+        model = with_lora(llama()) if adapts else llama()
+        samples = sampled(llama(), groups=2, size=4)
+        samples = [
+            dataclasses.replace(s, token_ids=s.token_ids[: 6 + n], loss_mask=s.loss_mask[: 6 + n],
+                                log_probs=s.log_probs[: 6 + n])
+            for n, s in enumerate(samples)
+        ]  # fmt: skip
+        config = TrainerConfig(clip=WIDE, packed=packed, old_log_probs="engine")
+        norms.append(GspoTrainer(model, config).train(samples)["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_chunked_log_probs_with_an_adapter():
+    samples, metrics = sampled(with_lora(llama())), []
+    for chunked in (False, True):
+        config = TrainerConfig(clip=WIDE, chunked_log_probs=chunked, temperature=0.8,
+                               old_log_probs="trainer")  # fmt: skip
+        metrics.append(GspoTrainer(with_lora(llama()), config).train(samples))
+    assert metrics[0]["grad_norm"] == pytest.approx(metrics[1]["grad_norm"], rel=1e-4)
+    assert metrics[0]["entropy"] == pytest.approx(metrics[1]["entropy"], rel=1e-5)
+
+
+def test_a_reference_that_is_the_model_is_refused_and_a_copy_stays_what_it_was():
+    model = llama()
+    with pytest.raises(ValueError, match="shares weights"):
+        GspoTrainer(model, TrainerConfig(), reference=model)
+    adapted = with_lora(llama())
+    with pytest.raises(ValueError, match="shares weights"):
+        GspoTrainer(adapted, TrainerConfig(), reference=adapted.get_base_model())
+    with pytest.raises(ValueError, match="'frozen'"):
+        GspoTrainer(model, TrainerConfig(), reference="copy")
+    trainer = GspoTrainer(model, TrainerConfig(learning_rate=1e-2), reference="frozen")
+    samples = sampled(llama())
+    assert trainer.train(samples)["reference_kl"] == 0
+    assert trainer.train(samples)["reference_kl"] > 1e-4
+
+
+def test_with_an_adapter_the_reference_is_the_model_without_it():
+    samples = sampled(llama())
+    config = TrainerConfig(clip=WIDE, old_log_probs="engine")
+    switched = GspoTrainer(with_lora(llama()), config, reference="frozen").train(samples)
+    apart = GspoTrainer(with_lora(llama()), config, reference=llama()).train(samples)
+    assert switched["reference_kl"] == pytest.approx(apart["reference_kl"], rel=1e-3)
+    assert switched["reference_kl"] > 1e-3
+
+
+# -- what is written ---------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_an_adapter_holds_the_adapter_and_resumes_exactly(tmp_path):
+    def trained(steps, trainer):
+        for step in steps:
+            trainer.train(batches[step])
+        return trainer
+
+    batches = [sampled(with_lora(llama()), seed=n) for n in range(3)]
+    config = TrainerConfig(clip=WIDE, old_log_probs="engine")
+    whole = trained(range(3), GspoTrainer(with_lora(llama()), config, send="adapter"))
+    part = trained(range(2), GspoTrainer(with_lora(llama()), config))
+    part.save(tmp_path)
+    num_trained = sum(p.numel() for p in part.model.parameters() if p.requires_grad)
+    saved = torch.load(tmp_path / "trainer.pt", weights_only=True)
+    assert sum(t.numel() for t in saved["model"].values()) == num_trained
+    other = GspoTrainer(with_lora(llama()), config, send="adapter")
+    other.restore(tmp_path)
+    assert trained([2], other).weights() == whole.weights()
+    assert other.num_batches == 3
+    with pytest.raises(ValueError, match="must be of this model"):
+        GspoTrainer(llama(), config).restore(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bf16", "lora"])
+def test_the_exported_folder_is_what_was_trained(tmp_path, kind):
+    from transformers import AutoModelForCausalLM
+
+    model = llama(dtype=torch.bfloat16 if kind == "bf16" else torch.float32)
+    model = with_lora(model) if kind == "lora" else model
+    trainer = GspoTrainer(model, TrainerConfig(learning_rate=1e-2, clip=WIDE))
+    samples = [dataclasses.replace(s, log_probs=None) for s in sampled(llama())]
+    trainer.train(samples)
+    trainer.export(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == (torch.bfloat16 if kind == "bf16" else torch.float32)
+    torch.testing.assert_close(_logits(loaded), _logits(model), atol=2e-2 if kind == "bf16" else 1e-5,
+                               rtol=1e-3)  # fmt: skip
+    state = load_safetensors(trainer.weights())
+    assert all(torch.equal(state[k], v) for k, v in loaded.state_dict().items() if k in state)
+    if kind == "lora":
+        import peft
+
+        trainer.export(tmp_path / "adapter", only_adapter=True)
+        again = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter")
+        assert torch.equal(_logits(again), _logits(model))
+    else:
+        with pytest.raises(ValueError, match="only_adapter needs"):
+            trainer.export(tmp_path / "adapter", only_adapter=True)
+
+
+def test_norms_and_biases_do_not_decay_and_the_optimiser_is_by_choice():
+    made = []
+
+    def sgd(groups):
+        made.extend(groups)
+        return torch.optim.SGD(groups)
+
+    model = llama(attention_bias=True)
+    GspoTrainer(model, TrainerConfig(weight_decay=0.1), optimizer=sgd)
+    assert [group["weight_decay"] for group in made] == [0.1, 0.0]
+    vectors = {
+        name for name, p in model.named_parameters() if any(p is q for q in made[1]["params"])
+    }
+    assert vectors == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith("bias")}
