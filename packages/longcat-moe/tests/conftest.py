@@ -1,8 +1,13 @@
 import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
-from longcat_moe import LongcatConfig, LongcatForCausalLM
+from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
 
 
 @pytest.fixture
@@ -23,6 +28,61 @@ def model(config: LongcatConfig) -> LongcatForCausalLM:
         if hasattr(module, "e_score_correction_bias"):
             module.e_score_correction_bias.normal_(std=0.05)
     return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(["find the book of Ada Berg, quickly. I look"] * 10, vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def engine(tokenizer):
+    config = LongcatConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=48, num_layers=1, num_attention_heads=2,
+        q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12,
+        ffn_hidden_size=64, expert_ffn_hidden_size=16, n_routed_experts=4, zero_expert_num=2,
+        moe_topk=2, rope_theta=10_000.0, initializer_range=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    engine = Engine(
+        config, num_slots=2, max_length=600, max_waiting=2, threaded=True,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+    )  # fmt: skip
+    engine.add_model(0, LongcatForCausalLM(config))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def url(engine, tokenizer):
+    from longcat_moe.server import create_app
+
+    with serving(create_app(engine, ChatFormat(tokenizer), model="tiny")) as url:
+        yield url
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """Serve an application on a port of its own."""
+    uvicorn = pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    for _ in range(2000):
+        if server.started:
+            break
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(5)
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serve any application."""
+    return serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

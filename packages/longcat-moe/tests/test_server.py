@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-import socket
-import threading
 import time
 
 import httpx
 import pytest
 import torch
-from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
-from longcat_moe.server import _Shown, create_app
+from longcat_moe import ChatFormat, Engine, LongcatForCausalLM
+from longcat_moe.server import create_app
+from longcat_moe.serving._shown import Shown
 from safetensors.torch import save
 
 openai = pytest.importorskip("openai")
-uvicorn = pytest.importorskip("uvicorn")
 
 TOOLS = [{"type": "function", "function": {
     "name": "find", "description": "Find.",
@@ -24,46 +22,6 @@ CALL = (
     "I look\n</longcat_think>\nWell. <longcat_tool_call>find\n<longcat_arg_key>name</longcat_arg_key>\n"
     "<longcat_arg_value>Ada é</longcat_arg_value>\n</longcat_tool_call>\n</longcat_s>"
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer(["find the book of Ada Berg, quickly. I look"] * 10, vocab_size=400)
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer):
-    config = LongcatConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=48, num_layers=1, num_attention_heads=2,
-        q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12,
-        ffn_hidden_size=64, expert_ffn_hidden_size=16, n_routed_experts=4, zero_expert_num=2,
-        moe_topk=2, rope_theta=10_000.0, initializer_range=0.1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    engine = Engine(
-        config, num_slots=2, max_length=600, max_waiting=2, threaded=True,
-        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
-    )  # fmt: skip
-    engine.add_model(0, LongcatForCausalLM(config))
-    return engine
-
-
-@pytest.fixture(scope="module")
-def url(engine, tokenizer):
-    app = create_app(engine, ChatFormat(tokenizer), model="tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    for _ in range(200):
-        if server.started:
-            break
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(5)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +72,7 @@ def test_what_is_shown_while_it_grows_adds_up_and_never_takes_back(width):
     from longcat_moe import parse_turn
 
     for text in (CALL, "a <b>\n</longcat_think>\n<c> 1 < 2 é", CALL[:70]):
-        shown, sent = _Shown(is_thinking=True), {"reasoning_content": "", "content": ""}
+        shown, sent = Shown(is_thinking=True), {"reasoning_content": "", "content": ""}
         for end in [*range(1, len(text), width), len(text)]:
             for key, piece in shown.advance(text[:end], []).items():
                 sent[key] += piece
@@ -184,12 +142,14 @@ def test_the_next_turn_computes_only_what_is_new(client, engine):
         ({"temperature": -1}, "temperature must be a number in"),
         ({"temperature": "hot"}, "got 'hot'"),
         ({"max_tokens": 0}, "max_tokens must be a whole number"),
-        ({"n": 3, "stream": True}, "n must be 1"),
+        ({"n": 0}, "n must be a whole number"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"model": "other"}, "model must be 'tiny'"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"tools": [{"type": "function"}]}, "function with a name"),
-        ({"messages": [{"role": "user", "content": "Ada " * 900}]}, "leave room in 600"),
+        (
+            {"messages": [{"role": "user", "content": "Ada " * 900}]},
+            "maximum context length is 600",
+        ),
     ],
 )
 def test_what_is_asked_wrongly_is_one_clear_400(url, change, reason):
@@ -289,9 +249,9 @@ def test_a_completion_tells_the_very_tokens_that_were_sampled(client, engine, to
 @pytest.mark.parametrize(
     ("prompt", "more", "what"),
     [
-        ([], {}, "must have 1 to"),
+        ([], {}, "token ids, or a list of 1 to"),
         ([10**6], {}, "token ids in"),
-        ([1], {"extra_body": {"echo": True}}, "echo is not there"),
+        ([1], {"suffix": "x"}, "suffix must be"),
         ([1], {"n": 0}, "n must be"),
         ([1], {"temperature": -1}, "temperature must be"),
     ],

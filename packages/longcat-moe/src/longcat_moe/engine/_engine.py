@@ -23,7 +23,7 @@ import dataclasses
 import itertools
 import operator
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import torch
@@ -279,7 +279,7 @@ class Engine:
         token_ids: Sequence[int],
         params: SamplingParams | None = None,
         **options: Any,
-    ) -> AsyncIterator[Token]:
+    ) -> AsyncGenerator[Token, None]:
         """Like `generate`, token by token; nothing comes when no room is left.
 
         Leaving the loop early ends the request when the iterator is closed.

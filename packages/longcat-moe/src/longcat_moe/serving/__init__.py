@@ -1,0 +1,1 @@
+"""What `longcat_moe.server` is made of: one file a route, and what the routes share."""

@@ -1,0 +1,158 @@
+"""Answers of a given form: JSON of a schema, or calls of given tools, token by token.
+
+llguidance says which tokens may follow; nothing else can be sampled. Its grammars are written in its dialect
+of Lark, in which `<name>` is a special token and `%json` a schema.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longcat_moe._arguments import kinds_of
+
+from ._errors import ApiError
+from ._served import Served
+from ._shown import THINK_END
+
+_COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+_TEXT = "TEXT: /[^<]*(<[^\\/<][^<]*)*/\n"
+"""Text in which no marker is spelled out."""
+_NAME = re.compile(r"[^\s<>]{1,128}")
+
+
+def json_grammar(schema: Mapping[str, Any], *, is_thinking: bool) -> str:
+    """Return a grammar of one JSON value, after a thought where the model thinks first."""
+    return _start("answer", is_thinking) + f"answer: {_json(schema)}\n"
+
+
+def calls_grammar(tools: Sequence[Mapping[str, Any]], *, is_thinking: bool, is_one: bool) -> str:
+    """Return a grammar of calls of some tools: one, or one at least."""
+    names = " | ".join(f"call{i}" for i in range(len(tools)))
+    lines = [_start("call" if is_one else "call+", is_thinking, text=True), f"call: {names}\n"]
+    for i, tool in enumerate(tools):
+        lines += _call(f"call{i}", tool["function"])
+    return "".join(lines)
+
+
+def _start(what: str, is_thinking: bool, *, text: bool = False) -> str:
+    if not is_thinking:
+        return f"start: {what}\n" + _TEXT * text
+    return f'start: TEXT {THINK_END} "\\n" {what}\n{_TEXT}'
+
+
+def _call(rule: str, function: Mapping[str, Any]) -> list[str]:
+    parameters = function.get("parameters") or {}
+    properties, required = parameters.get("properties") or {}, parameters.get("required") or []
+    rules: list[str] = []
+    parts: list[str] = []
+    for i, (key, schema) in enumerate(properties.items()):
+        parts.append(f"{rule}_{i}{'' if key in required else '?'}")
+        rules.append(
+            f"{rule}_{i}: <longcat_arg_key> {json.dumps(key)} </longcat_arg_key> "
+            f'"\\n" <longcat_arg_value> {_value(schema, parameters)} </longcat_arg_value> "\\n"\n'
+        )
+    name = json.dumps(function["name"] + "\n")
+    body = " ".join(parts)
+    return [f'{rule}: <longcat_tool_call> {name} {body} </longcat_tool_call> "\\n"\n', *rules]
+
+
+def _value(schema: Any, root: Mapping[str, Any]) -> str:
+    """Return what an argument may be: strings stand as they are, everything else is JSON."""
+    if isinstance(schema, dict) and isinstance(schema.get("enum"), list):
+        values = [
+            value if isinstance(value, str) else json.dumps(value) for value in schema["enum"]
+        ]
+        return "(" + " | ".join(json.dumps(value, ensure_ascii=False) for value in values) + ")"
+    kinds = kinds_of(schema, root)
+    if "string" in kinds or not kinds:
+        return "TEXT"
+    shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return _json({**schema, **shared})
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    return f"%json {json.dumps({**_COMPACT, **schema})}"
+
+
+def check_names(tools: Sequence[Mapping[str, Any]]) -> None:
+    """Check that tools can be named in the chat format.
+
+    Raises:
+        ApiError: A name would be read as something else.
+    """
+    for tool in tools:
+        function = tool["function"]
+        keys = (function.get("parameters") or {}).get("properties") or {}
+        for name in (function["name"], *keys):
+            if not _NAME.fullmatch(name):
+                raise ApiError(
+                    f"names of tools and parameters must have 1 to 128 characters without spaces and "
+                    f"brackets, got {name!r}",
+                    "tools",
+                )
+
+
+class Grammars:
+    """Compiles grammars for one tokenizer, which is read when it is first needed."""
+
+    def __init__(self, served: Served) -> None:
+        self._served, self._lock = served, threading.Lock()
+        self._tokenizer: Any = None
+
+    def compile(self, grammar: str, param: str) -> GrammarConstraint:
+        """Return a constraint; slow for complicated grammars, and with the lock of Python let go.
+
+        Raises:
+            ApiError: The schema cannot be followed, or llguidance is not installed.
+        """
+        try:
+            import llguidance  # noqa: PLC0415 - only who constrains needs it
+        except ImportError as error:
+            raise ApiError(
+                f"{param} needs: pip install 'longcat-moe[serve]'", param, code="unsupported_value"
+            ) from error
+        with self._lock:
+            if self._tokenizer is None:
+                config = self._served.engine.config
+                self._tokenizer = llguidance.LLTokenizer(
+                    self._served.chat.tokenizer.to_str(), eos_token=config.eos_token_id
+                )
+        text = llguidance.LLMatcher.grammar_from_lark(grammar)
+        matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().partition("\n")[0]
+            raise ApiError(f"{param} cannot be followed: {reason}", param, code="unsupported_value")
+        return GrammarConstraint(matcher, self._served.engine.config.vocab_size)
+
+
+class GrammarConstraint:
+    """A `Constraint` of the engine, for one answer."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher, self._vocab_size, self._num_read = matcher, vocab_size, 0
+
+    def copy(self) -> GrammarConstraint:
+        """Return one for another answer, as at the beginning."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size)
+
+    def allowed(self, token_ids: Sequence[int]) -> Tensor:
+        """Return which tokens may follow those sampled so far.
+
+        Raises:
+            ValueError: Those sampled so far are none of the grammar's.
+        """
+        for token in token_ids[self._num_read :]:
+            if not self._matcher.consume_token(token):
+                raise ValueError(f"the grammar has no such answer: {self._matcher.get_error()}")
+        self._num_read = len(token_ids)
+        mask = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
+        allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
+        allowed[: len(mask)] = mask[: self._vocab_size] > 0
+        return allowed
