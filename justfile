@@ -19,6 +19,10 @@ test:
 long:
     LONGCAT_LONG=1 uv run pytest -m long
 
+# Everything that needs a GPU, in at most 8 minutes: one table, one JSON line, the tests marked gpu.
+gpu *ARGS:
+    uv run python packages/longcat-moe/benchmarks/gpu.py {{ARGS}}
+
 # The twenty slowest tests, and how long each package takes.
 slowest:
     uv run pytest --durations=20 --durations-min=0.5

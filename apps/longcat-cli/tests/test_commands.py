@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +12,9 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
-from longcat_dora import check, read_events
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 
@@ -27,74 +26,13 @@ def _longcat(*arguments, text="", timeout=300, cwd=None):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A smoke run that was killed in each of its stages, interrupted in one, and continued."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    # Started in the background, this process may ignore Ctrl-C, and its children would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    start = ["--recipe", "smoke", "--out", str(folder)]
-    children = set()
-    for stage, delay_s in (("grow", 0.3), ("cold_start", 1), ("expert-library", 5), ("fuse", 0.2),
-                           ("evaluate", 4), ("report", 0.1)):  # fmt: skip
-        process = _run_into(stage, start)
-        time.sleep(delay_s)
-        children |= _children(process.pid)
-        process.kill()
-        process.communicate()
-        start = ["--resume", str(folder)]
-        if stage == "expert-library":
-            _interrupt("expert-shop", folder)
-    done = _longcat("train", "--resume", folder)
-    assert done.returncode == 0, done.stderr
-    assert "done before" in done.stdout
-    assert children or sys.platform != "linux"
-    _until(lambda: not any(child.exists() for child in children), seconds=10)
-    return folder
-
-
-def _run_into(stage, arguments):
-    process = subprocess.Popen([*LONGCAT, "train", *arguments], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    for line in process.stdout:
-        if line == f"{stage} ...\n":
-            return process
-    raise AssertionError(f"{stage} never began: {process.stderr.read()}")
-
-
-def _interrupt(stage, folder):
-    process = _run_into(stage, ["--resume", str(folder)])
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert f"continue with: longcat train --resume {folder}" in errors
-    assert "Traceback" not in errors
-
-
-def _children(parent):
-    """Process folders of the children of a process; none where there is no /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone in the meantime
-            if stat.read_text().rpartition(")")[2].split()[1] == str(parent):
-                found.append(stat.parent)
-    return set(found)
-
-
-def _until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come this far"
-        time.sleep(0.05)
-
-
 def test_every_stage_leaves_its_artefact(trained):
     rows = json.loads((trained / "evaluation.json").read_text())
     names = {row["model"] for row in rows}
-    assert names == {"cold_start", "expert:library", "expert:shop", "fused"}
-    assert all(set(row) == {"model", "domain", "noise", "passed", "total"} for row in rows)
-    assert len(rows) == 2 * (2 + 1 + 1 + 2)
+    assert names == {"cold_start", "expert:library", "expert:shop", "merged", "fused"}
+    keys = {"model", "domain", "noise", "passed", "total", "invalid"}
+    assert all(set(row) == keys for row in rows)
+    assert len(rows) == 2 * (2 + 1 + 1 + 2 + 2)
     page = (trained / "report.html").read_text()
     assert 'src="http' not in page
     assert page.count("data:image/png;base64,") == 3
@@ -122,25 +60,24 @@ def test_held_out_tasks_are_not_among_the_trained(trained):
         assert not held_out & seen
 
 
+def test_the_audit_says_what_stands_and_what_does_not(trained, tmp_path):
+    done = _longcat("audit", trained, "--limit", "4")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(": stands\n") == 7
+    shutil.copytree(trained, tmp_path / "run")
+    table = tmp_path / "run" / "evaluation.json"
+    table.write_text(table.read_text().replace('"passed": 0', '"passed": 1'))
+    done = _longcat("audit", tmp_path / "run", "--limit", "4")
+    assert done.returncode == 1
+    assert "the table says otherwise" in done.stdout
+
+
 def test_chat_in_a_world_through_a_pipe(trained):
     done = _longcat("chat", "--run", trained, "--domain", "shop", "--noise", "0.3",
                     text="Block Ada Berg.\n")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "reward " in done.stdout
     assert "nothing else changed" in done.stdout
-
-
-def test_train_on_ray_keeps_the_contract(tmp_path):
-    pytest.importorskip("ray")
-    done = _longcat("train", "--recipe", "smoke", "--runtime", "ray", "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    logs = sorted((tmp_path / "run" / "experts").glob("*/dora/log"))
-    assert logs
-    for log in logs:
-        report = check(read_events(log))
-        assert report.breaches == []
-        assert report.num_started > 0
-        assert report.num_open == 0
 
 
 def test_chat_in_a_terminal_starts_again_after_reset(trained):
@@ -295,19 +232,23 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        done = _longcat("train", "--recipe", "smoke", "--out", disk / "run")
+        done = _longcat("train", "--recipe", "smoke", "--out", disk / "run",
+                        "--set", "cold_start.steps=60", "--set", "rl.steps=1",
+                        "--set", "evaluate.tasks=2")  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert "the disk is full" in done.stderr
         assert "Traceback" not in done.stderr
         subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
         done = _longcat("train", "--resume", disk / "run")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode in (0, 3), done.stderr  # so few steps may teach nothing
+        assert (disk / "run" / "report.html").is_file()
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["chat"], ["serve"], ["models", "get"], ["models", "list"]]
+    "command",
+    [[], ["train"], ["audit"], ["chat"], ["serve"], ["models", "get"], ["models", "list"]],
 )
 def test_help_shows_an_example(command):
     done = _longcat(*command, "--help")

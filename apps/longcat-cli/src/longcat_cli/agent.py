@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longcat_dora import Worker
-from longcat_envs import Environment, Episode, Task, TaskEnvironment, World, run_episode
+from longcat_envs import (
+    Environment,
+    Episode,
+    Task,
+    TaskEnvironment,
+    ToolResult,
+    World,
+    run_episode,
+)
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
 from longcat_noise import NoiseConfig, NoisyEnvironment
 
@@ -38,15 +47,54 @@ def make_environment(world: World, task: Task, *, level: float, episode: str) ->
     return NoisyEnvironment(plain, noise, episode=episode, protected=literals)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A policy's try at a task."""
+
+    episode: Episode
+    failed_turns: list[int]
+    """Which of the assistant's messages, counted from 0, hold a call that failed."""
+
+
+class _Watched:
+    """An environment whose tool results are noted as they pass."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.has_failed: list[bool] = []
+        self.reset, self.reply = environment.reset, environment.reply
+        self.score, self.close = environment.score, environment.close
+
+    async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
+        result = await self._environment.call(tool_call)
+        self.has_failed.append(result.is_error)
+        return result
+
+
 async def act(
     worlds: dict[str, World], task: Task, policy: Any, *, level: float, episode: str, max_turns: int
-) -> Episode:
+) -> Attempt:
     """Let a policy try a task."""
-    environment = make_environment(worlds[task.domain], task, level=level, episode=episode)
+    plain = make_environment(worlds[task.domain], task, level=level, episode=episode)
+    environment = _Watched(plain)
     try:
-        return await run_episode(environment, policy, max_turns=max_turns)
+        done = await run_episode(environment, policy, max_turns=max_turns)
     finally:
         await environment.close()
+    return Attempt(done, _failed_turns(done.messages, environment.has_failed))
+
+
+def _failed_turns(messages: Sequence[Mapping[str, Any]], has_failed: list[bool]) -> list[int]:
+    """Tool messages stand in the order of their calls, behind the message that made them."""
+    results = iter(has_failed)
+    failed: list[int] = []
+    turn = -1
+    for message in messages:
+        if message["role"] == "assistant":
+            turn += 1
+        elif message["role"] == "tool" and next(results) and turn not in failed:
+            failed.append(turn)
+    return failed
 
 
 def load_worlds(domains: Iterable[str]) -> dict[str, World]:

@@ -37,7 +37,10 @@ def train(
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
 ) -> None:
-    """Grow worlds, train experts in them, fuse, evaluate, report."""
+    """Grow worlds, train experts in them, fuse, evaluate, report.
+
+    Exit code 3: everything ran, and a stage learned nothing; it is named.
+    """
     from .folder import RunFolder
     from .recipe import load_recipe, shipped_recipes
 
@@ -68,6 +71,44 @@ def train(
         if "@" in key:
             typer.echo(f"{key:18} {rate:.1%}")
     typer.echo(f"report: {folder.path / 'report.html'}")
+    from .lessons import EXIT_CODE, unlearned
+
+    lines = unlearned(folder)
+    for line in lines:
+        typer.echo(f"longcat: {line}", err=True)
+    if lines:
+        raise SystemExit(EXIT_CODE)
+
+
+@app.command(epilog="Example: longcat audit runs/20261124-101500")
+def audit(
+    run: Annotated[
+        Path | None, typer.Argument(help="The run folder; the newest when absent.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Tasks, attempts or cells derived again, at most, a stage.")
+    ] = 64,
+) -> None:
+    """Check what a run left behind by deriving it a second time; exit code 1 if it does not stand.
+
+    Rewards are derived from the sampled tokens, log-probs from the weights of their version, the weights from
+    the batches, the fused model from the logs, the table from the models.
+    """
+    from .audit import audit as derive_again
+    from .folder import RunFolder
+    from .train import newest_run
+
+    if limit < 1:
+        raise UsageError(f"--limit must be at least 1, got {limit}")
+    is_wrong = False
+    for stage, complaints in derive_again(
+        RunFolder.open(run) if run else newest_run(), limit=limit
+    ):
+        typer.echo(f"{stage}: {'stands' if not complaints else f'{len(complaints)} complaints'}")
+        for line in complaints:
+            typer.echo(f"  {line}")
+        is_wrong = is_wrong or bool(complaints)
+    raise SystemExit(int(is_wrong))
 
 
 @app.command(epilog="Example: longcat chat --domain library --noise 0.2")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat_dora import Session, Worker
-from longcat_envs import Environment, Message, Task
+from longcat_envs import Environment, Invalid, Message, Task
 from rich.console import Console
 
 from .agent import load_agent, load_worlds, make_environment, read_tasks, transcript
@@ -102,14 +102,19 @@ class _Talk:
         """Let the model act until it speaks, the person answer, and so on; then score."""
         while await self._act(session):
             scripted = await self.environment.reply(self.messages[-1])
-            suggestion = str(scripted["content"]) if scripted else ""
-            text = self._ask(suggestion, hint=suggestion or "Enter ends and scores")
+            if scripted is None:  # the person has ended the talk
+                break
+            suggestion = str(scripted["content"])
+            text = self._ask(suggestion, hint=suggestion)
             if self.wants_reset:
                 return
             if not text:
                 break
             self.messages.append({"role": "user", "content": text})
         reward = await self.environment.score()
+        if isinstance(reward, Invalid):
+            self.console.print(f"[red]the world failed, nothing was judged: {reward.reason}[/]")
+            return
         for description, met in reward.parts.items():
             self.console.print(f"{'[green]met   [/]' if met else '[red]unmet [/]'} {description}")
         self.console.print(f"reward {reward.total:g}")

@@ -55,6 +55,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     model = LongcatForCausalLM(config)
     if recipe.model.induction:
         init_induction(model, twins=space_twins(tokenizer))
+    before = model.lm_head.weight.detach().clone()
     trainer = _trainer(model, recipe)
     state = folder.path / "cold_start.state"
     if (state / "trainer.pt").is_file():
@@ -75,7 +76,10 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         )
     model.save_pretrained(folder.cold_start)
     save_tokenizer(tokenizer, folder.cold_start, declare=DECLARE)
+    moved = (model.lm_head.weight.detach() - before).norm() / before.norm()
     return {
+        "steps": trainer.num_steps,
+        "moved": float(moved),
         "parameters": sum(p.numel() for p in model.parameters()),
         "trajectories": len(samples),
         "vocabulary": tokenizer.get_vocab_size(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat_dora import Session
+from longcat_envs import InvalidEpisode
 
 from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript
 from longcat_cli.display import Display
@@ -25,6 +26,7 @@ def models(folder: RunFolder) -> dict[str, tuple[Path, list[str]]]:
     named = {"cold_start": (folder.cold_start, recipe.domains)}
     for group, domains in recipe.groups.items():
         named[f"expert:{group}"] = (folder.expert(group) / "model", domains)
+    named["merged"] = (folder.merged, recipe.domains)
     named["fused"] = (folder.fused, recipe.domains)
     return named
 
@@ -59,6 +61,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     ordered = [results[cell[1], cell[3], cell[4]] for cell in cells]
     write_json(folder.path / "evaluation.json", [result["row"] for result in ordered])
     write_json(folder.path / "examples.json", [result["examples"] for result in ordered])
+    write_json(folder.path / "outcomes.json", [result["outcomes"] for result in ordered])
     return averages([result["row"] for result in ordered])
 
 
@@ -85,10 +88,10 @@ async def _evaluate(
         temperature=rl.temperature, seed=recipe.seed,
     )  # fmt: skip
 
-    async def one(task: Any) -> tuple[bool, dict[str, Any]]:
+    async def one(task: Any) -> dict[str, Any] | None:
         session = Session(worker, 0)
         try:
-            episode = await act(
+            attempt = await act(
                 worlds,
                 task,
                 session,
@@ -96,26 +99,35 @@ async def _evaluate(
                 episode=f"eval:{task.id}",
                 max_turns=rl.max_turns,
             )
+        except InvalidEpisode:
+            return None  # the world's fault: counted apart, and never as a failure
         finally:
             await session.close()
-        return episode.reward.total == 1, {
+        episode = attempt.episode
+        return {
             "task": task.id,
             "reward": episode.reward.total,
             "rubrics": dict(episode.reward.parts),
             "transcript": transcript(episode.messages),
         }
 
-    outcomes = await asyncio.gather(*(one(task) for task in tasks))
-    domain = next(iter(worlds))
+    tried = await asyncio.gather(*(one(task) for task in tasks))
+    outcomes = [outcome for outcome in tried if outcome is not None]
+    cell = {"model": name, "domain": next(iter(worlds)), "noise": noise}
     row = {
-        "model": name,
-        "domain": domain,
-        "noise": noise,
-        "passed": sum(passed for passed, _ in outcomes),
+        **cell,
+        "passed": sum(outcome["reward"] == 1 for outcome in outcomes),
         "total": len(outcomes),
+        "invalid": len(tried) - len(outcomes),
     }
-    examples = [example for _, example in outcomes[:NUM_EXAMPLES]]
-    return {"row": row, "examples": {**row, "examples": examples}}
+    return {
+        "row": row,
+        "examples": {**row, "examples": outcomes[:NUM_EXAMPLES]},
+        "outcomes": {
+            **cell,
+            "rewards": {outcome["task"]: outcome["reward"] for outcome in outcomes},
+        },
+    }
 
 
 def averages(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from longcat_dora import (
+    Invalid,
     LocalRuntime,
     Policy,
     Progress,
@@ -25,7 +26,7 @@ from longcat_dora import (
     read_events,
 )
 from longcat_dora import Task as Job
-from longcat_envs import Task
+from longcat_envs import InvalidEpisode, Task
 from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, TrainerConfig
 from longcat_moe import (
     ChatFormat,
@@ -41,6 +42,7 @@ from longcat_cli.agent import DECLARE, act, load_worlds, read_tasks, transcript
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder, write_json
+from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
@@ -60,7 +62,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
         on_step=lambda progress: _show(display, progress, source, recipe),
         on_group=source.record,
     )
-    runtime.run()
+    steps = runtime.run()
     report = check(read_events(place / "dora" / "log"))
     if not report.is_clean:
         raise UsageError(f"the event log of expert {group} breaks its contract: {report.summary()}")
@@ -69,6 +71,8 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     write_json(place / "samples.json", source.samples)
     return {
         "contract": report.summary(),
+        "steps": steps,
+        "moved": relative_change(folder.cold_start, place / "model"),
         "staleness": {str(k): v for k, v in sorted(report.staleness.items())},
         "ended": dict(report.reasons),
         "noise_level": source.noise.level,
@@ -112,15 +116,23 @@ def make_worker(run: str, group: str) -> Worker:
     rl = folder.recipe.rl
     worlds = load_worlds(folder.recipe.groups[group])
 
-    async def rollout(payload: dict[str, Any], policy: Policy) -> tuple[float, dict[str, Any]]:
+    async def rollout(
+        payload: dict[str, Any], policy: Policy
+    ) -> tuple[float, dict[str, Any]] | Invalid:
         task = Task.from_json(payload["task"])
-        episode = await act(
-            worlds, task, policy, level=payload["level"], episode=payload["episode"],
-            max_turns=rl.max_turns,
-        )  # fmt: skip
+        try:
+            attempt = await act(
+                worlds, task, policy, level=payload["level"], episode=payload["episode"],
+                max_turns=rl.max_turns,
+            )  # fmt: skip
+        except InvalidEpisode as error:
+            return Invalid(str(error))
+        episode = attempt.episode
         return episode.reward.total, {
             "level": payload["level"],
             "key": payload["key"],
+            "episode": payload["episode"],
+            "failed_turns": attempt.failed_turns,
             "status": episode.status,
             "calls": episode.num_calls,
             "errors": episode.num_errors,

@@ -1,16 +1,17 @@
 """fuse: the experts into one model, over the cold start they share.
 
 First the models are merged (`merged/`), then the merged model learns from what the experts did well:
-the successful trajectories of their RL runs (`fused/`). The 2601 report calls the two model-level and
+the successful trajectories of their RL runs, mistakes in them masked (`fused/`). The 2601 report calls the two model-level and
 data-level merging.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from longcat_dora import Trajectory, read_trajectories
+from longcat_dora import read_trajectories
 from longcat_fusion import MergeConfig, merge_folders
 from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
 from longcat_moe import LongcatForCausalLM, load_tokenizer, save_tokenizer
@@ -18,14 +19,36 @@ from longcat_moe import LongcatForCausalLM, load_tokenizer, save_tokenizer
 from longcat_cli.agent import DECLARE
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
+from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
+from longcat_cli.recipe import Recipe
+
+from ._successes import successes
 
 
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Merge, then learn; return the facts."""
-    recipe, fuse = folder.recipe, folder.recipe.fuse
+    recipe = folder.recipe
     tune_process()
-    torch.manual_seed(recipe.seed)
+    merge_experts(folder, folder.merged)
+    samples = samples_of(folder)
+    model = LongcatForCausalLM.from_pretrained(folder.merged).train()
+    steps = recipe.fuse.steps if samples else 0
+    if steps:
+        learn(model, samples, recipe, display)
+    model.save_pretrained(folder.fused)
+    save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
+    return {
+        "experts": list(recipe.groups),
+        "trajectories": len(samples),
+        "steps": steps,
+        "moved": relative_change(folder.merged, folder.fused),
+    }
+
+
+def merge_experts(folder: RunFolder, out: Path) -> None:
+    """Merge the experts' weights over the cold start into a folder."""
+    recipe, fuse = folder.recipe, folder.recipe.fuse
     experts = [folder.expert(group) / "model" for group in recipe.groups]
     config = MergeConfig(
         normalise=fuse.normalise,
@@ -36,34 +59,30 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         weights=(1 / len(experts),) * len(experts),
         seed=recipe.seed,
     )
-    merge_folders(folder.cold_start, experts, folder.merged, config=config)
-    samples = [sample for group in recipe.groups for sample in _successes(folder, group)]
-    model = LongcatForCausalLM.from_pretrained(folder.merged).train()
-    if samples and fuse.steps:
-        _learn(model, samples, folder, display)
-    model.save_pretrained(folder.fused)
-    save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
-    return {"experts": list(recipe.groups), "trajectories": len(samples)}
+    merge_folders(folder.cold_start, experts, out, config=config)
 
 
-def _successes(folder: RunFolder, group: str) -> list[Sample]:
-    """The newest successful trajectories of an expert's run, each task at most a few times."""
-    found: dict[str, list[Trajectory]] = {}
-    for trajectory in read_trajectories(folder.expert(group) / "dora" / "log"):
-        if trajectory.reward == 1:
-            found.setdefault(trajectory.task, []).append(trajectory)
+def samples_of(folder: RunFolder) -> list[Sample]:
+    """What the experts did well, from their logs."""
     return [
-        Sample(token_ids=segment.token_ids, loss_mask=segment.loss_mask)
-        for trajectories in found.values()
-        for trajectory in trajectories[-folder.recipe.fuse.per_task :]
-        for segment in trajectory.segments
+        sample
+        for group in folder.recipe.groups
+        for sample in successes(
+            read_trajectories(folder.expert(group) / "dora" / "log"),
+            per_task=folder.recipe.fuse.per_task,
+        )
     ]
 
 
-def _learn(
-    model: LongcatForCausalLM, samples: list[Sample], folder: RunFolder, display: Display
+def learn(
+    model: LongcatForCausalLM,
+    samples: list[Sample],
+    recipe: Recipe,
+    display: Display | None = None,
 ) -> None:
-    fuse = folder.recipe.fuse
+    """Take supervised steps on samples, in an order that the seed decides."""
+    fuse = recipe.fuse
+    torch.manual_seed(recipe.seed)
     trainer = GspoTrainer(
         model,
         TrainerConfig(
@@ -77,8 +96,9 @@ def _learn(
         [len(sample.token_ids) for sample in samples],
         batch_tokens=fuse.batch_tokens,
         num_batches=fuse.steps,
-        seed=folder.recipe.seed,
+        seed=recipe.seed,
     )
     for number, batch in enumerate(batches, start=1):
         metrics = trainer.fit([samples[place] for place in batch])
-        display.update(done=number / fuse.steps, loss=metrics["loss"], trajectories=len(samples))
+        if display is not None:
+            display.update(done=number / fuse.steps, loss=metrics["loss"], samples=len(samples))
