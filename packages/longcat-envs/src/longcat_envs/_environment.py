@@ -102,7 +102,8 @@ class TaskEnvironment:
         self._begin()
 
     def _begin(self) -> None:
-        self._person = Person(self.task.opening, self.task.withheld)
+        topics = tuple(self.task.withheld.split()[1:2])
+        self._person = Person(self.task.opening, self.task.withheld, topics=topics)
         self._said: list[str] = []
         self._seen: set[str] = set()
         self._is_over = False

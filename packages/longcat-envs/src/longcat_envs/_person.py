@@ -66,12 +66,20 @@ def _is_map(value: Any) -> bool:
 
 
 class Person:
-    """One person in one talk."""
+    """One person in one talk.
 
-    def __init__(self, opening: str, withheld: str) -> None:
-        self._opening, self._withheld = opening, withheld
-        words = withheld.split()
-        self._topic = words[1] if len(words) > 1 else ""
+    Args:
+        opening: What they said first.
+        withheld: What they add when it is asked for; empty if nothing.
+        topics: Words by which one asks for it, besides the usual ones.
+        change: A change of mind, said to the first question whether to go on; empty if none.
+    """
+
+    def __init__(
+        self, opening: str, withheld: str, *, topics: tuple[str, ...] = (), change: str = ""
+    ) -> None:
+        self._opening, self._withheld, self._change = opening, withheld, change
+        self._topics = tuple(re.compile(rf"\b{re.escape(t)}\b", re.IGNORECASE) for t in topics if t)
         self._idle = self._answers = 0
         self.was_asked = False
         """Whether what was withheld has been said."""
@@ -94,14 +102,20 @@ class Person:
 
     def _respond(self, text: str) -> str | None:
         """Answer a question or a request."""
-        is_about = re.search(rf"\b{re.escape(self._topic)}\b", text, re.IGNORECASE)
-        if self._withheld and _WANTS_NAME.search(text):
+        is_about = any(topic.search(text) for topic in self._topics)
+        if self._withheld and (_WANTS_NAME.search(text) or (is_about and not self.was_asked)):
             return self._tell()
         if _CONFIRM.search(text):
-            return self._wait("Yes, please.")
+            return self._agree()
         if self._withheld and is_about:
             return self._tell()
         return self._wait(f"As I said: {self._opening}")
+
+    def _agree(self) -> str | None:
+        if self._change:
+            change, self._change, self._idle = self._change, "", 0
+            return change
+        return self._wait("Yes, please.")
 
     def _tell(self) -> str | None:
         if self.was_asked:

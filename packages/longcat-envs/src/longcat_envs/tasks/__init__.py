@@ -1,0 +1,12 @@
+"""Tasks in worlds with a past: wishes, goals, words, people, and the environment of one task."""
+
+from ._chain import Call, Chains, Figure
+from ._environment import REFUSE, WorldEnvironment, system_prompt
+from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
+from ._make import Difficulty, TaskMaker
+from ._task import Step, WorldTask
+
+__all__ = [
+    "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Step", "TaskMaker",
+    "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome", "system_prompt",
+]  # fmt: skip

@@ -1,0 +1,327 @@
+"""Chains of calls that one person wishes for: plain ones, and refused ones that are repaired.
+
+A deep chain begins with a wish that is refused now, by a rule about something else than the
+record's own state. What the refusing guard reads names the tools that may help; each helper is
+dropped again if the wish does without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from longcat_envs.history import Caller, Setting, owned, write_argument
+from longcat_envs.lang import Guard, show
+from longcat_envs.world import CallRefused, LiveWorld, Tool
+
+from ._goal import Outcome, outcome
+
+MAX_RUNS = 120
+"""Simulated chains for one repair."""
+
+MAX_HELPERS = 3
+TRIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of a record of which people speak."""
+
+    of: str
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One write of a chain."""
+
+    tool: str
+    arguments: dict[str, Any]
+    computed: dict[str, Figure] = field(default_factory=dict[str, Figure])
+    """Arguments that are a number to be looked up."""
+    is_helper: bool = False
+
+
+class Chains:
+    """Finds chains for one person in one world."""
+
+    def __init__(self, setting: Setting, past: int, person: str, rng: Random) -> None:
+        self.setting, self.person, self.rng = setting, person, rng
+        self.world = LiveWorld(setting.machine, setting.past(past).base)
+        self.caller = Caller(self.world, setting.words, rng)
+        self.tools = setting.machine.tools
+        self.askable = [self.tools[name] for name in setting.words.asks]
+        self.runs = 0
+
+    def run(self, chain: Sequence[Call]) -> tuple[int, CallRefused | None]:
+        """Run a chain from the start; return how many calls succeeded, and the refusal."""
+        self.runs += 1
+        self.world.reset()
+        for number, call in enumerate(chain):
+            try:
+                self.world.call(call.tool, call.arguments)
+            except CallRefused as refused:
+                return number, refused
+        return len(chain), None
+
+    def outcome(self, chain: Sequence[Call]) -> Outcome | None:
+        """Return what a chain comes to; `None` if a call of it is refused."""
+        return outcome(self.world) if self.run(chain)[1] is None else None
+
+    # -- wishes --------------------------------------------------------------------------
+
+    def wishes(self, uses: Counter[str]) -> list[Tool]:
+        """Return what the person may ask for, in an order that prefers what was seldom asked."""
+        wished = [t for t in self.askable if t.action and not t.action.is_inside]
+        weights = {t.name: self.rng.random() ** (1 + uses[t.name]) for t in wished}
+        return sorted(wished, key=lambda t: -weights[t.name])
+
+    def draw(self, tool: Tool, *, computed: float = 0.0) -> Call | None:
+        """Draw a call of a tool for the person, in the world as it stands."""
+        arguments = self.caller.draw(tool, self.person)
+        if arguments is None:
+            return None
+        call = Call(tool.name, arguments)
+        return self._compute(tool, call, []) if self.rng.random() < computed else call
+
+    def plain(self, chain: list[Call], uses: Counter[str], *, computed: float) -> Call | None:
+        """Return a wish that succeeds after the chain and touches nothing that it touched."""
+        for tool in self.wishes(uses)[:12]:
+            for _ in range(TRIES):
+                self.run(chain)
+                call = self.draw(tool, computed=computed)
+                if call is not None and self.fits(chain, call):
+                    return call
+        return None
+
+    def fits(self, chain: list[Call], call: Call) -> bool:
+        """Whether a call succeeds after the chain, writes no field anew and ends nothing new."""
+        if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
+            return False
+        before = self.outcome(chain)
+        after = self.outcome([*chain, call])
+        if before is None or after is None or after == before:
+            return False
+        fields = {(r, f) for r, fs in before.changed.items() for f in fs if f != "balance"}
+        for record, values in after.changed.items():
+            old = before.changed.get(record, {})
+            for name, value in values.items():
+                if (record, name) in fields and old.get(name) != value:
+                    return False
+        kept = all(record in after.changed for record in before.changed)
+        return (
+            kept
+            and self.is_sensible(call)
+            and len(after.made) >= len(before.made)
+            and not self._ends_new(chain, call)
+        )
+
+    def is_sensible(self, call: Call) -> bool:
+        """Whether a looked-up amount makes sense, in the world after the call.
+
+        It uses up what it is a figure of, or it is the figure of a record of another kind.
+        """
+        tool = self.tools[call.tool]
+        own = call.arguments.get(f"{tool.of}_id")
+        for figure in call.computed.values():
+            if figure.id == own and self.value(figure) != 0:
+                return False
+            if figure.id != own and figure.of in (tool.of, self.setting.spec.person):
+                return False
+        return True
+
+    def _moves_back(self, helper: Call, wish: Call) -> bool:
+        """Whether a helper only moves money to where the wish takes it from."""
+        one, other = self.tools[helper.tool], self.tools[wish.tool]
+        key = f"{one.of}_id"
+        both = one.part == other.part == "ledger"
+        return both and helper.arguments.get(key) == wish.arguments.get(key)
+
+    def _only_replaces(self, helper: Call, wish: Call) -> bool:
+        """Whether a helper only ends a record so that the wish can make the same one anew."""
+        one, other = self.tools[helper.tool], self.tools[wish.tool]
+        if other.action is None or not other.action.makes_record or one.of != other.of:
+            return False
+        row = self.world.store.row(one.of, helper.arguments[f"{one.of}_id"])
+        fields = self.setting.spec.classes[one.of].fields
+        held: dict[str, Any] = {}
+        for name, _ in other.action.parameters:
+            held.update(write_argument(name, fields[name].type, row[name]))
+        return all(wish.arguments.get(name) == value for name, value in held.items())
+
+    def _ends_new(self, chain: list[Call], call: Call) -> bool:
+        """Whether a call changes the state of a record that the chain itself has made."""
+        self.run(chain)
+        tool = self.tools[call.tool]
+        action = tool.action
+        identifier = call.arguments.get(f"{tool.of}_id")
+        is_new = identifier is not None and identifier not in self.world.store.base.rows[tool.of]
+        ends = action is not None and action.target in self.setting.spec.classes[tool.of].ends
+        return is_new and ends
+
+    def refused(self, chain: list[Call], uses: Counter[str]) -> tuple[Call, Guard] | None:
+        """Return a wish that one rule, and one only, forbids both at the start and at the end."""
+        for tool in self.wishes(uses):
+            for _ in range(TRIES):
+                self.run([])
+                call = self.draw(tool)
+                if call is None:
+                    continue
+                guard = self._forbidding(call)
+                if guard is None:
+                    continue
+                _, last = self.run([*chain, call])
+                if (
+                    last is not None
+                    and last.guard is not None
+                    and last.guard.reason == guard.reason
+                ):
+                    return call, guard
+        return None
+
+    def _forbidding(self, call: Call) -> Guard | None:
+        _, refusal = self.run([call])
+        guard = refusal.guard if refusal is not None else None
+        if guard is None or guard.is_state or guard.reason not in self.setting.spec.clauses:
+            return None
+        tool = self.tools[call.tool]
+        assert tool.action is not None
+        values = self.world.arguments(tool, call.arguments)
+        if tool.action.makes_record:
+            return guard
+        values["self"] = values.pop(f"{tool.of}_id")
+        failing = 0
+        for other in tool.action.guards:
+            try:
+                failing += not other.run(self.world.store, dict(values))
+            except KeyError:  # a guard of an action called with values of its own
+                continue
+        return guard if failing <= 1 else None
+
+    # -- repair --------------------------------------------------------------------------
+
+    def repaired(self, uses: Counter[str]) -> list[Call] | None:
+        """Return a chain whose last call is refused without those before it."""
+        for tool in self.wishes(uses):
+            for _ in range(TRIES):
+                self.run([])
+                call = self.draw(tool)
+                if call is None:
+                    continue
+                _, refusal = self.run([call])
+                guard = refusal.guard if refusal is not None else None
+                if guard is None or guard.is_state:
+                    continue
+                self.runs = 0
+                chain = self._repair([], call, MAX_HELPERS)
+                if chain is not None and len(chain) > 1:
+                    return self._needed(chain)
+        return None
+
+    def _repair(self, helpers: list[Call], wish: Call, depth: int) -> list[Call] | None:
+        done, refusal = self.run([*helpers, wish])
+        if refusal is None:
+            return [*helpers, wish]
+        guard = refusal.guard
+        if depth == 0 or guard is None or done < len(helpers) or self.runs > MAX_RUNS:
+            return None
+        useful = [t for t in self.askable if t.writes & guard.reads and t.name != wish.tool]
+        self.rng.shuffle(useful)
+        for tool in useful:
+            for _ in range(2):
+                self.run(helpers)
+                call = self._focused(tool, [*helpers, wish])
+                if call is None or call in helpers or self._moves_back(call, wish):
+                    continue
+                if self._only_replaces(call, wish):
+                    continue
+                if self.run([*helpers, call])[1] is not None or not self.is_sensible(call):
+                    continue
+                found = self._repair([*helpers, call], wish, depth - 1)
+                if found is not None:
+                    return found
+        return None
+
+    def _needed(self, chain: list[Call]) -> list[Call] | None:
+        """Drop every helper that the wish does without."""
+        place = 0
+        while place < len(chain) - 1:
+            shorter = chain[:place] + chain[place + 1 :]
+            if self.run(shorter)[1] is None:
+                chain = shorter
+            else:
+                place += 1
+        helpers = [Call(c.tool, c.arguments, c.computed, is_helper=True) for c in chain[:-1]]
+        return [*helpers, chain[-1]] if helpers else None
+
+    def _focused(self, tool: Tool, about: Sequence[Call]) -> Call | None:
+        """Draw a call that concerns the records of other calls, with their values."""
+        arguments = self.caller.draw(tool, self.person)
+        if arguments is None:
+            return None
+        known = {v for call in about for v in call.arguments.values() if isinstance(v, str)}
+        action = tool.action
+        for one in tool.parameters:
+            if one.type.kind == "ref":
+                is_self = one.name == f"{tool.of}_id" and action is not None
+                states = action.sources if is_self and action is not None else ()
+                options = self.caller.options(one.type, self.person, states)
+                near = [i for i in options if i in known or self._is_near(one.type.of, i, known)]
+                taken = {arguments[n] for n in arguments if n != one.name}
+                near = [i for i in near if i not in taken] or near
+                if near and (is_self or self.rng.random() < 0.5):
+                    arguments[one.name] = self.rng.choice(near)
+            else:
+                for call in about:
+                    if one.name in call.arguments and self.rng.random() < 0.8:
+                        arguments[one.name] = call.arguments[one.name]
+        call = Call(tool.name, arguments)
+        return self._compute(tool, call, about) if self.rng.random() < 0.7 else call
+
+    def _is_near(self, of: str, identifier: str, known: set[str]) -> bool:
+        row = self.world.store.row(of, identifier)
+        is_new = identifier not in self.world.store.base.rows[of]
+        fields = self.setting.spec.classes[of].fields.values()
+        return is_new or any(row[f.name] in known for f in fields if f.type.kind == "ref")
+
+    def _compute(self, tool: Tool, call: Call, about: Sequence[Call]) -> Call:
+        """Let an amount be a figure of a record that the call or the person knows."""
+        for one in tool.parameters:
+            if one.type.kind != "money":
+                continue
+            figures = self.figures([call, *about])
+            if not figures:
+                return call
+            figure, value = self.rng.choice(figures)
+            arguments = {**call.arguments, one.name: show(one.type, value)}
+            return Call(call.tool, arguments, {one.name: figure})
+        return call
+
+    def figures(self, about: Sequence[Call]) -> list[tuple[Figure, int]]:
+        """Return amounts above zero, of the records that calls name or the person owns."""
+        spec, store = self.setting.spec, self.world.store
+        known = {v for call in about for v in call.arguments.values() if isinstance(v, str)}
+        found: list[tuple[Figure, int]] = []
+        for key in self.setting.words.figures:
+            of, _, name = key.partition(".")
+            for identifier in owned(store, of, self.person):
+                if about and identifier not in known and of != spec.person:
+                    continue
+                value = self.value(Figure(of, identifier, name))
+                type_ = spec.classes[of]
+                kind = (type_.fields[name].type if name in type_.fields else
+                        type_.derived[name].type).kind  # fmt: skip
+                if kind == "money" and value != 0:
+                    found.append((Figure(of, identifier, name), abs(value)))
+        return found
+
+    def value(self, figure: Figure) -> Any:
+        """Return a figure in the world as it stands."""
+        one = self.setting.spec.classes[figure.of]
+        if figure.name in one.derived:
+            return one.derived[figure.name].run(self.world.store, {"self": figure.id})
+        return self.world.store.row(figure.of, figure.id)[figure.name]

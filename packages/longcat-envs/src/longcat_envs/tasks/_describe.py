@@ -1,0 +1,134 @@
+"""How a person speaks of a record, and the calls by which an agent finds it.
+
+A noun names a record by some of its fields. It is used only if, among the records that have not
+ended, one alone fits; every word of it that is looked up is a filter of the search.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from longcat_envs.history import Setting, write_argument
+from longcat_envs.lang import Type, show
+from longcat_envs.world import Store
+
+from ._task import Step
+
+SLOT = re.compile(r"\{(\w+)(?:\.(first|last))?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Words for a record, and the steps to its id."""
+
+    text: str
+    steps: tuple[Step, ...] = ()
+
+
+def say(type_: Type, value: Any) -> str:
+    """Write a value as a person says it."""
+    if type_.kind == "flag":
+        return "yes" if value else "no"
+    if type_.kind in ("enum", "state"):
+        return str(value).replace("_", " ")
+    return str(show(type_, value))
+
+
+class Describer:
+    """Describes records of one world as one person would."""
+
+    def __init__(self, setting: Setting, store: Store, person: str, rng: Random) -> None:
+        self.setting, self.store, self.person, self.rng = setting, store, person, rng
+        self.spec = setting.spec
+
+    def me(self) -> Description:
+        """Return the name by which the person is known, and how they are found."""
+        of = self.spec.person
+        row = self.store.row(of, self.person)
+        key = next(f.name for f in self.spec.classes[of].fields.values()
+                   if f.is_unique and f.type.kind == "text")  # fmt: skip
+        step = Step(tool=f"search_{of}", arguments={key: row[key]}, thought=f"who the {of} is")
+        return Description(row[key], (step,))
+
+    def record(self, of: str, identifier: str, depth: int = 0) -> Description | None:
+        """Describe a record; `None` if no noun singles it out."""
+        if of == self.spec.person and identifier == self.person:
+            return Description("me", self.me().steps)
+        if depth > 3 or of not in self.setting.words.nouns:
+            return None
+        nouns = list(self.setting.words.nouns[of])
+        self.rng.shuffle(nouns)
+        for noun in nouns:
+            found = self._by_noun(of, identifier, noun, depth)
+            if found is not None:
+                return found
+        return None
+
+    def _by_noun(self, of: str, identifier: str, noun: str, depth: int) -> Description | None:
+        one, row = self.spec.classes[of], self.store.row(of, identifier)
+        filters: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        texts: dict[str, str] = {}
+        steps: list[Step] = []
+        if one.owner is not None and len(one.owner) == 1:
+            if row[one.owner[0]] != self.person:
+                return None
+            steps += self.me().steps
+            filters[one.owner[0]] = values[one.owner[0]] = self.person
+        for match in SLOT.finditer(noun):
+            name, end = match[1], match[2]
+            type_ = one.fields[name].type
+            value = row[name]
+            if type_.kind == "ref":
+                inner = self.record(type_.of, value, depth + 1)
+                if inner is None:
+                    return None
+                texts[match[0]] = inner.text
+                steps += inner.steps
+                filters[name] = values[name] = value
+            elif type_.kind == "days":
+                day = value[0 if end == "first" else 1]
+                side = "from" if end == "first" else "until"
+                filters[f"{name}_{side}"] = texts[match[0]] = show(Type("date"), day)
+                values[f"{name} {end}"] = day
+            else:
+                filters.update(write_argument(name, type_, value))
+                values[name] = value
+                texts[match[0]] = say(type_, value)
+        if not self._is_alone(of, identifier, values):
+            return None
+        text = SLOT.sub(lambda match: texts[match[0]], noun)
+        words = of.replace("_", " ")
+        steps.append(Step(tool=f"search_{of}", arguments=filters, thought=f"which {words}"))
+        return Description(text, tuple(steps))
+
+    def _is_alone(self, of: str, identifier: str, values: Mapping[str, Any]) -> bool:
+        """Whether the record has not ended, and no other that has not ended fits."""
+        ends = self.spec.classes[of].ends
+        if not values or self.store.row(of, identifier).get("state") in ends:
+            return False
+        fitting = 0
+        for other in self.store.ids(of):
+            row = self.store.row(of, other)
+            fitting += row.get("state") not in ends and all(
+                _value(row, name) == value for name, value in values.items()
+            )
+        return fitting == 1
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    field, _, end = name.partition(" ")
+    return row[field][0 if end == "first" else 1] if end else row[field]
+
+
+def unique_steps(steps: list[Step]) -> list[Step]:
+    """Leave out searches that were made before."""
+    kept: list[Step] = []
+    for step in steps:
+        if step not in kept or not step.tool.startswith(("search_", "get_")):
+            kept.append(step)
+    return kept

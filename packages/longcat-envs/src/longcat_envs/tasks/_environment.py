@@ -1,0 +1,192 @@
+"""The environment of one task in a world with a past; the protocol of `longcat_envs.Environment`.
+
+The life of an episode: `reset`, then any number of `call` and `reply`, then `score`, then `close`.
+What is wrong with a call is an answer; what is wrong with the world is `Invalid`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any, cast
+
+from longcat_envs._database import ToolError
+from longcat_envs._environment import Message, Observation, ToolResult, parse_call
+from longcat_envs._person import Person, spoken
+from longcat_envs._task import Invalid, Reward
+from longcat_envs.history import Setting
+from longcat_envs.world import LiveWorld
+
+from ._goal import judge, number_forms, outcome
+from ._task import WorldTask
+
+REFUSE = "refuse_request"
+
+
+def refuse_schema(setting: Setting) -> dict[str, Any]:
+    """Return the tool by which a wish is refused: an act, with the rule that forbids it."""
+    rules = [f"R{number}" for number, _ in enumerate(setting.spec.clauses, start=1)]
+    return {
+        "type": "function",
+        "function": {
+            "name": REFUSE,
+            "description": "Refuse what the person asks because a rule forbids it; once for each "
+            "wish that is refused. Nothing else is done about that wish.",
+            "parameters": {
+                "type": "object",
+                "properties": {"rule": {"type": "string", "description": "Number of the rule.",
+                                        "enum": rules}},
+                "required": ["rule"], "additionalProperties": False,
+            },
+        },
+    }  # fmt: skip
+
+
+def system_prompt(setting: Setting, task: WorldTask) -> str:
+    """Return who the agent is, the day, and the rules that its tools follow."""
+    machine, clauses = setting.machine, setting.spec.clauses
+    present = [machine.tools[name] for name in task.tools if name in machine.tools]
+    reasons = {g.reason for t in present if t.action for g in t.action.guards}
+    written = {w for t in present for w in t.writes}
+    for rule in setting.spec.rules:
+        if any(f"{r.of}.{r.name}" in written for r in rule.bad.reads):
+            reasons.add(rule.reason)
+    rules = [f"R{n} {reason}" for n, reason in enumerate(clauses, start=1) if reason in reasons]
+    today = date.fromordinal(setting.past(task.past).base.today)
+    you = setting.words.you or f"You work at {setting.words.title}."
+    return (
+        f"{you} Today is {today.isoformat()}, a {today:%A}. People tell you who they are. Records "
+        "that have ended are not meant unless they are named as such. Before the first change, say "
+        "what you will do and wait for an answer. Do only what is asked; if a rule forbids it, "
+        f"refuse it with {REFUSE} and the number of the rule. At the end say what was done.\n"
+        "Rules: " + "; ".join(rules) + "."
+    )
+
+
+class WorldEnvironment:
+    """One task, one world, one person."""
+
+    def __init__(self, setting: Setting, task: WorldTask) -> None:
+        if task.domain != setting.spec.name:
+            raise ValueError(
+                f"task {task.id!r} must be of domain {setting.spec.name!r}, is of {task.domain!r}"
+            )
+        unknown = set(task.tools) - set(setting.machine.tools) - {REFUSE}
+        if unknown:
+            raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")
+        self.setting, self.task = setting, task
+        self._world: LiveWorld | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        task = self.task
+        self._person = Person(task.opening, task.withheld, topics=task.topics, change=task.change)
+        self._said: list[str] = []
+        self._heard = [task.opening]
+        self._seen: set[str] = set()
+        self._numbers: set[str] = set()
+        self._refused: list[str] = []
+        self._is_over, self._fault = False, ""
+
+    async def reset(self) -> Observation:
+        """Begin the episode anew; return the rules, the opening and the tools."""
+        if self._world is None:
+            self._world = LiveWorld(self.setting.machine, self.setting.past(self.task.past).base)
+        else:
+            self._world.reset()
+        self._begin()
+        schemas = self.setting.machine.schemas
+        return Observation(
+            messages=[
+                {"role": "system", "content": system_prompt(self.setting, self.task)},
+                {"role": "user", "content": self.task.opening},
+            ],
+            tools=[
+                refuse_schema(self.setting) if name == REFUSE else schemas[name]
+                for name in self.task.tools
+            ],
+        )
+
+    async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
+        """Run one call; whatever is wrong with it is an answer, never an exception."""
+        return self.call_now(tool_call)
+
+    def call_now(self, tool_call: Any) -> ToolResult:
+        """Run one call without waiting: everything is in this process."""
+        try:
+            if self._world is None or self._is_over:
+                raise ToolError("the conversation is over")
+            name, arguments = parse_call(tool_call)
+            if name not in self.task.tools:
+                raise ToolError(f"there is no tool {name[:80]!r}")
+            if name == REFUSE:
+                result: Any = self._refuse(arguments)
+            else:
+                result = self._world.call(name, arguments)
+        except ToolError as error:
+            return ToolResult(_compact({"error": str(error)}), is_error=True)
+        except Exception as error:  # the world's own fault: the episode is invalid, not lost
+            self._fault = self._fault or f"{type(error).__name__}: {error}"
+            return ToolResult(_compact({"error": "the system is out of order"}), is_error=True)
+        for value in _values(result):
+            self._seen.add(str(value))
+            self._numbers |= number_forms(value)
+        return ToolResult(_compact(result))
+
+    def _refuse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        rule = arguments.get("rule")
+        clauses = self.setting.spec.clauses
+        known = {f"R{number}": words for number, words in enumerate(clauses, start=1)}
+        if set(arguments) != {"rule"} or not isinstance(rule, str) or rule not in known:
+            raise ToolError("rule must be the number of a rule, such as R1")
+        self._refused.append(rule)
+        return {"done": True, "refused": known[rule]}
+
+    async def reply(self, message: Message) -> Message | None:
+        """Answer as the person; `None` once the person has ended the talk."""
+        if self._is_over:
+            return None
+        text = spoken(message)
+        self._said.append(text)
+        answer = self._person.answer(text)
+        if answer is None:
+            self._is_over = True
+            return None
+        self._heard.append(answer)
+        return {"role": "user", "content": answer}
+
+    async def score(self) -> Reward | Invalid:
+        """Judge what was changed, caused and told."""
+        if self._world is None:
+            return Invalid("the episode was not begun: reset was not called")
+        if self._fault:
+            return Invalid(self._fault)
+        reached = outcome(
+            self._world, self._refused,
+            said="\n".join(self._said) if self._is_over else None,
+            seen=frozenset(self._seen), seen_numbers=frozenset(self._numbers),
+            heard="\n".join(self._heard), was_asked=self._person.was_asked,
+        )  # fmt: skip
+        parts = judge(self.task.goal, reached, withholds=bool(self.task.withheld))
+        return Reward(float(all(parts.values())), parts)
+
+    async def close(self) -> None:
+        """Free the world; `reset` builds it anew."""
+        self._world = None
+
+
+def _values(result: Any) -> Iterator[Any]:
+    if isinstance(result, dict):
+        for value in cast("dict[str, Any]", result).values():
+            yield from _values(value)
+    elif isinstance(result, list):
+        for value in cast("list[Any]", result):
+            yield from _values(value)
+    elif result is not None and not isinstance(result, bool):
+        yield result
+
+
+def _compact(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode("utf-8")

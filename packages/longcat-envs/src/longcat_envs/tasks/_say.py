@@ -1,0 +1,174 @@
+"""From calls to sentences and back to the steps that an agent needs for them.
+
+A sentence takes one of the domain's ways of asking and fills it with the words for records and
+values. An opening is composed of a greeting, who speaks, frames around the sentences, and an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+from longcat_envs.history import Setting
+from longcat_envs.lang import Type, show
+
+from ._chain import Call, Chains, Figure
+from ._describe import SLOT, Describer
+from ._goal import Tell
+from ._task import Step
+
+GREETINGS = ("Hello.", "Hi,", "Good morning.", "Good day.", "Hello there.", "Hi there,", "Morning.",
+             "Excuse me.", "")  # fmt: skip
+NAMES = ("I am {}.", "my name is {}.", "this is {}.", "{} here.", "it's {}.")
+FRAMES = ("Please {}.", "Could you {}?", "I would like you to {}.", "Can you {}, please?", "{}.",
+          "I need you to {}.")  # fmt: skip
+ENDS = ("Thank you.", "Thanks a lot.", "", "That would help me.", "Many thanks.", "")
+FIRST = ("First of all: {}", "To begin with: {}", "First, {}")
+NEXT = ("Then: {}", "After that: {}", "And then {}", "Next, {}")
+MORE = ("Also, {}", "{}", "One more thing: {}", "And {}", "Besides, {}")
+BEFORE = ("Should something stand in the way of that: {}", "To make that possible: {}",
+          "If need be for that, {}", "For that, {}")  # fmt: skip
+WANTS_FIGURE = (
+    "tell me {}",
+    "let me know {}",
+    "I also want to know {}",
+    "say what I should know: {}",
+)
+STATEMENTS = ("I", "my", "no", "here", "breakfast", "{by}", "{amount}")
+"""First words of sentences that do not tell anybody to do something."""
+VAGUE = {"money": "an amount I will tell you", "date": "a day I will tell you",
+         "int": "a number I will tell you", "text": "something I will tell you"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A wish in words, and the steps that fulfil it."""
+
+    text: str
+    steps: tuple[Step, ...]
+    is_order: bool = True
+    """Whether it tells somebody to do something, such as `close my account`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vague:
+    """A value that a sentence leaves out or gets wrong at first."""
+
+    argument: str
+    words: str
+
+
+class Speaker:
+    """Puts wishes of one person into words."""
+
+    def __init__(self, setting: Setting, chains: Chains, rng: Random) -> None:
+        self.setting, self.chains, self.rng = setting, chains, rng
+        self.describer = Describer(setting, chains.world.store, chains.person, rng)
+
+    def wish(self, call: Call, vague: Vague | None = None) -> Sentence | None:
+        """Say a call in the world as it stands; `None` if its records have no words."""
+        tool = self.setting.machine.tools[call.tool]
+        types = {one.name: one.type for one in tool.parameters}
+        template = self.rng.choice(self.setting.words.asks[call.tool])
+        texts: dict[str, str] = {}
+        steps: list[Step] = list(self.describer.me().steps)
+        for match in SLOT.finditer(template):
+            name = f"{tool.of}_id" if match[1] == "self" else match[1]
+            if match[2]:
+                side = "from" if match[2] == "first" else "until"
+                texts[match[0]] = str(call.arguments[f"{name}_{side}"])
+            elif name in call.computed:
+                figure = self.figure(call.computed[name])
+                if figure is None:
+                    return None
+                texts[match[0]] = figure.text
+                steps += figure.steps
+            elif types[name].kind == "ref":
+                found = self.describer.record(types[name].of, call.arguments[name])
+                if found is None:
+                    return None
+                texts[match[0]] = found.text
+                steps += found.steps
+            elif vague is not None and vague.argument == name:
+                texts[match[0]] = vague.words
+            else:
+                texts[match[0]] = say_argument(types[name], call.arguments[name])
+        for name in types:  # what has no words of its own is found all the same, or not at all
+            if types[name].kind == "ref" and not self._is_mentioned(template, tool.of, name):
+                found = self.describer.record(types[name].of, call.arguments[name])
+                if found is None and not self._is_new(types[name].of, call.arguments[name]):
+                    return None
+                steps += found.steps if found is not None else ()
+        text = SLOT.sub(lambda match: texts[match[0]], template)
+        steps.append(Step(tool=call.tool, arguments=call.arguments, thought="do it"))
+        return Sentence(text, tuple(steps), template.split()[0] not in STATEMENTS)
+
+    def _is_mentioned(self, template: str, of: str, name: str) -> bool:
+        return "{" + ("self" if name == f"{of}_id" else name) + "}" in template
+
+    def _is_new(self, of: str, identifier: str) -> bool:
+        return identifier not in self.chains.world.store.base.rows[of]
+
+    def figure(self, figure: Figure) -> Sentence | None:
+        """Say a number of a record."""
+        template = self.rng.choice(self.setting.words.figures[f"{figure.of}.{figure.name}"])
+        found = self.describer.record(figure.of, figure.id)
+        if found is None:
+            return None
+        look = Step(tool=f"get_{figure.of}", arguments={f"{figure.of}_id": figure.id},
+                    thought=f"see the {figure.name.replace('_', ' ')}")  # fmt: skip
+        return Sentence(template.replace("{self}", found.text), (*found.steps, look))
+
+    def tell(self, figure: Figure) -> Tell | None:
+        """Return the figure as something to be told, in the world as it stands."""
+        one = self.setting.spec.classes[figure.of]
+        type_ = (one.fields[figure.name].type if figure.name in one.fields else
+                 one.derived[figure.name].type)  # fmt: skip
+        if type_.kind not in ("money", "int", "date") or type_.is_optional:
+            return None
+        value = str(show(type_, self.chains.value(figure)))
+        what = f"{figure.name.replace('_', ' ')} of {figure.of.replace('_', ' ')}"
+        return Tell(what=what, kind=type_.kind, value=value)
+
+    def opening(self, sentences: Sequence[str], name: str) -> str:
+        """Compose what the person says first."""
+        rng = self.rng
+        greeting, who = rng.choice(GREETINGS), rng.choice(NAMES).format(name)
+        if not greeting or greeting.endswith("."):
+            who = who[0].upper() + who[1:]
+        parts = [greeting, who, *(_upper(text) for text in sentences), rng.choice(ENDS)]
+        return " ".join(part for part in parts if part)
+
+    def frame(self, sentence: Sentence, ways: Sequence[str] = ("{}",)) -> str:
+        """Put a sentence into a frame, and that into another."""
+        frame = self.rng.choice(FRAMES) if sentence.is_order and self.rng.random() < 0.7 else "{}."
+        inner = frame.format(sentence.text)
+        way = self.rng.choice(ways)
+        if way != "{}":
+            inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner
+        return _upper(way.format(inner))
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:] if text else text
+
+
+def say_argument(type_: Type, value: Any) -> str:
+    """Write an argument as a person says it."""
+    if type_.kind == "flag":
+        return "yes" if value else "no"
+    if type_.kind == "enum":
+        return str(value).replace("_", " ")
+    if type_.kind == "money":
+        amount = Decimal(str(value))
+        return str(int(amount)) if amount == int(amount) else f"{amount:.2f}"
+    return str(value)
+
+
+def yours(text: str) -> str:
+    """Turn a person's words into what is said to them."""
+    swaps = {"my": "your", "me": "you", "I": "you", "have": "have", "am": "are"}
+    return " ".join(swaps.get(word, word) for word in text.split(" "))

@@ -1,0 +1,67 @@
+"""A task of a world with a past: plain data that survives a trip through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._goal import Goal, Tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call of a golden chain."""
+
+    tool: str
+    arguments: dict[str, Any]
+    thought: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldTask:
+    """What a person wants, and how one can tell that it was done."""
+
+    id: str
+    domain: str
+    past: int
+    """Seed of the history that the world starts from."""
+    difficulty: str
+    tags: tuple[str, ...]
+    opening: str
+    withheld: str = ""
+    topics: tuple[str, ...] = ()
+    """Words by which one asks for what is withheld."""
+    change: str = ""
+    """A change of mind, said when the agent asks whether to go on."""
+    person: str
+    """Id of the person's own record."""
+    tools: tuple[str, ...]
+    golden: tuple[Step, ...]
+    answer: str
+    goal: Goal
+    profile: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def writes(self) -> tuple[Step, ...]:
+        """The golden steps that change something or refuse."""
+        return tuple(s for s in self.golden if not s.tool.startswith(("get_", "search_")))
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> WorldTask:
+        """Read what `to_json` wrote."""
+        raw = json.loads(line)
+        goal = raw["goal"]
+        goal["told"] = tuple(Tell(**tell) for tell in goal["told"])
+        for name in ("made", "events", "touched", "refused"):
+            goal[name] = tuple(goal[name])
+        raw["goal"] = Goal(**goal)
+        raw["golden"] = tuple(Step(**step) for step in raw["golden"])
+        for name in ("tags", "topics", "tools"):
+            raw[name] = tuple(raw[name])
+        return cls(**raw)
