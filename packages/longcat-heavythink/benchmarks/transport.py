@@ -144,7 +144,7 @@ def main():
     url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
     spent = {}
     try:
-        for name, use in sides.items():  # warm up
+        for use in sides.values():  # warm up
             asyncio.run(use(url, 8))
         for _ in range(rounds):
             for k in (64, 512):

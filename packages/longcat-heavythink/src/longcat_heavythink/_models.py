@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 from ._replies import Call, Delta, Failure, FailureKind, Message, Reply, ToolCall, plain_text
-from ._thoughts import split_thoughts
+from ._thoughts import may_hold_thoughts, split_thoughts
 
 Complete = Callable[[list[Message], float], Awaitable[str | Reply]]
 """`await complete(messages, temperature)` returns an answer: text, or a whole `Reply`."""
@@ -89,7 +89,7 @@ def _copy(value: Any) -> Any:
 
 def text_reply(content: str, **fields: Any) -> Reply:
     """Return a reply made from a completion's text, its thoughts told apart."""
-    if "<" not in content and "[" not in content and "◁" not in content:  # no tag, the usual case
+    if not may_hold_thoughts(content):
         text = content.strip()
         return Reply(text=text, failure=None if text else _NOTHING, **fields)
     return judged(content, **fields)
@@ -116,7 +116,7 @@ def judged(
         fields: Of `Reply`, taken over.
     """
     text, unclosed = plain_text(content).strip(), False
-    if not thoughts:
+    if not thoughts and may_hold_thoughts(text):
         parts = split_thoughts(text)
         text, thoughts, unclosed = parts.text, parts.thoughts, parts.unclosed
     failure: Failure | None = None

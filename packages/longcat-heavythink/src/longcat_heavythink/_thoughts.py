@@ -37,7 +37,7 @@ def split_thoughts(content: str) -> Parts:
     >>> split_thoughts("<think>six sev").unclosed
     True
     """
-    if "<" not in content and "[" not in content and "◁" not in content:
+    if not may_hold_thoughts(content):
         return Parts("", content.strip())
     thoughts: list[str] = []
     rest = content
@@ -51,6 +51,11 @@ def split_thoughts(content: str) -> Parts:
         opened = _OPEN.match(rest)
     more, rest, unclosed = _split_lines(rest)
     return Parts("\n".join(part for part in [*thoughts, *more] if part), rest.strip(), unclosed)
+
+
+def may_hold_thoughts(content: str) -> bool:
+    """Return whether a text holds the beginning of any tag; most do not."""
+    return "<" in content or "[" in content or "◁" in content
 
 
 def _closer(opened: re.Match[str]) -> str:

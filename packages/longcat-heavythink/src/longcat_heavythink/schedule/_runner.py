@@ -19,7 +19,7 @@ from random import Random
 
 from longcat_heavythink._budget import Budget, prompt_bytes
 from longcat_heavythink._events import FellBack, OnEvent, RunFinished, StageStarted
-from longcat_heavythink._models import Model
+from longcat_heavythink._models import Model, copy_message
 from longcat_heavythink._packing import pack
 from longcat_heavythink._prompts import candidate_text, quoted
 from longcat_heavythink._replies import Call, FailureKind, Message, Reply, Usage
@@ -57,7 +57,7 @@ class Runner:
         self.on_event, self.on_record = on_event, on_record
         self.drawer = Drawer(budget=budget, book=book, on_event=on_event, stream=settings.stream)
         self.outcome = Outcome(Reply(), "")
-        self.messages: list[Message] = []
+        self.messages: tuple[Message, ...] = ()
         self._until_s: float | None = None
         self._began_s = 0.0
 
@@ -67,7 +67,7 @@ class Runner:
         Raises:
             HeavyThinkError: Not one good answer came.
         """
-        self.messages = list(messages)
+        self.messages = tuple(copy_message(message) for message in messages)
         clock = asyncio.get_running_loop().time
         self._began_s = clock()
         candidates: dict[int, Reply] = {}

@@ -1,6 +1,7 @@
 """One client for all calls: bounded connections, retries, hedging, deadlines, cancellation."""
 
-from ._endpoint import Endpoint, EndpointConfig, openai_complete
+from ._config import EndpointConfig
+from ._endpoint import Endpoint, openai_complete
 from ._gate import Gate
 from ._retry import Retry
 

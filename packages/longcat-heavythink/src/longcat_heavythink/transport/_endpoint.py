@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import operator
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -32,61 +34,15 @@ from longcat_heavythink._replies import (
     FailureKind,
     Message,
     Reply,
-    Timing,
 )
 
+from ._config import EndpointConfig
 from ._gate import Gate
-from ._retry import Retry, read_retry_after
+from ._retry import read_retry_after
+from ._watch import Watch, Watched
 from ._wire import StreamReader, read_error, read_reply, request_body
 
 MAX_BODY_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointConfig:
-    """How an endpoint is asked."""
-
-    url: str
-    """Base address, such as `http://localhost:8000/v1`."""
-    model: str = ""
-    """Empty: the one model that `/models` names."""
-    api_key: str = field(default="", repr=False)
-    max_tokens: int | None = 1024
-    timeout_s: float = 120.0
-    """Without a byte from the server."""
-    deadline_s: float = 600.0
-    """Of one call, with all its tries and pauses."""
-    max_connections: int = 64
-    retry: Retry = field(default_factory=Retry)
-    hedge_after_s: float | None = None
-    """Ask a second time where an answer takes longer; the first good one counts. Not for streams.
-    It prefers short answers: use it for stragglers of the network, not of thinking."""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Further fields of every request, such as `{"top_p": 0.95}`."""
-    seed: int = 0
-    """Of the jitter."""
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
-        for name in ("timeout_s", "deadline_s", "hedge_after_s"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        if self.max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, got {self.max_connections}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        for name, value in {"api_key": self.api_key, **self.headers}.items():
-            if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
-                raise ValueError(f"{name} must hold no control characters, such as a newline")
-
-    @property
-    def base(self) -> str:
-        """The address without a final slash or the path of chat completions."""
-        return self.url.rstrip("/").removesuffix("/chat/completions")
 
 
 class Endpoint:
@@ -96,6 +52,10 @@ class Endpoint:
         self.config = config
         self.max_tokens = config.max_tokens
         self.gate = Gate(config.max_connections)
+        self._watch = Watch(config.timeout_s, config.deadline_s)
+        self._patience = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(config.timeout_s, 30.0), sock_read=config.timeout_s
+        )
         self._chat = f"{config.base}/chat/completions"
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,6 +63,7 @@ class Endpoint:
         self._model = config.model
         self._asking: asyncio.Lock | None = None
         self._random = Random(config.seed)
+        self._last_body: tuple[tuple[Any, ...], Any, bytes] | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +76,7 @@ class Endpoint:
             self._loop, self._holders, self._session = loop, 0, None
             self.gate = Gate(self.config.max_connections)
             self._asking = asyncio.Lock()
+            self._watch = Watch(self.config.timeout_s, self.config.deadline_s)
         self._holders += 1
         if self._session is None:
             self._session = self._open()
@@ -165,13 +127,10 @@ class Endpoint:
         headers = {"Content-Type": "application/json", **config.headers}
         if config.api_key:
             headers["Authorization"] = f"Bearer {config.api_key}"
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=min(config.timeout_s, 30.0),
-            sock_read=config.timeout_s,
-        )  # fmt: skip
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(config.timeout_s, 30.0))
         connector = aiohttp.TCPConnector(limit=config.max_connections)
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=headers, trust_env=True,
+            connector=connector, timeout=timeout, headers=headers, proxy=_proxy_of(config.base),
             cookie_jar=aiohttp.DummyCookieJar(),
         )  # fmt: skip
 
@@ -195,40 +154,49 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _until_deadline(self, call: Call) -> Reply:
-        started = time.monotonic()
-        log = _Log()
+        log = self._watch.add()
         try:
-            async with asyncio.timeout(self.config.deadline_s):
-                reply = await self._tries(call, log, started)
-        except TimeoutError:
+            reply = await self._tries(call, log)
+        except asyncio.CancelledError:
+            if not log.is_ours("deadline"):
+                raise
             last = f"; the last try: {log.last.message}" if log.last else ""
             message = f"{self._chat} did not answer within {self.config.deadline_s:g} s{last}"
             status = log.last.status if log.last else None
             reply = Reply(failure=Failure(FailureKind.TIMEOUT, message, status))
-        timing = Timing(
-            time.monotonic() - started, log.waited_s, log.first_token_s, max(1, log.tries)
-        )
-        usage = reply.usage
-        if usage is None and (reply.text or reply.thoughts):
+        finally:
+            self._watch.remove(log)
+        if reply.timing is None:
+            reply = replace(reply, timing=log.timing(), model=reply.model or self._model)
+        if reply.usage is None and (reply.text or reply.thoughts):
             usage = estimated_usage(call.messages, reply.text, reply.thoughts)
-        return replace(reply, timing=timing, usage=usage, model=reply.model or self._model)
+            reply = replace(reply, usage=usage)
+        return reply
 
-    async def _tries(self, call: Call, log: _Log, started: float) -> Reply:
+    async def _tries(self, call: Call, log: Watched) -> Reply:
         if not self._model and "model" not in call.extra:
             failure = await self._find_model(call.headers)
             if failure is not None:
                 return Reply(failure=failure)
-        call = replace(call, extra={**self.config.extra, **call.extra})
-        body = request_body(call, self._model, self.config.max_tokens)
+        body = self._body(call)
         refusals = 0
         while True:
             before = time.monotonic()
             await self.gate.enter()
-            log.waited_s += time.monotonic() - before
+            log.heard_s = time.monotonic()
+            log.waited_s += log.heard_s - before
             log.tries += 1
             try:
                 reply = await self._once(call, body, log)
+            except asyncio.CancelledError:
+                if not log.is_ours("silence"):
+                    raise
+                words = (
+                    f"{self._chat} must answer, but: nothing came for {self.config.timeout_s:g} s"
+                )
+                reply = Reply(failure=Failure(FailureKind.TIMEOUT, words))
             finally:
+                log.heard_s = math.inf
                 self.gate.leave()
             failure = reply.failure
             if failure is None or failure.kind is not FailureKind.RATE_LIMITED:
@@ -241,7 +209,7 @@ class Endpoint:
             log.last = failure
             tries = log.tries - refusals
             pause = self.config.retry.pause(failure, tries, refusals, self._random)
-            left = self.config.deadline_s - (time.monotonic() - started)
+            left = self.config.deadline_s - (time.monotonic() - log.started_s)
             if pause is None or pause >= left:
                 return reply
             if call.on_retry is not None:
@@ -249,11 +217,29 @@ class Endpoint:
             log.waited_s += pause
             await asyncio.sleep(pause)
 
-    async def _once(self, call: Call, body: bytes, log: _Log) -> Reply:
+    def _body(self, call: Call) -> bytes:
+        """Return a call's request; the K calls of a stage, which share a tuple, share its bytes."""
+        if not isinstance(call.messages, tuple):
+            return request_body(call, self._model, self.config)
+        rest = (call.temperature, call.max_tokens, call.top_logprobs, call.on_delta is None)
+        same = (call.messages, call.tools, call.extra)
+        last = self._last_body
+        if last is not None and all(map(operator.is_, last[0], same)) and last[1] == rest:
+            return last[2]
+        body = request_body(call, self._model, self.config)
+        self._last_body = (same, rest, body)
+        return body
+
+    async def _once(self, call: Call, body: bytes, log: Watched) -> Reply:
         assert self._session is not None
+        options: dict[str, Any] = {}
+        if call.on_delta is not None:  # by the socket, so that what came before is kept
+            options["timeout"], log.heard_s = self._patience, math.inf
+        if call.headers:
+            options["headers"] = call.headers
         try:
             async with self._session.post(
-                self._chat, data=body, headers=call.headers, allow_redirects=False
+                self._chat, data=body, allow_redirects=False, **options
             ) as response:
                 if response.status != 200:
                     raw = await _read(response, self._chat)
@@ -261,12 +247,13 @@ class Endpoint:
                     failure = read_error(response.status, raw, self._chat, asked)
                     return Reply(failure=_redirected(failure, response))
                 if call.on_delta is None:
-                    return read_reply(await _read(response, self._chat), self._chat)
+                    raw = await _read(response, self._chat)
+                    return read_reply(raw, self._chat, model=self._model, timing=log.timing())
                 return await self._stream(response, call, log)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             return Reply(failure=_failure_of(error, self._chat, self.config.timeout_s))
 
-    async def _stream(self, response: aiohttp.ClientResponse, call: Call, log: _Log) -> Reply:
+    async def _stream(self, response: aiohttp.ClientResponse, call: Call, log: Watched) -> Reply:
         assert call.on_delta is not None
         reader = StreamReader(self._chat)
         began = time.monotonic()
@@ -312,7 +299,7 @@ class Endpoint:
             tries += 1
             try:
                 async with self._session.get(
-                    url, headers=headers, allow_redirects=False
+                    url, headers=headers, timeout=self._patience, allow_redirects=False
                 ) as response:
                     raw = await _read(response, url)
                     if response.status == 200:
@@ -325,18 +312,6 @@ class Endpoint:
             if pause is None or tries >= self.config.retry.max_tries:
                 return failure, []
             await asyncio.sleep(pause)
-
-
-@dataclass(slots=True)
-class _Log:
-    """What happened to one call so far."""
-
-    tries: int = 0
-    waited_s: float = 0.0
-    first_token_s: float | None = None
-    has_shown: bool = False
-    """Whether pieces of the answer went to somebody."""
-    last: Failure | None = None
 
 
 def openai_complete(
@@ -366,9 +341,17 @@ def openai_complete(
     return Endpoint(settings)
 
 
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for an address (`HTTPS_PROXY`, `NO_PROXY`)."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
+
+
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
-    declared = response.content_length
-    if declared is not None and declared <= MAX_BODY_BYTES:
+    declared = int(response.headers.get("Content-Length", MAX_BODY_BYTES + 1))
+    if declared <= MAX_BODY_BYTES:
         return await response.read()
     chunks: list[bytes] = []
     size = 0

@@ -18,24 +18,27 @@ from longcat_heavythink._replies import (
     Failure,
     FailureKind,
     Reply,
+    Timing,
     ToolCall,
     Usage,
     plain_text,
 )
 from longcat_heavythink._thoughts import LiveThoughts
 
+from ._config import EndpointConfig
+
 _SHOWN = 300
 _KEPT = 4000
 
 
-def request_body(call: Call, model: str, max_tokens: int | None) -> bytes:
+def request_body(call: Call, model: str, config: EndpointConfig) -> bytes:
     """Return the JSON of a request."""
     body: dict[str, Any] = {
         "model": model,
         "messages": list(call.messages),
         "temperature": call.temperature,
     }
-    limit = call.max_tokens if call.max_tokens is not None else max_tokens
+    limit = call.max_tokens if call.max_tokens is not None else config.max_tokens
     if limit is not None:
         body["max_tokens"] = limit
     if call.tools:
@@ -46,6 +49,7 @@ def request_body(call: Call, model: str, max_tokens: int | None) -> bytes:
     if call.on_delta is not None:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
+    body.update(config.extra)
     body.update(call.extra)
     return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -72,29 +76,44 @@ def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -
     return Failure(kind, message, status, text[:_KEPT], retry_after_s, permanent)
 
 
-def read_reply(raw: bytes, url: str) -> Reply:
-    """Return the reply in the body of a 200."""
-    data = _as_map(_load(raw))
-    if data is None:
+def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None = None) -> Reply:
+    """Return the reply in the body of a 200.
+
+    Args:
+        raw: The body.
+        url: Where it came from, for messages.
+        model: Its name, where the body does not say.
+        timing: Of the call.
+    """
+    data = _load(raw)
+    if not isinstance(data, dict):
         return _malformed(url, "no JSON object", raw)
-    if data.get("error"):
-        return Reply(failure=_error_in_200(data["error"], url, raw))
-    choices = data.get("choices")
-    choice = _as_map(choices[0]) if isinstance(choices, list) and choices else None
-    message = _as_map(choice.get("message")) if choice else None
-    if choice is None or message is None:
+    fields = cast("dict[str, Any]", data)
+    if fields.get("error"):
+        return Reply(failure=_error_in_200(fields["error"], url, raw))
+    choice = _first_choice(fields)
+    message: Any = choice.get("message") if choice is not None else None
+    if choice is None or not isinstance(message, dict):
         return _malformed(url, "no choices", raw)
-    refusal = message.get("refusal")
-    reply = judged(
-        message.get("content") or (refusal if isinstance(refusal, str) else None),
-        thoughts=_thoughts(message),
-        tool_calls=_tool_calls(message.get("tool_calls")),
+    told = cast("dict[str, Any]", message)
+    calls, logprobs = told.get("tool_calls"), choice.get("logprobs")
+    return judged(
+        told.get("content") or _text(told.get("refusal")) or None,
+        thoughts=_thoughts(told),
+        tool_calls=_tool_calls(calls) if calls else (),
         finish_reason=_text(choice.get("finish_reason")),
-        usage=_usage(data.get("usage")),
-        confidence=_confidence(choice.get("logprobs")),
-        model=_text(data.get("model")),
+        usage=_usage(fields.get("usage")),
+        confidence=_confidence(logprobs) if logprobs else None,
+        model=_text(fields.get("model")) or model,
+        timing=timing,
     )
-    return reply
+
+
+def _first_choice(fields: dict[str, Any]) -> dict[str, Any] | None:
+    choices = fields.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return cast("dict[str, Any]", choices[0])
+    return None
 
 
 class StreamReader:
@@ -183,8 +202,7 @@ class StreamReader:
             return
         self._usage = _usage(data.get("usage")) or self._usage
         self._model = _text(data.get("model")) or self._model
-        choices = data.get("choices")
-        choice = _as_map(choices[0]) if isinstance(choices, list) and choices else None
+        choice = _first_choice(data)
         if choice is None:
             return
         self._finish = _text(choice.get("finish_reason")) or self._finish
@@ -223,7 +241,13 @@ def _documents(payload: bytes) -> list[bytes]:
 
 def _load(raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8-sig", "replace"))
+        return json.loads(raw)
+    except UnicodeDecodeError:  # letters of another encoding are no reason to lose an answer
+        text = raw.decode("utf-8-sig", "replace")
+    except (ValueError, RecursionError):
+        return None
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
@@ -260,7 +284,7 @@ def _error_words(text: str) -> str:
 
 
 def _as_map(value: Any) -> dict[str, Any] | None:
-    return cast("dict[str, Any]", value) if isinstance(value, Mapping) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _maps(value: Any) -> list[dict[str, Any]]:
@@ -296,9 +320,9 @@ def _tool_calls(value: Any) -> tuple[ToolCall, ...]:
 
 
 def _usage(value: Any) -> Usage | None:
-    fields = _as_map(value)
-    if fields is None:
+    if not isinstance(value, dict):
         return None
+    fields = cast("dict[str, Any]", value)
     prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
