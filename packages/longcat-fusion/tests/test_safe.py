@@ -363,6 +363,26 @@ def test_an_unfinished_merge_of_other_inputs_is_refused(tmp_path, make):
         merge_folders(base, [one], tmp_path / "out")
 
 
+def test_replace_deletes_a_merge_and_nothing_else(tmp_path, make):
+    base, one, two = make.three(tmp_path, shards=3)
+    out = tmp_path / "out"
+    merge_folders(base, [one], out)
+    merge_folders(base, [two], out, replace=True)
+    merge_folders(base, [two], tmp_path / "whole")
+    assert make.bytes_of(out) == make.bytes_of(tmp_path / "whole")
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    merge_folders(base, [two], out, replace=True)  # the same merge is left alone
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match=r"must be empty.*mine\.txt"):
+        merge_folders(base, [one], out, replace=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    with pytest.raises(_Killed):
+        merge_folders(base, [one], tmp_path / "b", progress=_stop_after(tmp_path / "b", 2))
+    merge_folders(base, [two], tmp_path / "b", replace=True)
+    assert make.bytes_of(tmp_path / "b") == make.bytes_of(tmp_path / "whole")
+
+
 def test_two_processes_do_not_merge_into_one_folder(tmp_path, make):
     base, one, _ = make.three(tmp_path)
 

@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", help="output folder, in place of the file's")
         command.add_argument("--budget", help="memory, such as 512MB")
         command.add_argument("--threads", type=int, help="tensors at a time")
+        if name == "merge":
+            command.add_argument(
+                "--replace", action="store_true",
+                help="delete a merge of other inputs or settings that the output holds",
+            )  # fmt: skip
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=run)
     return parser
@@ -112,7 +117,7 @@ def _merge(options: argparse.Namespace) -> None:
     for note in (*plan.notes, *found.notes):
         _say(note)
     with _Display() as display:
-        manifest = run_plan(plan, progress=display.show)
+        manifest = run_plan(plan, progress=display.show, replace=options.replace)
     if options.json:
         print(json.dumps(manifest, indent=2))
         return

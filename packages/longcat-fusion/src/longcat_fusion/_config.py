@@ -182,7 +182,10 @@ class MergeConfig:
     @property
     def num_threads(self) -> int:
         """Threads that merge."""
-        return self.threads or len(os.sched_getaffinity(0))
+        if self.threads:
+            return self.threads
+        cpus = getattr(os, "sched_getaffinity", None)  # Linux alone knows which it may use
+        return len(cpus(0)) if cpus else os.cpu_count() or 1
 
     def for_tensor(self, name: str, num_experts: int, depth: float = 1.0) -> TensorSettings:
         """Settle what is done with the tensor `name` at a depth in [0, 1]."""

@@ -62,11 +62,21 @@ def merge_folders(
     *,
     config: MergeConfig | None = None,
     progress: Report | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Write to `out` the merge of `experts` over `base`, with the base's shards and other files.
 
     A merge that was interrupted is resumed by the same call; one that was finished is left alone.
     An expert may be a checkpoint folder of any sharding or a LoRA adapter.
+
+    Args:
+        base: Folder of the checkpoint that the experts started from.
+        experts: Their folders.
+        out: Folder to write to: empty, or not there yet, or of the same merge.
+        config: How to merge; absent: the recipe.
+        progress: Told how far the merge is after each tensor.
+        replace: Where `out` holds a merge of other inputs or settings, delete that merge's files
+            first. Anything else in `out` is refused all the same.
 
     Returns:
         The manifest, which lies in `out/merge.json` too.
@@ -77,11 +87,16 @@ def merge_folders(
             something else; the message names the tensor or the file.
         OSError: The disk has not the room.
     """
-    return run_plan(plan_merge(base, experts, out, config=config), progress=progress)
+    plan = plan_merge(base, experts, out, config=config)
+    return run_plan(plan, progress=progress, replace=replace)
 
 
-def run_plan(plan: Plan, *, progress: Report | None = None) -> dict[str, Any]:
+def run_plan(
+    plan: Plan, *, progress: Report | None = None, replace: bool = False
+) -> dict[str, Any]:
     """Carry out a plan; see `merge_folders`."""
+    if replace:
+        _remove_other_merge(plan)
     done = read_json(plan.out / MANIFEST)
     if done and not (plan.out / JOURNAL).exists():
         if done.get("plan") != plan.digest:
@@ -100,6 +115,25 @@ def run_plan(plan: Plan, *, progress: Report | None = None) -> dict[str, Any]:
         _write_others(plan, manifest)
         (plan.out / JOURNAL).unlink()
     return manifest
+
+
+def _remove_other_merge(plan: Plan) -> None:
+    """Delete the files of a merge that is not this one; nothing that a merge did not write."""
+    done = read_json(plan.out / MANIFEST)
+    journal = plan.out / JOURNAL
+    if done.get("plan", plan.digest) == plan.digest and not journal.exists():
+        return
+    if journal.exists():
+        first = journal.read_bytes().partition(b"\n")[0]
+        if plan.digest.encode() in first:
+            return
+        for part in plan.out.glob(".*.part"):
+            part.unlink()
+        for record in journal.read_bytes().split(b"\n")[1:-1]:
+            (plan.out / json.loads(record)["shard"]).unlink(missing_ok=True)
+    names = [*done.get("outputs", {}), *done.get("copied", []), INDEX, "README.md"]
+    for name in (*names, MANIFEST, JOURNAL):
+        (plan.out / Path(name).name).unlink(missing_ok=True)
 
 
 def _write_shards(plan: Plan, journal: Journal, progress: Report) -> None:
@@ -129,7 +163,8 @@ def _write_shard(plan: Plan, shard: Shard, journal: Journal) -> Iterator[int]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(part, flags, 0o644)
     try:
-        os.posix_fallocate(file, 0, shard.file_bytes)
+        if hasattr(os, "posix_fallocate"):  # so that a full disk is found here
+            os.posix_fallocate(file, 0, shard.file_bytes)
         _write_all(file, shard.head, 0)
         outcomes: dict[str, Outcome] = {}
         yield len(shard.head)
