@@ -85,6 +85,13 @@ def serve():
     return serving
 
 
+@pytest.fixture(scope="session")
+def client(url):
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave sweeps out, unless LONGCAT_LONG=1 asks for them."""
     if os.environ.get("LONGCAT_LONG") == "1":

@@ -24,12 +24,6 @@ CALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
 def test_an_answer_is_what_the_engine_says(client, engine, tokenizer):
     got = client.chat.completions.create(
         model="tiny", messages=ASK, tools=TOOLS, max_tokens=12, temperature=0, logprobs=True

@@ -244,8 +244,11 @@ class Completions:
             async with aclosing(stream) as tokens:
                 async for token in tokens:
                     reason = token.finish_reason
-                    whole = cut_at(text.add(token.token_id), ask.params.stop)
-                    ready = whole if reason else safe(whole, ask.params.stop)
+                    whole = text.add(token.token_id)
+                    if reason:
+                        ready = cut_at(text.end(), ask.params.stop if reason == "stop" else ())
+                    else:
+                        ready = safe(cut_at(whole, ask.params.stop), ask.params.stop)
                     chunk = _chunk(index, ready[sent:])
                     sent = max(sent, len(ready))
                     if ask.num_top is not None:

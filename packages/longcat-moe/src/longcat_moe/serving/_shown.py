@@ -33,6 +33,11 @@ class TextStream:
             self._begin, self._read = self._read, len(self._ids)
         return self.text
 
+    def end(self) -> str:
+        """Return the whole text, half a character at its end included."""
+        before = self._decode(self._ids[self._begin : self._read])
+        return self.text + self._decode(self._ids[self._begin :])[len(before) :]
+
 
 class Shown:
     """What of a growing text was sent: first the thought, then the content before any tool call."""
