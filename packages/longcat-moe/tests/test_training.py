@@ -260,3 +260,28 @@ def test_yarn_reaches_the_engine_too(config):
         logits = model(ids).logits[0].log_softmax(-1)
     expected = [float(logits[34 + i, t]) for i, t in enumerate(got.token_ids)]
     assert got.log_probs == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_checkpointed_layer_is_counted_and_recorded_once(model):
+    """Counts, records and the gradient of the balance loss, with and without checkpointing."""
+    from longcat_moe import load_balance_loss, record_routing
+
+    ids, found = torch.randint(3, 96, (2, 12), generator=torch.Generator().manual_seed(0)), []
+    model.train()
+    for is_checkpointing in (False, True):
+        model.model.is_checkpointing = is_checkpointing
+        model.zero_grad()
+        routers = [layer.mlp.router for layer in model.model.layers]
+        for router in routers:
+            router.counts.zero_()
+        with record_routing(model) as routings:
+            loss = model(ids).logits.square().mean()
+            loss = loss + load_balance_loss(routings, model.config, num_groups=2)
+            loss.backward()
+        counts = torch.stack([router.counts.clone() for router in routers])
+        found.append((counts, len(routings), [p.grad.clone() for p in model.parameters()]))
+    assert found[0][0].sum() == 2 * 24 * 4
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == 2
+    for plain, again in zip(found[0][2], found[1][2], strict=True):
+        torch.testing.assert_close(plain, again)

@@ -107,7 +107,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask makes of a new file
         write(part)
+        part.chmod(mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -48,6 +48,8 @@ class Router(nn.Module):
         self.register_buffer("counts", torch.zeros(config.num_experts), persistent=False)
         self.records: list[Routing] | None = None
         """Where to note what was routed; see `record_routing`."""
+        self.is_again = False
+        """Whether a layer is computed a second time, for its gradient, so that nothing is noted."""
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights (T, K) and indices (T, K) of the chosen experts."""
@@ -56,13 +58,13 @@ class Router(nn.Module):
         scores_TE = logits_TE.softmax(-1)
         biased_TE = scores_TE.detach() + self.e_score_correction_bias
         index_TK = biased_TE.topk(self.top_k, dim=-1, sorted=False).indices
-        if self.training:
+        if self.training and not self.is_again:
             with torch.no_grad():
                 # Not `bincount`, which on a GPU waits to see the largest index.
                 chosen = index_TK.flatten()
                 ones = torch.ones_like(chosen, dtype=biased_TE.dtype)
                 self.counts += torch.zeros_like(biased_TE[0]).index_add_(0, chosen, ones)
-        if self.records is not None:
+        if self.records is not None and not self.is_again:
             self.records.append(Routing(scores_TE, index_TK))
         return scores_TE.gather(1, index_TK) * self.scaling, index_TK
 
@@ -92,10 +94,18 @@ class Experts(nn.Module):
         if torch.is_autocast_enabled(x_PD.device.type):  # grouped_mm is not on autocast's list
             dtype = torch.get_autocast_dtype(x_PD.device.type)
         gate_up, down = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        width, inner = down.shape[1:]
+        # Rows of a grouped product must have multiples of 16 bytes; zeros fill them up.
+        more_D, more_I = (-size % (16 // dtype.itemsize) for size in (width, inner))
+        if more_D or more_I:
+            pad = nn.functional.pad
+            gate_up = pad(gate_up.unflatten(1, (2, inner)), (0, more_D, 0, more_I)).flatten(1, 2)
+            down, x_PD = pad(down, (0, more_I, 0, more_D)), pad(x_PD, (0, more_D))
         product, ends_N = nn.functional.grouped_mm, nums_N.cumsum(0, dtype=torch.int32)
         h = product(x_PD.to(dtype), gate_up.transpose(1, 2), offs=ends_N)
         gate, up = h.chunk(2, dim=-1)
-        return product(nn.functional.silu(gate) * up, down.transpose(1, 2), offs=ends_N)
+        y_PD = product(nn.functional.silu(gate) * up, down.transpose(1, 2), offs=ends_N)
+        return y_PD[:, :width] if more_D else y_PD
 
 
 def dispatch(

@@ -26,7 +26,7 @@ from ._model import LongcatForCausalLM
 def record_routing(model: nn.Module) -> Iterator[list[Routing]]:
     """Note what the routers say of what is computed inside, layer after layer.
 
-    Not with activation checkpointing, which computes layers twice.
+    Once for each layer, also where activation checkpointing computes it twice.
     """
     records: list[Routing] = []
     routers = [module for module in model.modules() if isinstance(module, Router)]

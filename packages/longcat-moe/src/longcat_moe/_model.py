@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -145,7 +146,11 @@ class LongcatModel(nn.Module):
             x = self.ngram_embeddings(x, input_ids, before_ids)
         for layer in self.layers:
             if self.is_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rotary, cache, real, lengths, use_reentrant=False)
+                router = cast(DecoderLayer, layer).mlp.router
+                x = checkpoint(
+                    layer, x, rotary, cache, real, lengths, use_reentrant=False,
+                    context_fn=lambda router=router: (nullcontext(), _again(router)),
+                )  # fmt: skip
             else:
                 x = layer(x, rotary, cache, real, lengths)
         return x
@@ -326,6 +331,16 @@ class LongcatForCausalLM(nn.Module):
         dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
         config = {**self.config.to_dict(), "dtype": dtype}
         save_checkpoint(state, config, Path(folder), max_shard_bytes=max_shard_bytes)
+
+
+@contextmanager
+def _again(router: Router) -> Iterator[None]:
+    """Let a router note nothing while its layer is computed a second time."""
+    router.is_again = True
+    try:
+        yield
+    finally:
+        router.is_again = False
 
 
 def _positions(ids_BT: Tensor, lengths: Sequence[int] | None) -> Tensor:
