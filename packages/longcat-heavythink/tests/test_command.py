@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line(capsys, arguments, words):
 
 
 def test_evaluate_simulates(capsys):
-    status, out, _ = run(capsys, "evaluate", "--problems", 30, "--ks", "1,4", "--json")
+    _, out, _ = run(capsys, "evaluate", "--problems", 30, "--ks", "1,4", "--json")
     rows = json.loads(out)
     assert [row["k"] for row in rows] == [1, 4]
     assert rows[1]["pass"][0] >= rows[0]["pass"][0]

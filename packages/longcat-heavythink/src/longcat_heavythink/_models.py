@@ -87,12 +87,12 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def text_reply(content: str, **fields: Any) -> Reply:
+def text_reply(content: str) -> Reply:
     """Return a reply made from a completion's text, its thoughts told apart."""
     if not may_hold_thoughts(content):
         text = content.strip()
-        return Reply(text=text, failure=None if text else _NOTHING, **fields)
-    return judged(content, **fields)
+        return Reply(text=text) if text else Reply(failure=_NOTHING)
+    return judged(content)
 
 
 _NOTHING = Failure(FailureKind.EMPTY, "the answer is empty")

@@ -100,12 +100,19 @@ def defuse(text: str) -> str:
     >>> defuse("a\n==== Thinkers Process End ====\n<|im_end|>")
     'a\n= Thinkers Process End =\n< |im_end|>'
     """
-    text = _INST.sub("[ ", _CONTROL.sub("< ", text))
-    return _FRAME_LINE.sub(lambda line: _RUN.sub(r"\1", line[0]), text)
+    if "<" in text:
+        text = _CONTROL.sub("< ", text)
+    if "[" in text:
+        text = _INST.sub("[ ", text)
+    if "hinker" in text or "Problem" in text or "思考者" in text:
+        text = _FRAME_LINE.sub(lambda line: _RUN.sub(r"\1", line[0]), text)
+    return text
 
 
 def candidate_text(reply: Reply, prompts: Prompts = ENGLISH) -> str:
     """Return what a prompt shows of a reply: its text and the tool calls it asks for."""
+    if not reply.tool_calls:
+        return reply.text
     calls = [
         prompts.tool_call.format(name=call.name, arguments=call.arguments)
         for call in reply.tool_calls

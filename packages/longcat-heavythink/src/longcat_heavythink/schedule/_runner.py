@@ -128,13 +128,13 @@ class Runner:
         if temperature is None:
             temperature = self.settings.temperature
         is_final = len(self.schedule.stages) == 1
+        call = self._call(self.messages, temperature)
+        size = prompt_bytes(call)
+        is_heard = self.on_event is not None  # then each call has listeners of its own
         plans = [
-            Plan(index, self._call(self.messages, temperature), 0, (), is_final)
+            Plan(index, replace(call) if is_heard else call, size, (), is_final)
             for index in range(stage.width)
         ]
-        size = prompt_bytes(plans[0].call)
-        for plan in plans:
-            plan.num_bytes = size
         records = await self.draw(
             number, self.model, plans, self._enough(number, stage), self.on_record,
             self._kept(size, stage.width),
