@@ -1,15 +1,30 @@
-"""Recipes: what can be changed, and what a mistake says."""
+"""Recipes: what can be changed, what a mistake says, and that it is found before anything runs."""
+
+import subprocess
+import sys
 
 import pytest
+from longcat_cli.checks import broken_rules, check_recipe, estimate, room_for
 from longcat_cli.errors import UsageError
-from longcat_cli.recipe import load_recipe, recipe_from_dict, recipe_to_dict, shipped_recipes
+from longcat_cli.folder import RunFolder
+from longcat_cli.recipe_file import (
+    changed,
+    keys,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    shipped_recipes,
+)
+from longcat_cli.start import resumed, stages_that_stand_on
+from longcat_cli.train import stages_of
 
 
-def test_every_shipped_recipe_loads_and_survives_json():
-    for name in shipped_recipes():
-        recipe = load_recipe(name, [])
-        assert recipe.name == name
-        assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_right_and_survives_json(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
+    assert list(broken_rules(recipe)) == []
 
 
 def test_set_changes_anything():
@@ -19,26 +34,179 @@ def test_set_changes_anything():
     assert (recipe.name, recipe.rl.learning_rate) == ("mine", 1.0)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("rl.stepps=7", "unknown key 'rl.stepps'; near it: steps"),
-        ("rll.steps=7", "unknown key 'rll'; near it: rl"),
-        ("rl.steps=many", "rl.steps must be int, got 'many'"),
-        ("rl.steps=-1", "rl.steps must not be negative"),
-        ("rl=3", "rl must be a section"),
-        ("rl.steps", "--set must be key=value"),
-        ("device=tpu", "device must be one of cpu, cuda"),
-        ("noise.levels=[0.1,'x']", "noise.levels must be float"),
-        ("groups={}", "groups must name at least one expert"),
-    ],
-)
-def test_a_mistake_is_named(change, words):
+WRONG = [
+    ("rl.stepps=7", "unknown key 'rl.stepps'; near it: steps"),
+    ("rll.steps=7", "unknown key 'rll'; near it: rl"),
+    ("rl.steps=many", "rl.steps must be int, got 'many'"),
+    ("rl.steps=1.5", "rl.steps must be int, got 1.5"),
+    ("rl.steps=true", "rl.steps must be int, got True"),
+    ("rl.steps=-1", "rl.steps must be at least 0, got -1"),
+    ("rl=3", "rl must be a section"),
+    ("rl.steps.x=3", "rl.steps must be int, got {'x': 3}"),
+    ("rl.steps", "--set must be key=value"),
+    ("device=tpu", "device must be one of cpu, cuda"),
+    ("seed=-1", "seed must be at least 0"),
+    ("seed=1.0", "seed must be int"),
+    ("noise.levels=[0.1,'x']", "noise.levels must be float"),
+    ("noise.levels=[2.0]", "noise.levels must be at least 0 and at most 1, got 2.0"),
+    ("noise.levels=[0.3, 0.1]", "noise.levels must rise"),
+    ("noise.levels=[]", "noise.levels must rise"),
+    ("noise.levels=0.1", "noise.levels must be list"),
+    ("noise.max_gap=2", "noise.max_gap must be at least 0 and at most 1"),
+    ("noise.min_pass_rate=-0.1", "noise.min_pass_rate must be at least 0"),
+    ("noise.share_clean=1.01", "noise.share_clean must be at least 0 and at most 1"),
+    ("groups={}", "groups must name at least one expert"),
+    ("groups={'a': []}", "groups must name at least one expert"),
+    ("groups={'a': 'shop'}", "groups.a must be list"),
+    ("groups={'a': [1]}", "groups.a must be str"),
+    ("groups={'a': ['bank_of_nowhere']}", "a domain must be one of"),
+    ("groups={'../a': ['shop']}", "an expert's name must be letters"),
+    ("groups={'a': ['shop'], 'b': ['x/shop.toml']}", "domains must have different names"),
+    ("grow.train_tasks=0", "grow.train_tasks must be at least 1"),
+    ("grow.eval_tasks=0", "grow.eval_tasks must be at least 1"),
+    ("grow.id_digits=0", "grow.id_digits must be at least 1"),
+    ("grow.id_digits=9", "grow.id_digits must be at least 1 and at most 6"),
+    ("grow.share_compound=1.5", "grow.share_compound must be at least 0 and at most 1"),
+    ("grow.share_compound=0.97", "must not exceed 1 together"),
+    ("model.moe_topk=99", "model: moe_topk=99 must not exceed"),
+    ("model.moe_topk=0", "model.moe_topk must be at least 1"),
+    ("model.hidden_size=40", "model: induction needs hidden_size"),
+    ("model.qk_rope_head_dim=15", "model: qk_rope_head_dim=15 must be even"),
+    ("model.num_layers=100000", "num_layers must be at most"),
+    ("model.vocab_size=10", "model.vocab_size must be at least 300"),
+    ("model.initializer_range=0", "model.initializer_range must be above 0"),
+    ("model.rope_theta=1e999", "model.rope_theta must be finite"),
+    ("model.induction=1", "model.induction must be bool"),
+    ("cold_start.steps=0", "cold_start.steps must be at least 1"),
+    ("cold_start.learning_rate=0", "cold_start.learning_rate must be above 0"),
+    ("cold_start.learning_rate=-1e-3", "cold_start.learning_rate must be above 0"),
+    ("cold_start.batch_tokens=0", "cold_start.batch_tokens must be at least 1"),
+    ("cold_start.share_alternative=2", "cold_start.share_alternative must be"),
+    ("rl.group_size=1", "rl.group_size must be at least 2"),
+    ("rl.group_size=0", "rl.group_size must be at least 2"),
+    ("rl.groups_per_batch=0", "rl.groups_per_batch must be at least 1"),
+    ("rl.hard_staleness=1", "rl.hard_staleness must be at least rl.soft_staleness=2, got 1"),
+    ("rl.learning_rate=1e999", "rl.learning_rate must be finite, got inf"),
+    ("rl.epochs=0", "rl.epochs must be at least 1"),
+    ("rl.baseline=rloo", "rl.baseline must be one of"),
+    ("rl.clip_low=0", "rl.clip_low must be above 0"),
+    ("rl.at_bound=drop", "rl.at_bound must be one of"),
+    ("rl.runtime=slurm", "rl.runtime must be one of local, ray"),
+    ("rl.num_controllers=0", "rl.num_controllers must be at least 1"),
+    ("rl.max_running=4", "rl.max_running must be at least rl.group_size=8, got 4"),
+    ("rl.max_tokens=704", "rl.max_tokens must be below rl.max_length=704"),
+    ("rl.max_length=5000", "rl.max_length must be at most model.max_position_embeddings=1024"),
+    ("rl.max_turns=0", "rl.max_turns must be at least 1"),
+    ("rl.temperature=0", "rl.temperature must be above 0"),
+    ("rl.save_every=0", "rl.save_every must be at least 1"),
+    ("fuse.drop=1.5", "fuse.drop must be at least 0 and at most 1"),
+    ("fuse.drop=1", "fuse: drop"),
+    ("fuse.per_task=0", "fuse.per_task must be at least 1"),
+    ("fuse.scale='big'", "fuse.scale must be float"),
+    ("evaluate.tasks=0", "evaluate.tasks must be at least 1"),
+    ("evaluate.tasks=241", "evaluate.tasks must be at most grow.eval_tasks=240, got 241"),
+    ("evaluate.processes=0", "evaluate.processes must be at least 1"),
+    ("evaluate.noise=[]", "evaluate.noise must hold different levels"),
+    ("evaluate.noise=[0.1, 0.1]", "evaluate.noise must hold different levels"),
+    ("evaluate.noise=[-0.1]", "evaluate.noise must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG)
+def test_a_mistake_is_named_before_anything_runs(change, words):
     with pytest.raises(UsageError) as caught:
-        load_recipe("mini", [change])
+        check_recipe(load_recipe("mini", [change]))
     assert words in str(caught.value)
 
 
 def test_an_unknown_recipe_names_the_known_ones():
     with pytest.raises(UsageError, match="mini, smoke or a TOML file"):
-        load_recipe("maxi", [])
+        load_recipe("maxi")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"rl = [", b"rl = 'x'"])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, content):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="must be"):
+        load_recipe(str(path))
+
+
+def test_every_key_says_what_it_means():
+    found = list(keys(load_recipe("mini")))
+    assert len(found) > 60
+    assert [key.name for key in found if not key.meaning] == []
+    assert next(key for key in found if key.name == "rl.clip_low").rule == "above 0 and at most 1"
+
+
+def test_what_is_shown_can_be_read_again(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "longcat_cli.main", "config", "show", "smoke"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    path = tmp_path / "mine.toml"
+    path.write_text(done.stdout)
+    assert load_recipe(str(path)) == load_recipe("smoke")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run whose cold start is done."""
+    folder = RunFolder.create(tmp_path / "run", load_recipe("mini"))
+    for stage in ("grow", "cold_start"):
+        folder.mark_done(stage, {"seconds": 1.0})
+    return folder
+
+
+def test_a_resumed_run_changes_what_is_still_to_come_and_says_so(begun):
+    said = []
+    folder = resumed(
+        begun.path, ["rl.group_size=4", "fuse.steps=9"], echo=said.append, dry_run=False
+    )
+    assert said == ["changed: rl.group_size from 8 to 4", "changed: fuse.steps from 300 to 9"]
+    assert (
+        RunFolder.open(begun.path).recipe
+        == folder.recipe
+        == changed(load_recipe("mini"), ["rl.group_size=4", "fuse.steps=9"])
+    )
+
+
+@pytest.mark.parametrize("change", ["model.moe_topk=3", "cold_start.steps=2", "seed=1",
+                                    "grow.train_tasks=3", "groups={'a': ['shop']}"])  # fmt: skip
+def test_a_resumed_run_does_not_change_what_is_done(begun, change):
+    with pytest.raises(UsageError, match=r"can be changed only before (grow|cold_start)"):
+        resumed(begun.path, [change], echo=print, dry_run=False)
+    assert RunFolder.open(begun.path).recipe == load_recipe("mini")
+
+
+def test_an_expert_that_has_begun_keeps_its_settings_and_may_go_on_longer(begun):
+    (begun.expert("shop") / "dora").mkdir(parents=True)
+    with pytest.raises(UsageError, match="only before expert-shop"):
+        resumed(begun.path, ["rl.group_size=4"], echo=print, dry_run=False)
+    assert resumed(begun.path, ["rl.steps=60"], echo=print, dry_run=False).recipe.rl.steps == 60
+
+
+def test_every_key_belongs_to_a_stage_or_to_none_on_purpose():
+    recipe = load_recipe("mini")
+    free = {key.name for key in keys(recipe) if not stages_that_stand_on(key.name, recipe)}
+    assert free == {"device", "rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address"}
+    known = set(stages_of(recipe))
+    assert all(set(stages_that_stand_on(key.name, recipe)) <= known for key in keys(recipe))
+
+
+def test_the_estimate_grows_with_the_work_and_tells_what_is_missing(tmp_path, monkeypatch):
+    small, large = (estimate(load_recipe("smoke", [f"cold_start.steps={n}"])) for n in (1, 100_000))
+    assert large.seconds > 20 * small.seconds
+    assert small.parameters == large.parameters > 1_000_000
+    assert list(room_for(small, tmp_path / "not" / "yet")) == []
+    monkeypatch.setattr("longcat_cli.checks.shutil.disk_usage", lambda _: (0, 0, 1000))
+    assert "of disk" in next(room_for(small, tmp_path))
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "longcat_cli.main", "train", "--recipe", "smoke", "--dry-run"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "estimate: " in done.stdout
+    assert "expert-shop" in done.stdout
+    assert list(tmp_path.iterdir()) == []

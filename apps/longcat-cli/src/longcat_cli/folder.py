@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .recipe import Recipe, recipe_from_dict, recipe_to_dict
+from .recipe import Recipe
+from .recipe_file import recipe_from_dict, recipe_to_dict
 
 FORMAT = 2
 """Raised when an older folder could no longer be continued."""
@@ -29,9 +30,16 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--out must be a folder that can be made: {error}") from error
-        record = {"format": FORMAT, "created": time.time(), "recipe": recipe_to_dict(recipe)}
-        write_json(path / "run.json", record)
-        return cls(path, recipe)
+        folder = cls(path, recipe)
+        folder.save()
+        return folder
+
+    def save(self) -> None:
+        """Write the recipe, and leave when the run was begun as it is."""
+        file = self.path / "run.json"
+        created = read_json(file)["created"] if file.exists() else time.time()
+        recipe = recipe_to_dict(self.recipe)
+        write_json(file, {"format": FORMAT, "created": created, "recipe": recipe})
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import errno
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from .config_command import config_app
 from .errors import UsageError
+from .runs_command import runs_app
+from .version import versions
+
+if TYPE_CHECKING:
+    from .folder import RunFolder
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     help="Train an agent from nothing, then talk to it. Start with: longcat train",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models to talk to.")
 app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
+app.add_typer(runs_app, name="runs")
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show versions and exit.")] = False,
+) -> None:
+    """Train an agent from nothing, then talk to it. Start with: `longcat train`."""
+    if version:
+        for line in versions():
+            typer.echo(line)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(epilog="Example: longcat train --set rl.steps=20 --out runs/short")
@@ -35,14 +56,17 @@ def train(
         str | None,
         typer.Option(help="local or ray: where rollouts are made; as --set rl.runtime=."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, show the plan and what it takes, and end.")
+    ] = False,
     show_list: Annotated[bool, typer.Option("--list", help="Show the shipped recipes.")] = False,
 ) -> None:
     """Grow worlds, train experts in them, fuse, evaluate, report.
 
     Exit code 3: everything ran, and a stage learned nothing; it is named.
     """
-    from .folder import RunFolder
-    from .recipe import load_recipe, shipped_recipes
+    from .recipe_file import shipped_recipes
+    from .start import begin, plan, resumed
 
     if show_list:
         for name, about in shipped_recipes().items():
@@ -51,14 +75,18 @@ def train(
     if runtime is not None:
         changes = [*(changes or []), f"rl.runtime={runtime}"]
     if resume is not None:
-        if changes or out is not None or recipe != "mini":
+        if out is not None or recipe != "mini":
             raise UsageError(
-                "--resume continues a run as it is: no --recipe, --set, --runtime or --out with it"
+                "--resume continues the recipe of its run: no --recipe or --out with it; "
+                "--set changes what is still to come"
             )
-        folder = RunFolder.open(resume)
+        folder = resumed(resume, changes or [], echo=typer.echo, dry_run=dry_run)
     else:
-        wanted = load_recipe(recipe, changes or [])
-        folder = RunFolder.create(out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), wanted)
+        folder = begin(recipe, changes or [], out, dry_run=dry_run)
+    if dry_run:
+        for line in plan(folder):
+            typer.echo(line)
+        return
     from .train import train as run_train
 
     typer.echo(f"run folder: {folder.path}")
@@ -71,13 +99,17 @@ def train(
         if "@" in key:
             typer.echo(f"{key:18} {rate:.1%}")
     typer.echo(f"report: {folder.path / 'report.html'}")
+    raise SystemExit(_lessons(folder))
+
+
+def _lessons(folder: RunFolder) -> int:
+    """Say what learned nothing; return the exit code."""
     from .lessons import EXIT_CODE, unlearned
 
     lines = unlearned(folder)
     for line in lines:
         typer.echo(f"longcat: {line}", err=True)
-    if lines:
-        raise SystemExit(EXIT_CODE)
+    return EXIT_CODE if lines else 0
 
 
 @app.command(epilog="Example: longcat audit runs/20261124-101500")
@@ -164,8 +196,8 @@ def serve(
         Path | None,
         typer.Argument(help="A LongCat checkpoint folder; the newest run's when absent."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Whom to listen to.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 8000,
     name: Annotated[str, typer.Option(help="What clients call the model; its folder's name.")] = "",
     slots: Annotated[int, typer.Option(help="Answers written at once; further ones wait.")] = 16,
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait; further get 429.")] = 256,

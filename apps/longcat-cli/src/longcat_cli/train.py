@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .display import Display
 from .errors import UsageError
 from .folder import RunFolder
@@ -36,8 +34,6 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
 
 def train(folder: RunFolder) -> dict[str, Any]:
     """Run what is not done yet; return the evaluation's averages."""
-    if folder.recipe.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("this recipe has device = 'cuda', which must be there; no GPU was found")
     stages = stages_of(folder.recipe)
     with Display(list(stages)) as display:
         for name, stage in stages.items():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from random import Random
 from typing import Any
 
@@ -91,6 +93,38 @@ def model_config(recipe: Recipe) -> LongcatConfig:
     """The architecture of a recipe."""
     sizes = {k: v for k, v in vars(recipe.model).items() if k != "induction"}
     return LongcatConfig(**sizes)
+
+
+def check_model(recipe: Recipe) -> None:
+    """Build the architecture without its memory.
+
+    Raises:
+        ValueError: The sizes do not fit together, or leave no room for an induction circuit.
+    """
+    with torch.device("meta"):
+        model = LongcatForCausalLM(model_config(recipe))
+        if recipe.model.induction:
+            init_induction(model)
+
+
+def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
+    """Parameters of the model, and what one token of a training step costs here (the faster of two)."""
+    tune_process()
+    model = LongcatForCausalLM(model_config(recipe)).train()
+    trainer = _trainer(model, recipe)
+    length = min(128, recipe.model.max_position_embeddings)
+    rng = Random(0)
+    size = model.config.vocab_size
+    batch = [
+        Sample(token_ids=[rng.randrange(size) for _ in range(length)], loss_mask=[True] * length)
+        for _ in range(max(1, recipe.cold_start.batch_tokens // length))
+    ]
+    best = math.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        trainer.fit(batch)
+        best = min(best, time.perf_counter() - began)
+    return sum(p.numel() for p in model.parameters()), best / (length * len(batch))
 
 
 async def _demonstrations(folder: RunFolder) -> list[Demonstration]:

@@ -1,0 +1,198 @@
+"""What several keys of a recipe must keep together, found before anything runs.
+
+The packages' own configurations are built once, so that each rule is written where it belongs; what they say is
+told with the recipe's section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .recipe import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise what the recipe would fail with, minutes later.
+
+    Raises:
+        UsageError: The first rule that is broken, with the keys named.
+    """
+    for line in broken_rules(recipe):
+        raise UsageError(line)
+
+
+def broken_rules(recipe: Recipe) -> Iterator[str]:
+    """Every rule that a recipe breaks, a line each."""
+    yield from _own_rules(recipe)
+    for section, build in _builders(recipe).items():
+        try:
+            build()
+        except (ValueError, TypeError) as error:
+            yield f"{section}: {error}"
+    yield from _domains(recipe)
+    yield from _environment(recipe)
+
+
+def _own_rules(recipe: Recipe) -> Iterator[str]:
+    rl, model = recipe.rl, recipe.model
+    rules = [
+        (rl.hard_staleness >= rl.soft_staleness,
+         (f"rl.hard_staleness must be at least rl.soft_staleness={rl.soft_staleness}, "
+         f"got {rl.hard_staleness}")),
+        (rl.max_length <= model.max_position_embeddings,
+         (f"rl.max_length must be at most model.max_position_embeddings="
+         f"{model.max_position_embeddings}, got {rl.max_length}")),
+        (rl.max_tokens < rl.max_length,
+         f"rl.max_tokens must be below rl.max_length={rl.max_length}, got {rl.max_tokens}"),
+        (rl.max_running >= rl.group_size,
+         f"rl.max_running must be at least rl.group_size={rl.group_size}, got {rl.max_running}"),
+        (recipe.evaluate.tasks <= recipe.grow.eval_tasks,
+         (f"evaluate.tasks must be at most grow.eval_tasks={recipe.grow.eval_tasks}, "
+         f"got {recipe.evaluate.tasks}")),
+        (len(set(recipe.evaluate.noise)) == len(recipe.evaluate.noise) > 0,
+         f"evaluate.noise must hold different levels, got {recipe.evaluate.noise}"),
+        (len(recipe.noise.levels) > 0
+         and sorted(set(recipe.noise.levels)) == recipe.noise.levels,
+         f"noise.levels must rise, got {recipe.noise.levels}"),
+        (recipe.grow.share_compound + recipe.grow.share_clarify <= 1,
+         "grow.share_compound and grow.share_clarify must not exceed 1 together"),
+    ]  # fmt: skip
+    yield from (line for holds, line in rules if not holds)
+    stems = [Path(domain).stem for domain in recipe.domains]
+    if len(set(stems)) < len(stems):
+        yield f"groups: domains must have different names, got {recipe.domains}"
+    for name in recipe.groups:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            yield f"groups: an expert's name must be letters, digits, - and _, got {name!r}"
+
+
+def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
+    """Section to what builds the packages' configuration from it."""
+    from longcat_dora import SchedulerConfig
+    from longcat_fusion import MergeConfig
+    from longcat_gspo import ClipRange, TrainerConfig
+
+    from .stages.cold_start import check_model
+
+    rl, fuse = recipe.rl, recipe.fuse
+    return {
+        "model": lambda: check_model(recipe),
+        "rl": lambda: (
+            SchedulerConfig(
+                groups_per_batch=rl.groups_per_batch, group_size=rl.group_size,
+                soft_staleness=rl.soft_staleness, hard_staleness=rl.hard_staleness,
+                at_bound=rl.at_bound, max_running=rl.max_running,
+            ),
+            TrainerConfig(
+                learning_rate=rl.learning_rate, warmup_steps=rl.warmup_steps, epochs=rl.epochs,
+                baseline=rl.baseline, clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
+            ),
+        ),
+        "fuse": lambda: MergeConfig(
+            normalise=fuse.normalise, drop=fuse.drop, erase=fuse.erase, scale=fuse.scale
+        ),
+    }  # fmt: skip
+
+
+def _domains(recipe: Recipe) -> Iterator[str]:
+    from longcat_envs import load_domain
+
+    for domain in recipe.domains:
+        try:
+            load_domain(domain)
+        except (ValueError, OSError) as error:
+            yield f"groups: {error}"
+
+
+def _environment(recipe: Recipe) -> Iterator[str]:
+    import importlib.util
+
+    import torch
+
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        yield "this recipe has device = 'cuda', which must be there; no GPU was found"
+    if recipe.rl.runtime == "ray" and importlib.util.find_spec("ray") is None:
+        yield "rl.runtime = 'ray' needs: pip install 'longcat-dora[ray]'"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run takes, estimated."""
+
+    parameters: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
+BYTES_TRAINED = 16
+"""A parameter that is trained: weight, gradient and Adam's two moments, in float32."""
+TOKENS_OF_AN_ATTEMPT = 150
+RL_COST = 2.5
+"""Seconds of RL a token that is trained on, over those of a supervised step: sampling, retries, epochs."""
+
+
+def estimate(recipe: Recipe) -> Needs:
+    """Measure one training step of the recipe's model here and scale it up: a guess within a factor of two."""
+    from .stages.cold_start import seconds_per_token
+
+    parameters, pace = seconds_per_token(recipe)
+    rl, experts = recipe.rl, len(recipe.groups)
+    cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
+    attempts = rl.steps * rl.groups_per_batch * rl.group_size
+    trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * pace
+    fuse = recipe.fuse.steps * recipe.fuse.batch_tokens * pace
+    cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
+    evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * pace
+    log = experts * attempts * 4_000
+    checkpoints = parameters * ((3 + experts) * 4 + (1 + 2 * experts) * BYTES_TRAINED)
+    live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * rl.num_controllers)
+    return Needs(
+        parameters=parameters,
+        memory_bytes=live + (1 + rl.num_controllers) * 500_000_000,
+        disk_bytes=checkpoints + log,
+        seconds=cold + trained + fuse + evaluate,
+    )
+
+
+def room_for(needs: Needs, folder: Path) -> Iterator[str]:
+    """What this machine lacks for a run in `folder`, a line each."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needs.disk_bytes:
+        yield f"the run needs about {size(needs.disk_bytes)} of disk, {place} has {size(free)} free"
+    memory = _memory()
+    if memory and memory < needs.memory_bytes:
+        yield f"the run needs about {size(needs.memory_bytes)} of memory, this machine has {size(memory)}"
+
+
+def _memory() -> int:
+    """Bytes this process may use; 0 where that cannot be known."""
+    limits: list[int] = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(path).is_file():
+            text = Path(path).read_text("utf-8").strip()
+            limits += [int(text)] if text.isdigit() else []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        limits.append(int(meminfo.read_text("utf-8").split()[1]) * 1024)
+    return min(limits, default=0)
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people.
+
+    >>> size(1_500_000_000)
+    '1.5 GB'
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.1f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"

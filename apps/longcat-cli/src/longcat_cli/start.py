@@ -1,0 +1,103 @@
+"""How a run begins or goes on: its recipe is checked whole, and a resumed one may change what is to come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from .checks import check_recipe, estimate, room_for, size
+from .errors import UsageError
+from .folder import RunFolder
+from .recipe import Recipe
+from .recipe_file import changed, keys, load_recipe
+
+SHAPES_ALL = ("seed", "name", "groups", "model", "grow")
+"""Keys and sections that everything already made stands on."""
+
+
+def begin(recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: bool) -> RunFolder:
+    """A new run folder, or with `dry_run` one that is not made.
+
+    Raises:
+        UsageError: The recipe breaks a rule, or the folder holds a run.
+    """
+    wanted = load_recipe(recipe, changes)
+    check_recipe(wanted)
+    path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    return RunFolder(path, wanted) if dry_run else RunFolder.create(path, wanted)
+
+
+def resumed(
+    path: Path, changes: Sequence[str], *, echo: Callable[[str], object], dry_run: bool
+) -> RunFolder:
+    """A run folder that goes on, its recipe changed where that touches nothing that is done.
+
+    Raises:
+        UsageError: No such run, a broken rule, or a change of what is done.
+    """
+    folder = RunFolder.open(path)
+    wanted = changed(folder.recipe, changes)
+    check_recipe(wanted)
+    before = {key.name: key.value for key in keys(folder.recipe)}
+    for key in keys(wanted):
+        if key.value == before.get(key.name):
+            continue
+        done = [
+            stage for stage in stages_that_stand_on(key.name, wanted) if _has_begun(folder, stage)
+        ]
+        if done:
+            raise UsageError(
+                f"{key.name} can be changed only before {done[0]}, which this run has begun; "
+                f"begin another run for it"
+            )
+        echo(f"changed: {key.name} from {before.get(key.name)!r} to {key.value!r}")
+    folder.recipe = wanted
+    if changes and not dry_run:
+        folder.save()
+    return folder
+
+
+def stages_that_stand_on(key: str, recipe: Recipe) -> list[str]:
+    """Stages whose artefact a key has shaped."""
+    section = key.partition(".")[0]
+    experts = [f"expert-{group}" for group in recipe.groups]
+    if section in SHAPES_ALL:
+        return ["grow", "cold_start", *experts, "fuse", "evaluate"]
+    return {
+        "cold_start": ["cold_start"],
+        "rl": []
+        if key in ("rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address")
+        else experts,
+        "noise": experts,
+        "fuse": ["fuse"],
+        "evaluate": ["evaluate"],
+    }.get(section, [])
+
+
+def _has_begun(folder: RunFolder, stage: str) -> bool:
+    """Whether a stage is done, or has made something that a change would contradict."""
+    group = stage.removeprefix("expert-")
+    left = {
+        "cold_start": folder.path / "cold_start.state",
+        "evaluate": folder.path / "evaluation.part.json",
+        stage: folder.expert(group) / "dora",
+    }
+    return folder.is_done(stage) or (stage in left and left[stage].exists())
+
+
+def plan(folder: RunFolder) -> Iterator[str]:
+    """What a run will do and take, in lines for people; nothing is written."""
+    from .train import stages_of
+
+    recipe = folder.recipe
+    needs = estimate(recipe)
+    yield f"run folder: {folder.path}"
+    for stage in stages_of(recipe):
+        yield f"{stage:24} {'done before' if folder.is_done(stage) else 'to do'}"
+    yield f"model: {needs.parameters:,} parameters, on {recipe.device}"
+    yield (
+        f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here just "
+        f"now, {size(needs.memory_bytes)} of memory, {size(needs.disk_bytes)} of disk"
+    )
+    yield from room_for(needs, folder.path)
