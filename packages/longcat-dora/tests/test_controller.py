@@ -7,6 +7,7 @@ from longcat_dora import RolloutController, Worker
 from longcat_dora._rollout.messages import (
     AbortRollout,
     Loaded,
+    Loading,
     LoadWeights,
     MoveRollout,
     RetireVersion,
@@ -39,7 +40,7 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     assert sorted(engine.tables) == [0, 1]
     trajectories = [await done.get() for _ in range(3)]
     await asyncio.sleep(0.01)
-    assert told == [Loaded(0), Loaded(1)]
+    assert told == [Loading(0), Loaded(0), Loading(1), Loaded(1)]
     assert sorted(engine.tables) == [1]
     assert [t.version for t in sorted(trajectories, key=lambda t: t.id)] == [0, 0, 1]
     assert not engine._open

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import threading
+from dataclasses import replace
 
 import openai
 import pytest
@@ -78,12 +79,6 @@ def worker():
     return Worker(engine=TabularEngine(), renderer=Renderer(), rollout=black_box(agent))
 
 
-@pytest.fixture
-def importable(request, monkeypatch):
-    """Let spawned processes import this file, whose name is relative to the root of the tests."""
-    monkeypatch.syspath_prepend(str(request.config.rootpath))
-
-
 @pytest.mark.usefixtures("importable")
 def test_an_agent_trains_unchanged_and_what_it_heard_is_what_is_trained_on(tmp_path):
     config = RunConfig(
@@ -109,6 +104,13 @@ def test_an_agent_trains_unchanged_and_what_it_heard_is_what_is_trained_on(tmp_p
         assert len(other.token_ids) == 2
 
 
+REFUSED = [
+    ({"stop": ["x"]}, "stop must be"), ({"temperature": 0.3}, "temperature must be the worker's, 1, got 0.3"),
+    ({"top_p": 0.9}, "top_p must be 1"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"tool_choice": "required"}, "tool_choice must be 'auto' or 'none'"), ({"seed": 3}, "seed must be absent"),
+    ({"logprobs": True}, "logprobs"), ({"min_p": 0.1}, "unknown parameter 'min_p'"),
+    ({"max_tokens": -1}, "max_tokens must be a positive number"),
+]  # fmt: skip
 go_on = threading.Event()
 
 
@@ -128,6 +130,11 @@ def _thread_agent(question, base_url):
     assert reason == "stop"
     with pytest.raises(openai.BadRequestError, match="n must be 1"):
         client.chat.completions.create(model="policy", messages=[], n=2)
+    for option, told in REFUSED:
+        with pytest.raises(openai.BadRequestError, match=told):
+            client.chat.completions.create(model="policy", messages=[], extra_body=option)
+    with pytest.raises(openai.BadRequestError, match="not /responses"):
+        client.responses.create(model="policy", input="1")
     with pytest.raises(openai.BadRequestError, match="must be as in OpenAI's API"):
         client.chat.completions.create(model="policy", messages=[{"content": "1"}])
     heard.append((client, text))
@@ -163,3 +170,94 @@ async def test_a_plain_function_runs_in_a_thread_and_its_address_ends_with_it():
     assert await stays == 0.0
     client.close()
     await session.close()
+
+
+class _Slow(TabularEngine):
+    """Answers 'length' to those who want little, and takes its time."""
+
+    async def generate(self, identifier, token_ids, *, max_tokens, temperature):
+        await asyncio.sleep(0.3)
+        self.asked = max_tokens
+        sample = await super().generate(
+            identifier, token_ids, max_tokens=max_tokens, temperature=temperature
+        )
+        return replace(sample, finish_reason="length" if max_tokens == 1 else "stop")
+
+
+def _held(agent):
+    engine = _Slow()
+    engine.load_weights(0, json.dumps([[0.0] * 8 for _ in range(8)]).encode())
+    return Worker(engine=engine, renderer=Renderer(), rollout=black_box(agent))
+
+
+def _ask(text="1", **options):
+    return {"model": "policy", "messages": [{"role": "user", "content": text}], **options}
+
+
+async def test_what_a_client_did_not_hear_is_not_trained_on():
+    async def agent(question, base_url):
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            for _ in range(3):  # it hangs up, and asks again
+                with pytest.raises(openai.APITimeoutError):
+                    await client.chat.completions.create(**_ask(), timeout=0.1)
+            answer = await client.chat.completions.create(**_ask(), timeout=20)
+        return 1.0, {"heard": answer.choices[0].message.content}
+
+    held = _held(agent)
+    session = Session(held, 0)
+    _, info = await held.rollout(3, session)
+    (segment,) = session.segments
+    assert segment.token_ids == [1, int(info["heard"])]
+    await session.close()
+    assert not held.engine._open
+
+
+async def test_why_an_answer_ended_and_what_it_used_is_told():
+    async def agent(question, base_url):
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none") as client:
+            short = await client.chat.completions.create(**_ask(max_tokens=1))
+            whole = await client.chat.completions.create(
+                **_ask("2", temperature=1.0, n=1, stop=None)
+            )
+            usage = None
+            options = {"stream": True, "stream_options": {"include_usage": True}}
+            async for chunk in await client.chat.completions.create(**_ask("3", **options)):
+                usage = chunk.usage or usage
+        return 1.0, {"short": short.choices[0].finish_reason, "whole": whole, "usage": usage}
+
+    held = _held(agent)
+    _, info = await held.rollout(3, Session(held, 0))
+    assert info["short"] == "length"
+    assert info["whole"].choices[0].finish_reason == "stop"
+    told = info["whole"].usage
+    assert (told.prompt_tokens, told.completion_tokens, told.total_tokens) == (1, 1, 2)
+    assert info["usage"].total_tokens == 2
+
+
+async def test_a_history_that_is_edited_is_counted():
+    async def agent(question, base_url):
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none") as client:
+            messages = _ask()["messages"]
+            for _ in range(3):
+                answer = await client.chat.completions.create(model="policy", messages=messages)
+                said = {"role": "assistant", "content": f" {answer.choices[0].message.content} "}
+                messages = [*messages, said, {"role": "user", "content": "2"}]
+        return 1.0
+
+    held = _held(agent)
+    session = Session(held, 0)
+    await held.rollout(3, session)
+    assert len(session.segments) == 3
+    assert session.num_splits == 2
+
+
+async def test_as_many_plain_agents_run_at_once_as_there_are_rollouts():
+    barrier = threading.Barrier(16, timeout=20)
+
+    def agent(question, base_url):
+        barrier.wait()
+        return 1.0
+
+    held = _held(agent)
+    rewards = await asyncio.gather(*(held.rollout(n, Session(held, 0)) for n in range(16)))
+    assert rewards == [1.0] * 16

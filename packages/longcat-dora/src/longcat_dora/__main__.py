@@ -1,4 +1,4 @@
-"""Check a log, train on it again, draw it, say who waits for what, plan a staleness bound, see a small run."""
+"""Check a log, repair it, train on it again, draw it, say who waits for what, plan a staleness bound, see a small run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ._books.simulate import plan
 from ._books.why import why
 from ._log.check import check
 from ._log.log import read_events, read_trajectories
+from ._log.repair import find_damage, repair
 from ._log.replay import replay
 from ._log.timeline import timeline
 from ._runtime.config import RunConfig
@@ -33,7 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     checker = commands.add_parser("check", help="replay an event log and report every breach")
-    checker.add_argument("log", type=Path, help="a log folder or its events.jsonl")
+    checker.add_argument("log", type=Path, help="a run folder, its log folder, or a file of it")
+    fixer = commands.add_parser(
+        "repair", help="cut a damaged log back to its last good line; shows first what that loses"
+    )
+    fixer.add_argument("run", type=Path, help="a run folder, or its log folder")
+    fixer.add_argument("--yes", action="store_true", help="do not ask")
     waiter = commands.add_parser("why", help="say in one line who waits for what in a run")
     waiter.add_argument("run", type=Path, help="a run folder")
     planner = commands.add_parser(
@@ -60,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "check":
-            return _check(options.log)
+            return _check(_log_of(options.log))
+        if options.command == "repair":
+            return _repair(_log_of(options.run), is_sure=options.yes)
         if options.command == "why":
             print(why(options.run))
             return 0
@@ -77,11 +85,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(log: Path) -> int:
-    report = check(read_events(log))
-    for breach in report.breaches:
-        print(breach)
+    report = check(log)
+    for line in [*report.breaches, *report.notes]:
+        print(line)
     print(report.summary())
+    if report.is_clean:
+        print(f"{report.num_payloads} trajectories read, all whole")
     return 0 if report.is_clean else 1
+
+
+def _repair(log: Path, *, is_sure: bool) -> int:
+    damage = find_damage(log)
+    if damage is None:
+        print(f"nothing to repair in {log}")
+        return 0
+    print(damage.describe())
+    if not is_sure and input("Cut the log there? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("nothing was changed")
+        return 1
+    repair(damage)
+    print("cut; continue the run as before")
+    return 0
 
 
 def _timeline(run: Path, out: Path) -> int:
@@ -89,7 +113,7 @@ def _timeline(run: Path, out: Path) -> int:
     try:
         out.write_text(json.dumps(trace), encoding="utf-8")
     except OSError as error:
-        raise LongcatDoraError(f"{out} must be writable: {error.strerror}") from error
+        raise LongcatDoraError(f"cannot write {out}: {error.strerror}") from error
     print(f"{len(trace['traceEvents']):,} events in {out}; open it at ui.perfetto.dev")
     return 0
 
@@ -118,7 +142,7 @@ def _trainer(name: str) -> Trainer:
     try:
         return getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError) as error:
-        raise LongcatDoraError(f"--trainer {name} must be importable: {error}") from error
+        raise LongcatDoraError(f"cannot import --trainer {name}: {error}") from error
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ from ._log.payloads import PayloadFile
 from ._rollout.controller import Factory, RolloutController
 from ._rollout.messages import (
     Broken,
+    Loading,
     LoadWeights,
     Order,
     Ready,
@@ -46,6 +47,8 @@ from ._runtime.runtime import Runtime
 from ._types import EndReason, Finished, LongcatDoraError, Trajectory
 
 _MOST_END_S = 10.0
+_HEARD_S = 0.02
+"""Until a report has left."""
 
 
 class Buffer:
@@ -103,6 +106,8 @@ class _ControllerActor:
                 (reference,) = order.weights
                 buffer: Buffer = await reference
                 order = order._replace(weights=buffer.view)
+                self._tell(Loading(order.version))
+                await asyncio.sleep(_HEARD_S)  # the engine may block from here on
             controller.obey(order)
         await controller.close()
         self._tell(Stopped())

@@ -21,6 +21,7 @@ from .messages import (
     AbortRollout,
     Broken,
     Loaded,
+    Loading,
     LoadWeights,
     MoveRollout,
     Noted,
@@ -89,6 +90,7 @@ class RolloutController:
             case MoveRollout(trajectory, version):
                 self._move(trajectory, version)
             case LoadWeights(version, weights):
+                self.tell(Loading(version))
                 self.worker.engine.load_weights(version, weights)
                 self.tell(Loaded(version))
             case RetireVersion(version):

@@ -69,6 +69,12 @@ class Ready(NamedTuple):
     """Where, if the runtime has several."""
 
 
+class Loading(NamedTuple):
+    """The engine begins to take a version; it may hear nothing until it has."""
+
+    version: int
+
+
 class Loaded(NamedTuple):
     """The engine has taken a version."""
 
@@ -114,7 +120,7 @@ class Stopped(NamedTuple):
 
 
 Report = (
-    Ready | Loaded | RolloutFinished | RolloutFailed | Released | Noted | Broken | Stopped
+    Ready | Loading | Loaded | RolloutFinished | RolloutFailed | Released | Noted | Broken | Stopped
 )  # fmt: skip
 
 
@@ -135,7 +141,7 @@ class Controller(Protocol):
 
 
 __all__ = [
-    "FORMAT", "AbortRollout", "Broken", "Controller", "Finished", "LoadWeights", "Loaded",
+    "FORMAT", "AbortRollout", "Broken", "Controller", "Finished", "LoadWeights", "Loaded", "Loading",
     "MoveRollout", "Noted", "Order", "Payload", "Ready", "Released", "Report", "RetireVersion",
     "RolloutFailed", "RolloutFinished", "StartRollout", "Stop", "Stopped",
 ]  # fmt: skip

@@ -90,6 +90,11 @@ class Session:
         """Times that messages came which say otherwise what the policy had said: another segment each."""
 
     @property
+    def temperature(self) -> float:
+        """That is sampled at."""
+        return self._worker.temperature
+
+    @property
     def segments(self) -> list[Segment]:
         """What was given and sampled so far, one for each conversation."""
         return [

@@ -34,6 +34,7 @@ from longcat_dora._rollout.messages import (
     Broken,
     Controller,
     Loaded,
+    Loading,
     LoadWeights,
     Noted,
     Ready,
@@ -263,6 +264,8 @@ class Runtime(ABC):
                     )
                 self._give_weights(handle)
                 handle.is_ready = True
+            case Loading():
+                self._watch.loading(handle)
             case Loaded(version):
                 self._watch.loaded(handle, version)
             case RolloutFinished(finished, payload):

@@ -19,6 +19,8 @@ class _Watched:
     spawned_at: float
     loads: dict[int, float] = field(default_factory=dict[int, float])
     """Version that its engine was given and has not taken, to when."""
+    is_loading: bool = False
+    """Whether it has begun to take one: it may hear nothing until it has."""
     loaded_at: float = 0.0
     overdue: list[str] = field(default_factory=list[str])
     """Rollouts for which it is killed."""
@@ -41,12 +43,17 @@ class Watch:
         if handle in self._of:
             self._of[handle].loads[version] = time.monotonic()
 
+    def loading(self, handle: Controller) -> None:
+        """Its engine begins to take weights."""
+        if handle in self._of:
+            self._of[handle].is_loading = True
+
     def loaded(self, handle: Controller, version: int) -> None:
         """Its engine has taken them."""
         watched = self._of.get(handle)
         if watched is not None:
             watched.loads.pop(version, None)
-            watched.loaded_at = time.monotonic()
+            watched.loaded_at, watched.is_loading = time.monotonic(), False
 
     def end(self, handle: Controller) -> tuple[list[str], str]:
         """A controller is gone; return the rollouts that it was killed for, and what is to be said of it."""
@@ -90,7 +97,8 @@ class Watch:
                     f"its engine had not taken the weights of version {version} after"
                     f" load_deadline_s={config.load_deadline_s:g} s"
                 ), []
-            return "", []  # whatever it samples waits for that
+            if watched.is_loading:
+                return "", []  # whatever it samples waits for that
         limit_s = config.rollout_deadline_s + config.kill_after_s
         if overdue and now - watched.loaded_at > limit_s:
             return f"it did not end {overdue[0]} after {limit_s:g} s", overdue

@@ -1,0 +1,335 @@
+"""Logs that are damaged at random, and runs whose power is cut: no wrong verdict, nothing lost in silence."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from longcat_dora import (
+    EventLog,
+    LocalRuntime,
+    LongcatDoraError,
+    RunConfig,
+    SchedulerConfig,
+    Task,
+    check,
+    read_events,
+)
+from longcat_dora.testing import TabularTrainer, tabular_worker
+
+SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
+
+
+@pytest.fixture
+def recount(monkeypatch):
+    """The second reader."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import recount
+
+    return recount
+
+
+def _run(folder, steps, seed=0):
+    config = RunConfig(folder=folder, max_steps=steps, scheduler=SMALL, save_every=3, seed=seed)
+    tasks = (Task(f"n{n}", n % 8) for n in range(1000))
+    trainer = TabularTrainer(learning_rate=0.1)
+    LocalRuntime(config, factory=tabular_worker, trainer=trainer, tasks=tasks).run()
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp(name) for name in "ab"]
+    for seed, folder in enumerate(folders):
+        _run(folder, 10, seed)
+    return folders
+
+
+def _damage(rng, log, other):
+    """Damage one file of a log in one way; return what was done to which."""
+    events = log / "events.jsonl"
+    how = rng.choice(["bit", "bit", "payload", "cut", "swap", "double", "lose", "foreign", "zeros"])
+    data = bytearray(events.read_bytes())
+    lines = bytes(data).splitlines(keepends=True)
+    place = rng.randrange(len(lines) - 1)
+    if how == "payload":
+        file = log / "payloads-000.bin"
+        data = bytearray(file.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        return how
+    if how == "bit":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif how == "cut":
+        data = data[: rng.randrange(1, len(data))]
+    elif how == "zeros":  # what a file system may leave of what was not synced
+        start = rng.randrange(1, len(data))
+        data[start:] = bytes(len(data) - start)
+    elif how == "foreign":
+        theirs = (other / "events.jsonl").read_bytes().splitlines(keepends=True)
+        lines[place + 1 :] = theirs[min(place + 1, len(theirs) - 1) :]
+    elif how == "swap":
+        after = rng.randrange(place + 1, len(lines))
+        lines[place], lines[after] = lines[after], lines[place]
+    elif how == "double":
+        lines.insert(rng.randrange(len(lines) + 1), lines[place])
+    else:
+        del lines[place]
+    if how in ("foreign", "swap", "double", "lose"):
+        data = b"".join(lines)
+    events.write_bytes(data)
+    return how
+
+
+def _judge(log, whole):
+    """What is said of a log: how many events of the whole one are vouched for, or that it is wrong."""
+    try:
+        report = check(log)
+    except LongcatDoraError:
+        return None
+    if report.breaches or report.not_judged:
+        return None
+    events = list(read_events(log))
+    assert events == whole[: len(events)], "it vouches for what was not written"
+    return len(events)
+
+
+def _one(seed, folder, two_runs):
+    rng = random.Random(seed)
+    ours, theirs = two_runs if rng.random() < 0.5 else two_runs[::-1]
+    log = folder / f"log{seed}"
+    shutil.copytree(ours / "log", log)
+    whole = list(read_events(ours / "log"))
+    how = _damage(rng, log, theirs / "log")
+    before = (log / "events.jsonl").read_bytes()
+    verdict = _judge(log, whole)
+    num_lines = before.count(b"\n") - 1  # without the head
+    if verdict is not None:  # all that has an end is vouched for: a cut alone leaves such a log
+        assert verdict == num_lines
+        assert (
+            how in ("cut", "zeros", "payload")
+            or before == (ours / "log" / "events.jsonl").read_bytes()
+        )
+        if how == "payload":  # padding between two records is nobody's
+            pytest.fail("a payload's byte was altered, and nobody saw it")
+    try:
+        opened = EventLog(log)
+    except LongcatDoraError:
+        assert (log / "events.jsonl").read_bytes() == before, "something was cut"
+    else:
+        opened.close()
+        after = (log / "events.jsonl").read_bytes()
+        assert before.startswith(after) or not num_lines + 1
+        assert b"\n" not in before[len(after) :], "a line with an end was cut"
+    shutil.rmtree(log)
+
+
+def test_logs_that_are_damaged_at_random_get_no_wrong_verdict_and_lose_nothing(tmp_path, two_runs):
+    for seed in range(60):
+        _one(seed, tmp_path, two_runs)
+
+
+@pytest.mark.long
+def test_a_thousand_damaged_logs(tmp_path, two_runs):
+    for seed in range(1000):
+        _one(seed, tmp_path, two_runs)
+
+
+def test_a_second_reader_counts_the_same(two_runs, recount, tmp_path):
+    for folder in two_runs:
+        recount.agree(folder / "log", check(folder / "log"))
+    shutil.copytree(two_runs[0], tmp_path / "again")
+    _run(tmp_path / "again", 14)
+    recount.agree(tmp_path / "again" / "log", check(tmp_path / "again" / "log"))
+
+
+def test_a_log_goes_on_in_another_file_when_one_is_full(tmp_path, recount):
+    written = []
+    for _ in range(3):
+        log = EventLog(tmp_path, segment_bytes=2000)
+        assert log.num_before == len(written)
+        for n in range(len(written), len(written) + 40):
+            written.append({"kind": "noticed", "text": f"{n}"})
+            log.append(written[-1])
+        log.sync()
+        log.close()
+    assert len(list(tmp_path.glob("events-*.jsonl"))) > 3
+    assert [e["text"] for e in read_events(tmp_path)] == [e["text"] for e in written]
+    assert len(recount.events_of(tmp_path)) == len(written)
+    part = sorted(tmp_path.glob("events-*.jsonl"))[2]
+    part.rename(tmp_path / "elsewhere")
+    with pytest.raises(LongcatDoraError, match=r"events-000003\.jsonl, line 1"):
+        list(read_events(tmp_path))
+    for older in sorted(tmp_path.glob("events-*.jsonl"))[:2]:
+        older.unlink()
+    report = check(tmp_path)
+    assert report.notes == ["judged from part 3 of the log on"]
+
+
+RECORDER = '''
+"""Loaded by the interpreter at its start: notes what is written to a folder, and what is waited for."""
+import json, os, threading
+FOLDER, OUT = os.environ["RECORD_FOLDER"], os.environ["RECORD_OUT"]
+names, lock, real = {}, threading.Lock(), {n: getattr(os, n) for n in ("open", "write", "writev", "fsync", "fdatasync", "close")}
+out = real["open"](OUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def note(*what):
+    real["write"](out, (json.dumps(what) + "\\n").encode())
+def open_(path, flags, *a, **k):
+    fd = real["open"](path, flags, *a, **k)
+    path = os.path.abspath(os.fspath(path)) if not isinstance(path, int) else ""
+    if path.startswith(FOLDER): names[fd] = path
+    return fd
+def write(fd, data):
+    num = real["write"](fd, data)
+    if fd in names: note("write", names[fd], num)
+    return num
+def writev(fd, parts):
+    num = real["writev"](fd, parts)
+    if fd in names: note("write", names[fd], num)
+    return num
+def sync(name):
+    def call(fd):
+        if fd in names:  # what is written meanwhile may not be part of it
+            size = os.fstat(fd).st_size
+            real[name](fd)
+            note("sync", names[fd], size)
+        else: real[name](fd)
+    return call
+def close(fd):
+    names.pop(fd, None)
+    real["close"](fd)
+os.open, os.write, os.writev, os.close = open_, write, writev, close
+os.fsync, os.fdatasync = sync("fsync"), sync("fdatasync")
+'''
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_what_is_committed_survives_a_power_cut(tmp_path, synced, recount):
+    """Of the real process: everything that was not waited for is dropped, and each commit that was told stands."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(RECORDER)
+    script = tmp_path / "run.py"
+    script.write_text(f"""
+import sys
+from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
+from longcat_dora.testing import TabularTrainer, tabular_worker
+LocalRuntime(
+    RunConfig(folder=sys.argv[1], max_steps=12, save_every=4, sync_commits={synced}, num_controllers=2,
+              scheduler=SchedulerConfig(groups_per_batch=2, group_size=4, hard_staleness=2)),
+    factory=tabular_worker, trainer=TabularTrainer(learning_rate=0.1),
+    tasks=(Task(f"n{{n}}", n % 8) for n in range(1000)),
+    on_step=lambda p: print("told", p.step, flush=True),
+).run()
+""")
+    run, record = tmp_path / "run", tmp_path / "record"
+    environment = {**os.environ, "PYTHONPATH": str(hook), "RECORD_FOLDER": str(run / "log"),
+                   "RECORD_OUT": str(record)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), str(run)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    operations = [json.loads(line) for line in record.read_text().splitlines()]
+    assert {kind for kind, _, _ in operations} >= {"write"}
+    cuts = list(range(len(operations) // 4, len(operations), max(1, len(operations) // 12)))
+    lost = 0
+    for number, cut in enumerate(cuts):
+        disk = tmp_path / f"disk{number}"
+        disk.mkdir()
+        kept = {}
+        for kind, path, size in operations[:cut]:
+            if kind == "sync":
+                kept[path] = max(kept.get(path, 0), size)
+        for path, size in kept.items():
+            if Path(path).is_file():
+                (disk / Path(path).name).write_bytes(Path(path).read_bytes()[:size])
+        lost += _num_lost(disk, operations[:cut], run / "log", recount)
+        shutil.rmtree(disk)
+    assert (lost == 0) == synced
+
+
+def _num_lost(disk, operations, whole, recount):
+    """Steps that were committed for good when the power failed, and are not whole on the disk."""
+    # A step was told when the log was synced behind its commit; without syncs, when the commit was written.
+    size = {"write": 0, "sync": 0}
+    for kind, path, num in operations:
+        if path.endswith("events.jsonl"):
+            size[kind] = size[kind] + num if kind == "write" else max(size[kind], num)
+    told = (whole / "events.jsonl").read_bytes()[: size["sync"] or size["write"]]
+    promised = told.count(b'"kind":"committed"')
+    if not (disk / "events.jsonl").is_file():
+        return promised
+    trajectories = {}
+    found = 0
+    for event in recount.events_of(disk):
+        if event["kind"] == "produced":
+            trajectories[event["trajectory"]] = event["payload"]
+        if event["kind"] == "committed":
+            for name in event["trajectories"]:
+                file, offset, length, crc = trajectories[name]
+                data = (disk / file).read_bytes()[offset : offset + length]
+                assert recount.zlib.crc32(data) == crc, f"{name} is trained on, and is not there"
+            found += 1
+    return promised - found
+
+
+def test_a_run_goes_on_after_a_power_cut_that_kept_events_and_lost_payloads(tmp_path, recount):
+    _run(tmp_path, 4)
+    log = tmp_path / "log"
+    lines = (log / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (log / "events.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))
+    payloads = log / "payloads-000.bin"
+    payloads.write_bytes(payloads.read_bytes()[: payloads.stat().st_size // 4])
+    shutil.rmtree(tmp_path / "checkpoints")
+    _run(tmp_path, 4)
+    report = check(log)
+    assert [b for b in report.breaches if "not what was written" not in b] == []
+    assert report.num_open == 0
+
+
+def test_resuming_takes_memory_that_does_not_grow_with_the_log(tmp_path):
+    small, large = (_resume(tmp_path / str(num), num) for num in (2_000, 40_000))
+    assert large - small < 6  # MiB; all events of the large one are 60
+
+
+def _resume(folder, num):
+    """MiB that a process has needed at most to continue a log of so many trajectories."""
+    log, group = EventLog(folder, segment_bytes=4 * 2**20), 8
+    log.append(
+        {"kind": "opened", "hard_staleness": 2, "at_bound": "wait"},
+        {"kind": "published", "version": 0},
+    )
+    for version in range(num // group):
+        names = [f"t{version * group + n:06d}" for n in range(group)]
+        name = f"g{version:05d}"
+        log.append(
+            {"kind": "admitted", "group": name, "task": f"n{version}", "domain": "", "size": group},
+            *({"kind": "started", "trajectory": t, "group": name, "version": version, "member": n,
+               "attempt": 0} for n, t in enumerate(names)),
+            *({"kind": "produced", "trajectory": t, "group": name, "version": version, "versions": [version],
+               "reward": 0.5, "tokens": 9, "sampled": 3, "domain": "", "duration_s": 0.1,
+               "payload": ["payloads-000.bin", 0, 0, 0]} for t in names),
+            {"kind": "committed", "version": version, "trajectories": names},
+            {"kind": "published", "version": version + 1},
+        )  # fmt: skip
+        if version % 10 == 9:
+            log.append(
+                {"kind": "saved", "version": version + 1, "kept": [version - 9, version + 1]}
+            )
+    log.close()
+    last = num // group
+    code = f"""
+import resource
+from pathlib import Path
+from longcat_dora import RolloutManager, SchedulerConfig, Task
+tasks = (Task(f"n{{n}}", n) for n in range(10**9))
+manager = RolloutManager(Path({str(folder)!r}), SchedulerConfig(), tasks=tasks, version={last})
+assert next(manager._tasks._streams[""].tasks).id == "n{last}"
+manager.close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
