@@ -199,6 +199,7 @@ dtype: bfloat16
     ],
 )  # fmt: skip
 def test_mergekits_yaml_is_understood(tmp_path, make, method, first, shared, wanted, settings):
+    pytest.importorskip("yaml")
     make.three(tmp_path)
     text = _YAML.format(method=method, first=first, second=first, shared=shared)
     found = read_merge_file(_file(tmp_path, text, "m.yml"))
@@ -212,6 +213,7 @@ def test_mergekits_yaml_is_understood(tmp_path, make, method, first, shared, wan
 
 
 def test_mergekits_filters_gradients_and_slices(tmp_path, make):
+    pytest.importorskip("yaml")
     make.three(tmp_path)
     weight = "{weight: [{filter: mlp, value: [0, 1]}, {filter: q*, value: 7}, {value: 0.5}]}"
     text = _YAML.format(method="task_arithmetic", first=weight, second="{weight: 1}", shared="{}")
@@ -269,12 +271,14 @@ parameters: {t: [{filter: mlp, value: [0, 1]}, {value: 0.25}]}
     ],
 )  # fmt: skip
 def test_what_is_not_understood_of_mergekit_is_refused(tmp_path, make, text, match):
+    pytest.importorskip("yaml")
     make.three(tmp_path)
     with pytest.raises(ValueError, match=match):
         read_merge_file(_file(tmp_path, text, "m.yaml"))
 
 
 def test_tokenizer_source(tmp_path, make):
+    pytest.importorskip("yaml")
     base, one, _ = make.three(tmp_path)
     (base / "tokenizer.json").write_text("base")
     (one / "tokenizer.json").write_text("one")

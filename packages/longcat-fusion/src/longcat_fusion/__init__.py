@@ -1,14 +1,10 @@
 """Many expert checkpoints into one, never wrong in silence, in a fixed memory."""
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from ._config import ByName, Gradient, MergeConfig, Rule, method_of
 from ._folders import Progress, merge_folders, run_plan
 from ._interference import Interference, interference
 from ._kinds import KINDS, PROTECTED, kind_of
+from ._merge import merge, merge_tensor
 from ._methods import (
     METHODS,
     Breadcrumbs,
@@ -28,9 +24,6 @@ from ._methods import (
 )
 from ._plan import Plan, plan_merge
 
-if TYPE_CHECKING:
-    from ._merge import merge, merge_tensor
-
 __all__ = [
     "KINDS", "METHODS", "PROTECTED",
     "Breadcrumbs", "ByName", "Dare", "Della", "Gradient", "Interference", "IsoC", "Karcher", "Linear", "MergeConfig",
@@ -38,10 +31,3 @@ __all__ = [
     "TaskArithmetic", "Ties",
     "interference", "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge", "run_plan",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    """Import torch when state dicts are merged: folders are merged without it."""
-    if name in ("merge", "merge_tensor"):
-        return getattr(importlib.import_module("._merge", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

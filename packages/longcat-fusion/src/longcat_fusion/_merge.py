@@ -1,13 +1,16 @@
-"""Merge state dicts in memory; the same arithmetic, tile by tile, as for folders."""
+"""Merge state dicts in memory; the same arithmetic, tile by tile, as for folders.
+
+Torch is imported when a state dict is merged: planning and merging folders does without.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ._checkpoint import Checkpoint
 from ._config import MergeConfig
@@ -16,14 +19,16 @@ from ._headers import Entry
 from ._numbers import Array
 from ._plan import refuse_unequal, tasks_of
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+"""Torch's name of each safetensors dtype."""
 
 
 def merge(
@@ -57,13 +62,14 @@ def merge(
     ]
     tasks, _ = tasks_of(start, others, labels, config)
     refuse_unequal(tasks, labels)
+    torch = _torch()
     merged: dict[str, Tensor] = {}
     for task in tasks:
         size = int(np.prod(task.match.shape))
-        values = torch.empty(size, dtype=_DTYPES[task.dtype])
+        values = torch.empty(size, dtype=getattr(torch, _DTYPES[task.dtype]))
         raw = values.view(torch.uint8).numpy()
         scale_dtype, scale_shape = task.scales or ("U8", (0,))
-        scales = torch.empty(int(np.prod(scale_shape)), dtype=_DTYPES[scale_dtype])
+        scales = torch.empty(int(np.prod(scale_shape)), dtype=getattr(torch, _DTYPES[scale_dtype]))
         raw_scales = scales.view(torch.uint8).numpy()
 
         def put(is_scales: bool, begin: int, part: Array, raw=raw, raw_scales=raw_scales) -> None:
@@ -91,12 +97,18 @@ def merge_tensor(
 
 
 def _entries(tensors: Mapping[str, Tensor], label: str) -> dict[str, Entry]:
+    torch = _torch()
+    names = {getattr(torch, name): dtype for dtype, name in _DTYPES.items()}
     found = {}
     for name, tensor in tensors.items():
-        if tensor.dtype not in _NAMES:
+        if tensor.dtype not in names:
             raise ValueError(f"{label}: {name} has dtype {tensor.dtype}, which cannot be merged")
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         found[name] = Entry(
-            name, _NAMES[tensor.dtype], tuple(tensor.shape), Path(label), 0, memory=raw
+            name, names[tensor.dtype], tuple(tensor.shape), Path(label), 0, memory=raw
         )
     return found
+
+
+def _torch() -> Any:
+    return importlib.import_module("torch")
