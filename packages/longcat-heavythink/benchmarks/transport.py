@@ -84,7 +84,9 @@ async def use_streams(url, k):
     """Sockets by hand: what is left when nothing is taken care of."""
     host, port = url.split("/")[2].split(":")
     free, gate = [], asyncio.Semaphore(LIMIT)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    )
     request = f"{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
 
     async def one():
@@ -161,7 +163,15 @@ def main():
             row += [round(statistics.median(spent[name, k]), 3), round(statistics.median(ratios), 2),
                     f"{min(ratios):.2f} to {max(ratios):.2f}"]  # fmt: skip
         rows.append(row)
-    columns = ["side", "ms a call, K = 64", "ratio", "spread", "ms a call, K = 512", "ratio", "spread"]
+    columns = [
+        "side",
+        "ms a call, K = 64",
+        "ratio",
+        "spread",
+        "ms a call, K = 512",
+        "ratio",
+        "spread",
+    ]
     for row in [columns, *rows]:
         print("  ".join(f"{cell!s:>20}" for cell in row))
     ours = {row[0]: row for row in rows}["longcat-heavythink"]

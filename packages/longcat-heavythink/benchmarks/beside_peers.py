@@ -1,0 +1,210 @@
+"""Votes over HTTP beside its-hub and optillm: time, answers waited for, CPU of a call.
+
+    python benchmarks/beside_peers.py [--rounds 3] [--k 64]
+
+Run it with an interpreter that has `its-hub`, `openai` and `optillm` (without its dependencies)
+beside this package. Each side talks to a server of its own, in another process, that gives the
+n-th request the same delay and the same answer: delays are long-tailed (median 0.1 s, at most 2 s),
+six in ten answers are right. No side may have more than 64 requests under way.
+
+The slowest needed is the delay of the answer with which the vote is decided, were all answers asked
+for at once.
+"""
+
+import argparse
+import asyncio
+import importlib
+import importlib.metadata
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import time
+import types
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from longcat_heavythink import HeavyConfig, openai_complete, think
+
+SERVER = """
+import asyncio, json, sys
+from random import Random
+seed = int(sys.argv[1])
+random = Random(seed)
+plan = [(min(2.0, 0.1 * random.lognormvariate(0, 1.2)), "42" if random.random() < 0.6 else
+         random.choice(["41", "43", "7"])) for _ in range(4096)]
+asked = answered = 0
+
+def whole(data):
+    body = json.dumps(data).encode()
+    return b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body
+
+async def serve(reader, writer):
+    global asked, answered
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            size = int((head.lower() + b"content-length: 0\\r\\n").split(b"content-length: ")[1].split(b"\\r\\n")[0])
+            await reader.readexactly(size)
+            if head.startswith(b"GET"):
+                writer.write(whole({"asked": asked, "answered": answered}))
+                continue
+            delay, text = plan[asked]
+            asked += 1
+            gone = asyncio.ensure_future(reader.read(1))
+            done, _ = await asyncio.wait([gone], timeout=delay)
+            if done:
+                return
+            gone.cancel()
+            try:
+                await gone
+            except asyncio.CancelledError:
+                pass
+            answered += 1
+            writer.write(whole({"id": "1", "object": "chat.completion", "created": 1, "model": "m",
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text},
+                             "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+QUESTION = "What is 6 x 7?"
+
+
+def ours(url, k):
+    config = HeavyConfig(schedule=f"vote:{k}")
+    ask = [{"role": "user", "content": QUESTION}]
+    return asyncio.run(think(ask, openai_complete(url, model="m"), config=config)).answer
+
+
+def its_hub(kind):
+    hub = importlib.import_module("its_hub")
+    from its_hub.core.lms.openai_lm import OpenAICompatibleLanguageModel
+    from its_hub.core.orchestrator import LMOrchestrator
+
+    def run(url, k):
+        model = OpenAICompatibleLanguageModel(url, "k", "m")
+        algorithm = getattr(hub, kind)(orchestrator=LMOrchestrator(64))
+        return asyncio.run(algorithm.ainfer(model, QUESTION, k))["content"]
+
+    return run
+
+
+def optillm():
+    """Its self-consistency module as it is; the package's own `__init__` starts a server."""
+    spec = importlib.util.find_spec("its_hub")
+    folder = Path(spec.origin).parents[1] / "optillm"
+    package = types.ModuleType("optillm")
+    package.__path__ = [str(folder)]
+    sys.modules["optillm"] = package
+    module = importlib.import_module("optillm.self_consistency")
+    openai = importlib.import_module("openai")
+
+    def run(url, k):
+        with openai.OpenAI(base_url=url, api_key="k") as client:
+            voter = module.AdvancedSelfConsistency(client, "m", num_samples=k)
+            result = voter.evaluate("", QUESTION)["aggregated_result"]
+        return result["clusters"][0]["answer"]
+
+    return run
+
+
+def slowest_needed(seed, k):
+    """Return the delay after which the vote of the first k answers is decided."""
+    random = Random(seed)
+    plan = [
+        (min(2.0, 0.1 * random.lognormvariate(0, 1.2)),
+         "42" if random.random() < 0.6 else random.choice(["41", "43", "7"]))
+        for _ in range(k)
+    ]  # fmt: skip
+    counts = Counter()
+    for number, (delay, text) in enumerate(sorted(plan), start=1):
+        counts[text] += 1
+        first, second = ([*sorted(counts.values(), reverse=True), 0])[:2]
+        if first - second > k - number:
+            return delay, number
+    return max(plan)[0], k
+
+
+def measure(run, seed, k):
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(seed)], stdout=subprocess.PIPE, text=True
+    )
+    url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
+    try:
+        began, cpu = time.monotonic(), time.process_time()
+        answer = run(url, k)
+        took, cpu = time.monotonic() - began, time.process_time() - cpu
+        with urllib.request.urlopen(f"{url}/stats") as response:
+            counts = json.load(response)
+        assert answer.strip() == "42", answer
+        return took, counts["answered"], counts["asked"], cpu / max(1, counts["asked"]) * 1000
+    finally:
+        server.kill()
+        server.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--k", type=int, default=64)
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    sides = {"longcat-heavythink": ours}
+    versions = {}
+    for kind in ("SelfConsistency", "AdaptiveSelfConsistency", "BetaSelfConsistency"):
+        sides[f"its-hub {kind}"] = its_hub(kind)
+    sides["optillm self-consistency"] = optillm()
+    for name in ("its-hub", "optillm", "openai", "aiohttp"):
+        versions[name] = importlib.metadata.version(name)
+    for run in sides.values():  # imports and first connections
+        measure(run, 7, 4)
+    seen = {name: [] for name in sides}
+    needed = []
+    for seed in range(options.rounds):
+        needed.append(slowest_needed(seed, options.k))
+        for name, run in sides.items():
+            seen[name].append(measure(run, seed, options.k))
+    rows = []
+    for name, results in seen.items():
+        over = [took / delay for (took, *_), (delay, _) in zip(results, needed, strict=True)]
+        rows.append([
+            name, statistics.median(r[0] for r in results), round(statistics.median(over), 2),
+            f"{min(over):.2f} to {max(over):.2f}", statistics.median(r[1] for r in results),
+            statistics.median(r[2] for r in results),
+            round(statistics.median(r[3] for r in results), 2),
+        ])  # fmt: skip
+    columns = ["side", "wall s", "over slowest needed", "spread", "answers waited for",
+               "requests sent", "CPU ms a call"]  # fmt: skip
+    for row in [columns, *rows]:
+        print("  ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in row))
+    best = {row[0]: row for row in rows}
+    claim = (
+        f"A vote of {options.k} over a long-tailed server is decided in {rows[0][2]} of the slowest "
+        f"answer needed, after {rows[0][4]:g} answers (its-hub's full vote: "
+        f"{best['its-hub SelfConsistency'][2]} and {best['its-hub SelfConsistency'][4]:g})."
+    )
+    print(json.dumps({
+        "title": "Votes beside its-hub and optillm", "claim": claim, "columns": columns,
+        "rows": rows, "spread": f"min to max of {options.rounds} interleaved runs",
+        "seeds": list(range(options.rounds)), "versions": versions,
+        "notes": ["The first 64 requests of each side get the same delays and answers.",
+                  "Adaptive and beta variants may answer otherwise than the full vote; ours cannot.",
+                  "optillm asks one after the other."],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
