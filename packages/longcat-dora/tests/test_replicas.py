@@ -20,7 +20,13 @@ from longcat_dora import (
     read_events,
     read_trajectories,
 )
-from longcat_dora.testing import NUM_TOKENS, TabularTrainer, _probs, replicated_worker
+from longcat_dora.testing import (
+    NUM_TOKENS,
+    TabularReplica,
+    TabularTrainer,
+    _probs,
+    replicated_worker,
+)
 
 
 class _Replica:
@@ -231,3 +237,18 @@ def test_a_run_on_replicas_keeps_the_contract(tmp_path, num):
         context, token = segment.token_ids
         probs = _probs(trainer.tables[trajectory.version][context])
         assert segment.log_probs[-1] == pytest.approx(math.log(probs[token]))
+
+
+async def test_a_replica_that_never_takes_its_weights_is_lost_and_named():
+    class Hangs(TabularReplica):
+        async def load_weights(self, version, weights):
+            await asyncio.Event().wait()
+
+    engine = ReplicatedEngine([Hangs()], load_s=0.05, retry_s=0.01, max_slow_loads=2)
+    engine.load_weights(0, b"[]")
+    identifier = await engine.open(0)
+    with pytest.raises(LongcatDoraError, match=r"replica 0 had not taken the weights of version 0"):
+        await asyncio.wait_for(
+            engine.generate(identifier, [1], max_tokens=1, temperature=1.0), timeout=10
+        )
+    await engine.stop()

@@ -270,7 +270,8 @@ class ManagerMachine(RuleBasedStateMachine):
         self.open(self.saved)
 
     def published(self):
-        found = [e["version"] for e in read_events(self.folder) if e["kind"] == "published"]
+        kinds = ("published", "restored")
+        found = [e["version"] for e in read_events(self.folder) if e["kind"] in kinds]
         return found[-1]
 
     def teardown(self):

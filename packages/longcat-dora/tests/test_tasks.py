@@ -146,7 +146,7 @@ def test_a_strangers_mistake_is_one_line(tmp_path):
         return Worker(engine=TabularEngine(), rollout=lambda task, policy: 1.0)
 
     with pytest.raises(
-        LongcatDoraError, match="`async def .*`: .* is no async function, it returned float"
+        LongcatDoraError, match=r"`async def .*`: .* is no async function, it returned float"
     ):
         _local(tmp_path / "a", factory=plain).run()
     with pytest.raises(
@@ -241,3 +241,10 @@ def test_too_few_file_descriptors_is_one_line(tmp_path):
         done.stderr
     )
     assert check(tmp_path / "log").breaches == []
+
+
+def test_a_run_with_fewer_tasks_than_may_be_open_tries_them_all(tmp_path):
+    _local(tmp_path, tasks=[Task("a", 1)]).run()
+    report = check(tmp_path / "log")
+    assert report.num_started == CONFIG.group_size
+    assert report.num_open == 0

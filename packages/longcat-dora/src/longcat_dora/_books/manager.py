@@ -210,8 +210,11 @@ class RolloutManager:
 
     @property
     def is_drained(self) -> bool:
-        """Whether no task is left, and nothing is being sampled."""
-        return not (self._tasks.domains or self._backlog or self.scheduler.num_running)
+        """Whether no task is left, and nothing is being sampled or waits to be."""
+        scheduler = self.scheduler
+        return not (
+            self._tasks.domains or self._backlog or scheduler.num_running or scheduler.is_wanting
+        )
 
     def feed(self) -> None:
         """Admit groups and start trajectories, on the controller with the most room."""

@@ -126,6 +126,11 @@ class Scheduler:
         return self._index.num_running
 
     @property
+    def is_wanting(self) -> bool:
+        """Whether a group has attempts that are still to be started."""
+        return self._index.wanting() is not None
+
+    @property
     def num_open_groups(self) -> int:
         """Groups that are neither committed nor evicted."""
         return len(self._index.groups)

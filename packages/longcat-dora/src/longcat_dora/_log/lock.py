@@ -13,6 +13,7 @@ from pathlib import Path
 from longcat_dora._types import LongcatDoraError
 
 LOCK = "lock"
+_SIZE = 300
 
 
 class FolderLock:
@@ -35,10 +36,9 @@ class FolderLock:
             ) from error
         command = " ".join(Path(part).name for part in sys.argv[:1]) or "python"
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        text = f"process {os.getpid()} on {socket.gethostname()} ({command}, since {since})\n"
+        text = f"process {os.getpid()} on {socket.gethostname()} ({command}, since {since})"
         with contextlib.suppress(OSError):  # the disk is full: the name is for people alone
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, text.encode(), 0)
+            os.pwrite(self._file, text.encode().ljust(_SIZE)[:_SIZE], 0)  # over what was there
 
     def close(self) -> None:
         """Let go."""

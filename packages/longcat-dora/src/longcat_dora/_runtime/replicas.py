@@ -92,6 +92,9 @@ class ReplicatedEngine:
             dealt anew, by tokens.
         rebalance_s: Seconds between two looks at how the conversations are spread.
         retry_s: Seconds until a lost replica is tried again.
+        load_s: Until a replica must have taken weights; one that has not is lost, and so are its weights' tries
+            after `max_slow_loads` in a row: then requests fail and say so.
+        max_slow_loads: See `load_s`.
 
     Raises:
         ValueError: There is no replica.
@@ -105,11 +108,16 @@ class ReplicatedEngine:
         cache_tokens: int | None = None,
         rebalance_s: float = 2.0,
         retry_s: float = 1.0,
+        load_s: float = 600.0,
+        max_slow_loads: int = 3,
     ) -> None:
         if not replicas:
             raise ValueError("need at least one replica, got none")
         self.max_length, self.rebalance_s, self.retry_s = max_length, rebalance_s, retry_s
         self.cache_tokens = cache_tokens
+        self.load_s, self.max_slow_loads = load_s, max_slow_loads
+        self._num_slow_loads = 0
+        """In a row."""
         self._places = [_Place(replica) for replica in replicas]
         self._weights: dict[int, bytes | memoryview] = {}
         self._retired: set[int] = set()
@@ -283,7 +291,7 @@ class ReplicatedEngine:
                     continue
                 if version != place.version and version in self._weights:
                     place.version = None
-                    await place.replica.load_weights(version, self._weights[version])
+                    await self._load(place, version)
                     self.num_moves += 1
                     place.version = version
                 if place.moving_to == version:
@@ -294,6 +302,20 @@ class ReplicatedEngine:
             self._failure = error
         finally:
             self._wake()
+
+    async def _load(self, place: _Place, version: int) -> None:
+        """Have a replica take weights, within its time."""
+        try:
+            async with asyncio.timeout(self.load_s):
+                await place.replica.load_weights(version, self._weights[version])
+        except TimeoutError as error:
+            self._num_slow_loads += 1
+            number = self._places.index(place)
+            told = f"replica {number} had not taken the weights of version {version} after load_s={self.load_s:g} s"
+            if self._num_slow_loads >= self.max_slow_loads:
+                raise LongcatDoraError(f"{told}, the {self._num_slow_loads}th time in a row") from error
+            raise ReplicaLostError(told) from error
+        self._num_slow_loads = 0
 
     def _lose(self, place: _Place) -> None:
         """Do without a replica for a while."""
