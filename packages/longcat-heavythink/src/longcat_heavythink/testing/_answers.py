@@ -197,11 +197,11 @@ def _silent(
     whole = b"".join(_good(message, body))
     if name == "slow":  # whole, but late
         return Script([whole], pause_s=seconds or 0.3)
-    if name == "trickle":  # one byte at a time
+    if name == "trickle":  # a few bytes at a time
         return Script(list(_bytes(whole)), pause_s=seconds or 0.001)
     raise ValueError(f"mode must be ok, delay or one of {', '.join(FAULTS)}, got {name!r}")
 
 
 def _bytes(whole: bytes) -> Iterator[bytes]:
-    for place in range(len(whole)):
-        yield whole[place : place + 1]
+    for place in range(0, len(whole), 8):
+        yield whole[place : place + 8]

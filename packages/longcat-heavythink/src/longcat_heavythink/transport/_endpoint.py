@@ -247,7 +247,7 @@ class Endpoint:
                     failure = read_error(response.status, raw, self._chat, asked)
                     return Reply(failure=_redirected(failure, response))
                 if call.on_delta is None:
-                    raw = await _read(response, self._chat)
+                    raw = await _read(response, self._chat, log)
                     return read_reply(raw, self._chat, model=self._model, timing=log.timing())
                 return await self._stream(response, call, log)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
@@ -349,13 +349,15 @@ def _proxy_of(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
-    declared = int(response.headers.get("Content-Length", MAX_BODY_BYTES + 1))
-    if declared <= MAX_BODY_BYTES:
+async def _read(response: aiohttp.ClientResponse, url: str, log: Watched | None = None) -> bytes:
+    """Return the body; each piece that comes tells the watch that the server is alive."""
+    if response.content.is_eof():
         return await response.read()
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
+        if log is not None:
+            log.heard_s = time.monotonic()
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             raise ValueError(f"{url} sent more than {MAX_BODY_BYTES} bytes")
