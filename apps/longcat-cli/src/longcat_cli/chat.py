@@ -9,61 +9,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longcat_heavythink import HeavyConfig, strip_thoughts, think
+from longcat_heavythink import HeavyConfig, HeavyThinkError, strip_thoughts, think
 from rich.console import Console
 
 from .errors import UsageError
-from .folder import read_json
-from .talkers import Message, Talker, complete, make_talker
+from .line_input import LineInput, help_text, history_file, is_command
+from .talkers import Call, Message, Piece, Talker, answer_of, make_talker
+from .tool_programs import ToolPrograms, read_tools
 
-HELP = """/help        this list
-/reset       forget the conversation
-/save FILE   write the conversation as JSON
-/quit        leave (so does end of input)"""
+MAX_CALLS = 16
+"""Rounds of tool calls in one answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
     """Options of a plain conversation."""
 
-    system: str
-    tools: str
-    heavy: int
-    max_tokens: int
-    temperature: float
-    api_key_env: str
-    server_model: str
+    system: str = ""
+    tools: str = "none"
+    heavy: int = 0
+    max_tokens: int = 256
+    temperature: float = 0.7
+    api_key_env: str = "OPENAI_API_KEY"
+    server_model: str | None = None
 
 
 def plain_chat(model: str, options: ChatOptions) -> None:
     """Talk until the input ends."""
     tools = read_tools(options.tools)
     talker = make_talker(model, api_key_env=options.api_key_env, server_model=options.server_model)
-    conversation = _Conversation(talker, options, tools)
-    if not sys.stdin.isatty():
-        question = sys.stdin.read().strip()
-        if not question:
-            raise UsageError("standard input must hold a question, it is empty")
-        asyncio.run(conversation.ask(question, show=_write))
-        print()
-        return
-    console = Console()
-    console.print(f"[bold]{model}[/]  /help shows what can be typed")
-    while True:
-        try:
-            text = console.input("[cyan]you[/] ").strip()
-        except (EOFError, KeyboardInterrupt):
+    conversation = Conversation(talker, options, tools)
+    with asyncio.Runner() as runner:  # one loop for all answers: engines and connections live in it
+        if sys.stdin.isatty():
+            _talk(model, conversation, runner)
+        else:
+            question = sys.stdin.read().strip()
+            if not question:
+                raise UsageError("standard input must hold a question, it is empty")
+            runner.run(conversation.ask(question, show=_write))
             print()
-            return
-        if text.startswith("/"):
+
+
+def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> None:
+    console = Console()
+    console.print(f"[bold]{model}[/]  /help shows what can be typed; Ctrl-C stops an answer")
+    lines = LineInput(history_file())
+    while (text := lines.ask()) is not None:
+        if is_command(text):
             if not command(text, conversation.messages, conversation.reset, console):
                 return
         elif text:
             try:
-                asyncio.run(conversation.ask(text, show=_write))
+                runner.run(conversation.ask(text, show=_write))
+                print()
             except KeyboardInterrupt:
                 console.print("\n[dim](stopped)[/]")
-            print()
+            except (UsageError, HeavyThinkError, ValueError) as error:
+                console.print(f"\n[red]{error}[/]", markup=True, highlight=False)
 
 
 def command(text: str, messages: list[Message], reset: Any, console: Console) -> bool:
@@ -82,67 +84,72 @@ def command(text: str, messages: list[Message], reset: Any, console: Console) ->
         except OSError as error:
             console.print(f"[red]{path} cannot be written: {error.strerror}[/]")
     else:
-        console.print(HELP, highlight=False)
+        console.print(help_text(), highlight=False)
     return True
 
 
-def read_tools(name: str) -> list[dict[str, Any]]:
-    """Read a JSON list of OpenAI function tools; `none` is an empty one."""
-    if name == "none":
-        return []
-    path = Path(name)
-    if not path.is_file():
-        raise UsageError(f"--tools must be none or a JSON file, got {name!r}")
-    tools = read_json(path)
-    if not isinstance(tools, list) or not all(
-        isinstance(t, dict) and "function" in t for t in tools
-    ):
-        raise UsageError(f"{path} must be a list of OpenAI function tools")
-    return tools
+def _write(piece: Piece | Call) -> None:
+    """Text goes to standard output; thoughts and calls beside it."""
+    if isinstance(piece, Piece) and piece.kind == "text":
+        sys.stdout.write(piece.text)
+        sys.stdout.flush()
+    elif isinstance(piece, Call):
+        print(f"  call {piece.name} {piece.arguments}", file=sys.stderr)
+    elif sys.stderr.isatty():
+        sys.stderr.write(f"\x1b[2m{piece.text}\x1b[0m")
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class Conversation:
+    """What was said, and how it goes on."""
 
-
-class _Conversation:
-    def __init__(self, talker: Talker, options: ChatOptions, tools: list[Any]) -> None:
+    def __init__(self, talker: Talker, options: ChatOptions, tools: ToolPrograms) -> None:
         self.talker, self.options, self.tools = talker, options, tools
         self.messages: list[Message] = []
         self.reset()
 
     def reset(self) -> None:
+        """Forget all but the system prompt."""
         self.messages[:] = (
             [{"role": "system", "content": self.options.system}] if self.options.system else []
         )
 
     async def ask(self, text: str, *, show: Any) -> None:
+        """Say something and take the answer in; one that does not come leaves no question behind."""
+        before = len(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
-            answer = await (self._heavy(show) if self.options.heavy else self._plain(show))
+            await (self._heavy(show) if self.options.heavy else self._plain(show))
         except BaseException:
-            self.messages.pop()  # an answer that did not come leaves no question behind
+            del self.messages[before:]
             raise
-        self.messages.append({"role": "assistant", "content": answer})
 
-    async def _plain(self, show: Any) -> str:
-        answer = ""
-        async for piece in self.talker.stream(
-            self.messages, max_tokens=self.options.max_tokens,
-            temperature=self.options.temperature, tools=self.tools,
-        ):  # fmt: skip
-            answer += piece
-            show(piece)
-        return answer
+    async def _plain(self, show: Any) -> None:
+        """Answer, with tools that have a program really called, until the model speaks."""
+        for _ in range(MAX_CALLS):
+            message = await answer_of(self._stream(self.messages, self.options.temperature), show)
+            self.messages.append(message)
+            calls = message.get("tool_calls") or ()
+            if not calls or not self.tools.can_act:
+                return
+            for call in calls:
+                function = call["function"]
+                result = await self.tools.call(function["name"], function["arguments"])
+                print(f"  gives {result[:200]}", file=sys.stderr)
+                self.messages.append(
+                    {"role": "tool", "tool_call_id": call["id"], "content": result}
+                )
+        raise UsageError(f"the model called tools {MAX_CALLS} times without an answer")
 
-    async def _heavy(self, show: Any) -> str:
+    def _stream(self, messages: Any, temperature: float) -> Any:
+        return self.talker.stream(
+            messages, max_tokens=self.options.max_tokens, temperature=temperature,
+            tools=self.tools.tools,
+        )  # fmt: skip
+
+    async def _heavy(self, show: Any) -> None:
         async def one(messages: Any, temperature: float) -> str:
-            answer = await complete(
-                self.talker, list(messages), max_tokens=self.options.max_tokens,
-                temperature=temperature, tools=self.tools,
-            )  # fmt: skip
-            return strip_thoughts(answer)
+            answer = await answer_of(self._stream(list(messages), temperature))
+            return strip_thoughts(answer["content"])
 
         def attempt(number: int, answer: str) -> None:
             first = answer.strip().splitlines()[0][:70] if answer.strip() else "(nothing)"
@@ -152,5 +159,5 @@ class _Conversation:
             width=self.options.heavy, temperature=max(self.options.temperature, 0.7)
         )
         result = await think(self.messages, one, config=config, on_attempt=attempt)
-        show(result.answer)
-        return result.answer
+        show(Piece(result.answer))
+        self.messages.append({"role": "assistant", "content": result.answer})

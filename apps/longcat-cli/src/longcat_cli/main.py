@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -153,41 +153,67 @@ def chat(
     task: Annotated[
         str | None, typer.Option(help="A task id of the run, such as shop-eval-00003.")
     ] = None,
-    noise: Annotated[float, typer.Option(help="Level of noise, 0 to 1.")] = 0.0,
+    noise: Annotated[float | None, typer.Option(help="Level of noise, 0 to 1.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="The run folder; the newest when absent.")
     ] = None,
-    system: Annotated[str, typer.Option(help="A system prompt, with --model.")] = "",
-    tools: Annotated[str, typer.Option(help="A JSON file of tools, or none.")] = "none",
+    system: Annotated[str | None, typer.Option(help="A system prompt, with --model.")] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(help="A JSON file of tools, with --model; `command` in one is its program."),
+    ] = None,
     heavy: Annotated[
-        int, typer.Option(help="Think this many times, then once about the answers.")
-    ] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Per answer.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+        int | None,
+        typer.Option(help="Think this many times, then once about the answers; with --model."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Per answer, with --model; 256 when absent.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is greedy; with --model, 0.7 when absent.")
+    ] = None,
     api_key_env: Annotated[
-        str, typer.Option(help="Variable that holds the server's key.")
-    ] = "OPENAI_API_KEY",
-    server_model: Annotated[str, typer.Option(help="The model's name on the server.")] = "default",
+        str | None, typer.Option(help="Variable that holds the server's key; OPENAI_API_KEY.")
+    ] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="The model's name on the server; asked for when absent.")
+    ] = None,
 ) -> None:
     """Talk to a model: without --model, to the newest trained one, in one of its worlds.
 
-    In the conversation: /help, /reset, /save FILE, /quit.
+    In the conversation: /help, /reset, /save FILE, /quit; Ctrl-C stops an answer.
     """
-    if not 0 <= noise <= 1:
-        raise UsageError(f"--noise must be in [0, 1], got {noise}")
-    if heavy < 0 or max_tokens < 1 or temperature < 0:
-        raise UsageError("--heavy and --temperature must not be negative, --max-tokens at least 1")
+    in_world = {"domain": domain, "task": task, "noise": noise, "run": run}
+    plain = {
+        "system": system, "tools": tools, "heavy": heavy, "max_tokens": max_tokens,
+        "temperature": temperature, "api_key_env": api_key_env, "server_model": server_model,
+    }  # fmt: skip
     if model is None:
+        _refuse(plain, "--model: without it, the newest trained model acts in its world")
+        if not 0 <= (noise or 0) <= 1:
+            raise UsageError(f"--noise must be in [0, 1], got {noise}")
         from .world_chat import world_chat
 
-        world_chat(run, domain=domain, task=task, noise=noise)
+        world_chat(run, domain=domain, task=task, noise=noise or 0.0)
         return
+    _refuse(in_world, "a trained model in its world, without --model")
+    least = {"heavy": 1, "max_tokens": 1, "temperature": 0}
+    for name, value in plain.items():
+        if name in least and value is not None and not float(str(value)) >= least[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} must be at least {least[name]}, got {value}"
+            )
     from .chat import ChatOptions, plain_chat
 
-    plain_chat(model, ChatOptions(
-        system=system, tools=tools, heavy=heavy, max_tokens=max_tokens, temperature=temperature,
-        api_key_env=api_key_env, server_model=server_model,
-    ))  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
+    plain_chat(model, ChatOptions(**given))
+
+
+def _refuse(options: dict[str, Any], goes_with: str) -> None:
+    """Options that would be ignored are refused."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with {goes_with}")
 
 
 @app.command(epilog="Example: longcat serve runs/20261124-101500/fused --port 8000")

@@ -19,6 +19,7 @@ from .agent import load_agent, load_worlds, make_environment, read_tasks, transc
 from .chat import command
 from .errors import UsageError
 from .folder import RunFolder
+from .line_input import LineInput, history_file, is_command
 from .train import newest_run
 
 COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": "bold"}
@@ -61,6 +62,7 @@ class _Talk:
     ) -> None:
         self.folder, self.environment, self.worker, self.task = folder, environment, worker, task
         self.console = Console(highlight=False, soft_wrap=True)
+        self.lines = LineInput(history_file()) if sys.stdin.isatty() else None
         self.messages: list[Message] = []
         self.tools: list[dict[str, Any]] = []
         self.wants_reset = False
@@ -80,11 +82,11 @@ class _Talk:
         observation = await self.environment.reset()
         self.messages, self.tools = list(observation.messages), observation.tools
         opening = str(self.messages[-1]["content"])
-        if sys.stdin.isatty():
+        if self.lines is not None:
             self.console.print(f"[bold]{self.task.id}[/]: {self.worker_line()}")
             self.console.print(f"[dim]Enter sends the task's own request:[/] {opening}")
             self.console.print("[dim]/help shows what else can be typed[/]")
-        text = self._ask("")
+        text = await self._ask("")
         if text is None:
             return
         self.messages[-1] = {"role": "user", "content": text or opening}
@@ -105,7 +107,7 @@ class _Talk:
             if scripted is None:  # the person has ended the talk
                 break
             suggestion = str(scripted["content"])
-            text = self._ask(suggestion, hint=suggestion)
+            text = await self._ask(suggestion, hint=suggestion)
             if self.wants_reset:
                 return
             if not text:
@@ -143,19 +145,17 @@ class _Talk:
             style = COLOURS.get(line["who"], "")
             self.console.print(f"{line['who']:>9}  {line['text']}", style=style, markup=False)
 
-    def _ask(self, suggestion: str, *, hint: str = "") -> str | None:
+    async def _ask(self, suggestion: str, *, hint: str = "") -> str | None:
         """Read a line; in a pipe, the request once and the scripted answers after that."""
-        if not sys.stdin.isatty():
+        if self.lines is None:
             return sys.stdin.readline().strip() or suggestion
-        shown = f" [dim]({hint})[/]" if hint else ""
         while True:
-            try:
-                text = self.console.input(f"[cyan]      you[/]{shown} ").strip()
-            except (EOFError, KeyboardInterrupt):
+            text = await self.lines.ask_within("      you ", hint)
+            if text is None or not is_command(text):
+                return suggestion if text == "" else text
+            if not command(text, self.messages, self._reset, self.console):
                 return None
-            if not text.startswith("/"):
-                return text or suggestion
-            if not command(text, self.messages, self._reset, self.console) or self.wants_reset:
+            if self.wants_reset:
                 return None
 
     def _reset(self) -> None:

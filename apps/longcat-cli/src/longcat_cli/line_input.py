@@ -1,0 +1,69 @@
+"""Reading what a person types: editing, history, pasting of several lines, completion of commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COMMANDS = {
+    "/help": "this list",
+    "/reset": "forget the conversation",
+    "/save": "write the conversation as JSON: /save FILE",
+    "/quit": "leave (so does end of input)",
+}
+
+
+def is_command(text: str) -> bool:
+    """Whether a line is one of ours: `/etc/passwd is what?` is a question."""
+    return text.split(" ", 1)[0].strip() in COMMANDS
+
+
+def help_text() -> str:
+    """The commands, a line each."""
+    return "\n".join(f"{name:12} {about}" for name, about in COMMANDS.items())
+
+
+class LineInput:
+    """Asks for lines in a terminal; what is pasted comes as one text."""
+
+    def __init__(self, history: Path | None = None) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+        kept: Any = InMemoryHistory()
+        if history is not None:
+            try:
+                history.parent.mkdir(parents=True, exist_ok=True)
+                history.touch(mode=0o600)
+                kept = FileHistory(str(history))
+            except OSError:
+                pass  # a home that cannot be written: history lasts as long as the talk
+        self._session: Any = PromptSession(
+            history=kept,
+            completer=WordCompleter(list(COMMANDS), meta_dict=COMMANDS, sentence=True),
+            complete_while_typing=False,
+        )
+
+    def ask(self, label: str = "you ", hint: str = "") -> str | None:
+        """One text; `None` at the end of input or at Ctrl-C."""
+        try:
+            return str(self._session.prompt(_label(label, hint))).strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+
+    async def ask_within(self, label: str = "you ", hint: str = "") -> str | None:
+        """As `ask`, where a loop is running already."""
+        try:
+            return str(await self._session.prompt_async(_label(label, hint))).strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+
+
+def _label(label: str, hint: str) -> str:
+    return f"{label}({hint}) " if hint else label
+
+
+def history_file() -> Path:
+    """Where lines are kept between talks."""
+    return Path.home() / ".local" / "state" / "longcat" / "history"

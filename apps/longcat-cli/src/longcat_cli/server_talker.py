@@ -1,0 +1,134 @@
+"""A conversation with any OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+
+from .errors import UsageError
+from .talkers import Call, Message, Piece
+
+TIMEOUT = httpx.Timeout(120, connect=10)
+THOUGHTS = ("reasoning_content", "reasoning")
+"""How servers spell a thought in a delta."""
+
+
+class ServerTalker:
+    """Any OpenAI-compatible server; its model is found by asking when it is not named."""
+
+    def __init__(self, url: str, api_key: str, model: str | None) -> None:
+        self.url, self.model = url.rstrip("/").removesuffix("/chat/completions"), model
+        if not self.url.endswith("/v1"):
+            self.url += "/v1"
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float,
+        tools: Sequence[Any],
+    ) -> AsyncIterator[Piece | Call]:
+        """Yield the deltas of a streamed chat completion; see `Talker`."""
+        body: dict[str, Any] = {
+            "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature,
+            "stream": True,
+        }  # fmt: skip
+        if tools:
+            body["tools"] = list(tools)
+        try:
+            async with httpx.AsyncClient(timeout=TIMEOUT, headers=self.headers) as client:
+                body["model"] = self.model = self.model or await self._ask_model(client)
+                async for piece in self._answer(client, body):
+                    yield piece
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = str(error) or type(error).__name__
+            raise UsageError(f"{self.url} must answer, but: {why}") from error
+
+    async def _ask_model(self, client: httpx.AsyncClient) -> str:
+        """The first model that the server names; servers that name none take any name."""
+        response = await client.get(f"{self.url}/models")
+        if response.status_code in (401, 403):
+            raise UsageError(_refusal(self.url, response.status_code, response.text))
+        try:
+            return str(response.json()["data"][0]["id"])
+        except (ValueError, LookupError, TypeError):
+            return "default"
+
+    async def _answer(
+        self, client: httpx.AsyncClient, body: dict[str, Any]
+    ) -> AsyncIterator[Piece | Call]:
+        async with client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                text = (await response.aread()).decode(errors="replace")
+                raise UsageError(_refusal(self.url, response.status_code, text))
+            calls: dict[int, dict[str, str]] = {}
+            has_ended = False
+            async for line in response.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                said = line[5:].strip()
+                if said == "[DONE]":
+                    has_ended = True
+                    break
+                event = _event(self.url, said)
+                for choice in event.get("choices") or ():
+                    has_ended = has_ended or bool(choice.get("finish_reason"))
+                    delta = choice.get("delta") or choice.get("message") or {}
+                    for piece in _pieces(delta):
+                        yield piece
+                    _collect(calls, delta)
+            for number in sorted(calls):
+                yield Call(**calls[number])
+            if not has_ended:
+                raise UsageError(f"{self.url} cut the answer off before its end")
+
+
+def _refusal(url: str, status: int, text: str) -> str:
+    try:
+        error = json.loads(text)["error"]
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, LookupError, TypeError):
+        pass
+    return f"{url} answered {status}: {text.strip()[:300] or 'nothing'}"
+
+
+def _event(url: str, said: str) -> dict[str, Any]:
+    try:
+        event = json.loads(said)
+    except ValueError:
+        raise UsageError(f"{url} must stream JSON, got {said[:80]!r}") from None
+    if not isinstance(event, dict):
+        raise UsageError(f"{url} must stream JSON objects, got {said[:80]!r}")
+    if event.get("error"):
+        error = event["error"]
+        why = error.get("message", error) if isinstance(error, dict) else error
+        raise UsageError(f"{url} failed in the middle of its answer: {str(why)[:300]}")
+    return event
+
+
+def _pieces(delta: dict[str, Any]) -> list[Piece]:
+    thoughts = [str(delta[key]) for key in THOUGHTS if delta.get(key)][:1]
+    pieces = [Piece(thought, "thought") for thought in thoughts]
+    content = delta.get("content")
+    if isinstance(content, list):  # parts, as some servers send
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return [*pieces, Piece(str(content))] if content else pieces
+
+
+def _collect(calls: dict[int, dict[str, str]], delta: dict[str, Any]) -> None:
+    """A call comes in parts that name it by its index; a server that names none sends it whole."""
+    for part in delta.get("tool_calls") or ():
+        function = part.get("function") or {}
+        index = part.get("index")
+        call = calls.setdefault(
+            len(calls) if index is None else index, {"id": "", "name": "", "arguments": ""}
+        )
+        call["id"] = call["id"] or str(part.get("id") or f"call_{len(calls) - 1}")
+        call["name"] += str(function.get("name") or "")
+        arguments = function.get("arguments") or ""
+        call["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
