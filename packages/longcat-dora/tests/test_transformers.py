@@ -390,4 +390,4 @@ def test_a_run_goes_through_and_its_log_holds(folder, tmp_path):
         tasks=tasks,
     )  # fmt: skip
     assert runtime.run() == 3
-    assert check(read_events(tmp_path / "run" / "log")).violations == []
+    assert check(read_events(tmp_path / "run" / "log")).breaches == []
