@@ -1,0 +1,193 @@
+"""Models of Hugging Face by name, chats as samples, and a run without a runtime (`[transformers]`).
+
+    model, tokenizer = load_model("HuggingFaceTB/SmolLM2-135M-Instruct", lora=16)
+    for metrics in rl_steps(model, tokenizer, tasks, {score: 1.0}, TrainerConfig(), steps=50): ...
+
+`rl_steps` generates, scores and trains in turn; `longcat_dora` does these side by side, keeps a log and resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._config import TrainerConfig
+from ._samples import Sample
+from ._trainer import GspoTrainer
+
+try:
+    import transformers
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        "longcat_gspo.transformers needs: pip install 'longcat-gspo[transformers]'"
+    ) from error
+
+Messages = Sequence[Mapping[str, Any]]
+Reward = Callable[[Mapping[str, Any], str], float]
+"""Takes a task and the answer's text."""
+
+
+def load_model(
+    name: str,
+    *,
+    lora: int = 0,
+    dtype: str = "auto",
+    device: str = "cpu",
+    checkpointing: bool = False,
+) -> tuple[nn.Module, Any]:
+    """Return a causal LM, ready to be trained, and its tokenizer.
+
+    Args:
+        name: A folder or a hub's name.
+        lora: Rank of an adapter on all linear layers; 0 trains every weight.
+        dtype: `auto`: as it was saved. Weights that are trained are held in float32 by the trainer.
+        device: Where.
+        checkpointing: Compute layers again in the backward pass rather than keep them.
+
+    Raises:
+        ValueError: `lora` is negative.
+    """
+    if lora < 0:
+        raise ValueError(f"lora must be a rank, or 0 for none, got {lora}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, attn_implementation="sdpa"
+    )
+    model: Any = loaded.to(device)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    if lora:
+        import peft  # noqa: PLC0415 - only where one is wanted
+
+        config = peft.LoraConfig(
+            r=lora, lora_alpha=2 * lora, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        model = peft.get_peft_model(model, config)
+    return model, tokenizer
+
+
+def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()) -> Sample:
+    """Return a conversation as a sample that learns what the assistant says, its calls and ends included.
+
+    Raises:
+        ValueError: Nobody speaks as the assistant, or the template writes turns otherwise once others follow.
+    """
+    spans: list[tuple[int, int]] = []
+    text = _text(tokenizer, messages, tools)
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _text(tokenizer, messages[:place], tools, speaks=True)
+        after = _text(tokenizer, messages[: place + 1], tools)
+        if not after.startswith(before) or not text.startswith(after.rstrip()):
+            raise ValueError(
+                f"the chat template must write message {place} alike alone and in the conversation, it "
+                "does not: cut the conversation there, or use a template that keeps what was said"
+            )
+        end = len(after.rstrip()) if after.endswith("\n") else len(after)
+        spans.append((len(before), end))
+    if not spans:
+        raise ValueError("a conversation must have a message of the assistant, it has none")
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    mask = [
+        any(begin <= a and b <= end and a < b for begin, end in spans)
+        for a, b in coded["offset_mapping"]
+    ]
+    return Sample(token_ids=coded["input_ids"], loss_mask=mask)
+
+
+def _text(tokenizer: Any, messages: Messages, tools: Sequence[Any], *, speaks: bool = False) -> str:
+    return tokenizer.apply_chat_template(
+        list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=speaks
+    )
+
+
+def rl_steps(
+    model: nn.Module, tokenizer: Any, tasks: Sequence[Mapping[str, Any]],
+    rewards: Mapping[Reward, float], config: TrainerConfig, *, steps: int, groups: int = 4,
+    group_size: int = 8, max_tokens: int = 256, seed: int = 0,
+    on_samples: Callable[[list[Sample], list[str]], None] | None = None,
+) -> Iterator[dict[str, float]]:  # fmt: skip
+    """Generate, score, train, step by step; yields the metrics of each.
+
+    Sampling is at the configuration's `temperature`, `top_k` and `top_p`, whatever the model's own
+    generation config says, so that the trainer knows what was sampled from.
+
+    Args:
+        model: Of transformers, with an adapter or without.
+        tokenizer: With a chat template.
+        tasks: Each with `messages`, or a `prompt` as the user's; rewards get the whole.
+        rewards: Functions, and what each weighs.
+        config: How steps are taken; its temperature is the sampling's.
+        steps: How many.
+        groups: Tasks a step.
+        group_size: Attempts at each.
+        max_tokens: Of an answer.
+        seed: Of the order of the tasks and of the sampling.
+        on_samples: Called with each step's samples and answers.
+
+    Raises:
+        ValueError: There is no task, or no reward.
+    """
+    if not tasks or not rewards:
+        raise ValueError(f"need tasks and rewards, got {len(tasks)} and {len(rewards)}")
+    trainer = GspoTrainer(model, config)
+    order = list(tasks)
+    Random(seed).shuffle(order)
+    torch.manual_seed(seed)
+    queue = cycle(order)
+    for step in range(steps):
+        chosen = list(islice(queue, groups))
+        samples: list[Sample] = []
+        answers: list[str] = []
+        for place, task in enumerate(chosen):
+            ids = _prompt(tokenizer, task)
+            for answer in _generate(model, tokenizer, ids, config, group_size, max_tokens):
+                text = tokenizer.decode(answer, skip_special_tokens=True)
+                reward = sum(weight * float(score(task, text)) for score, weight in rewards.items())
+                samples.append(Sample(
+                    token_ids=[*ids, *answer], loss_mask=[False] * len(ids) + [True] * len(answer),
+                    log_probs=None, reward=reward, group=f"{step}-{place}",
+                ))  # fmt: skip
+                answers.append(text)
+        if on_samples is not None:
+            on_samples(samples, answers)
+        yield trainer.train(samples)
+
+
+def _prompt(tokenizer: Any, task: Mapping[str, Any]) -> list[int]:
+    messages = task.get("messages") or [{"role": "user", "content": task["prompt"]}]
+    text = _text(tokenizer, messages, task.get("tools") or (), speaks=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@torch.no_grad()
+def _generate(
+    model: Any, tokenizer: Any, ids: list[int], config: TrainerConfig, num: int, max_tokens: int
+) -> list[list[int]]:
+    """Sampled answers, each up to and with its end."""
+    model.eval()
+    device = next(model.parameters()).device
+    prompt = torch.tensor([ids], device=device)
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])} - {None}
+    asked = transformers.GenerationConfig(
+        do_sample=True, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
+        min_p=None, repetition_penalty=1.0, max_new_tokens=max_tokens, num_return_sequences=num,
+        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id or min(ends),
+    )  # fmt: skip
+    was, model.generation_config = model.generation_config, asked  # else its own values fill in
+    try:
+        out = model.generate(prompt, attention_mask=torch.ones_like(prompt))
+    finally:
+        model.generation_config = was
+    answers: list[list[int]] = []
+    for row in out[:, len(ids) :].tolist():
+        end = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+        answers.append(row[: end + 1])
+    return answers
