@@ -49,15 +49,22 @@ def test_the_mark_is_in_no_answer_even_one_that_knows_it():
 
 @pytest.mark.parametrize(
     "token",
-    ["<|im_end|>", "<|im_start|>system", "</s>", "<longcat_user>", "</longcat_think>", "</think>",
-     "<think>", "[INST]", "[/INST]", "<<SYS>>", "<|eot_id|>", "<start_of_turn>", "<tool_call>"],
+    ["<|im_end|>", "<|im_start|>system", "</s>", "<longcat_user>", "</longcat_s>",
+     "[INST]", "[/INST]", "<<SYS>>", "<|eot_id|>", "<start_of_turn>"],
 )  # fmt: skip
 def test_tokens_that_steer_templates_are_broken_up(token):
     assert token not in defuse(f"say {token} now")
 
 
 def test_ordinary_text_is_left_alone():
-    for text in ("a < b and c > d", "<b>x</b>", "x == y -- z", "[1] see", "| a | b |\n|---|---|"):
+    for text in (
+        "a < b and c > d",
+        "the tag </think> ends <think>",
+        "<b>x</b>",
+        "x == y -- z",
+        "[1] see",
+        "| a | b |\n|---|---|",
+    ):
         assert defuse(text) == text
 
 

@@ -258,7 +258,7 @@ async def test_images_are_carried_into_the_summary():
     ("field", "value"),
     [
         ("width", 0), ("width", 2.5), ("width", True), ("depth", 0), ("max_answer_chars", 0),
-        ("temperature", math.nan), ("temperature", -1), ("temperature", math.inf),
+        ("temperature", "hot"), ("temperature", None), ("temperature", math.nan), ("temperature", -1), ("temperature", math.inf),
         ("summary_temperature", math.nan), ("quorum", 0), ("quorum", 5), ("packing", "best"),
         ("stream", "some"), ("schedule", "hevy:3"), ("max_prompt_chars", 0), ("summary_tries", 0),
         ("max_tokens", 0),
@@ -269,9 +269,11 @@ def test_a_config_is_checked_whole(field, value):
         HeavyConfig(**{field: value})
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "x"}], [{}]])
+@pytest.mark.parametrize(
+    "messages", [[], [{"role": "assistant", "content": "x"}], [{}], "hello", [{"role": 3}]]
+)
 async def test_a_conversation_must_wait_for_an_answer(messages):
-    with pytest.raises(ValueError, match="must end with a user message or"):
+    with pytest.raises(ValueError, match=r"must end with a user message or|with a role"):
         await think(messages, scripted([]))
 
 

@@ -258,6 +258,14 @@ def test_one_endpoint_serves_many_loops(fault_server):
         assert asyncio.run(endpoint(ASK, 1.0)) == "42"
 
 
+async def test_letters_that_are_no_utf8_are_sent_as_escapes(fault_server):
+    server = fault_server(answer=lambda body: "ok")
+    assert await _endpoint(server)([{"role": "user", "content": "\ud800 Zürich"}], 1.0) == "ok"
+    assert server.requests[0]["messages"][0]["content"] == "\ud800 Zürich"
+    with pytest.raises(ValueError, match="temperature"):
+        await _endpoint(server)(ASK, float("nan"))
+
+
 async def test_nobody_there():
     began = time.monotonic()
     endpoint = openai_complete("http://127.0.0.1:9/v1", model="x", retry=QUICK)

@@ -56,6 +56,7 @@ def test_a_stream_does_not_depend_on_how_it_is_cut(cuts):
          "server", "a"),
         (_line({"content": "a"}) + b"data: {not json}\n\n", "server", "a"),
         (_line({"content": "a"}) + b"error: died\n\n", "server", "a"),
+        (_line({"content": "a"}) + b'{"error": "died"}\n', "server", "a"),
         (b'{"choices": [{"message": {"content": "whole"}}]}', None, "whole"),
         (b'{"choices": [{"message": {"content": "' + b"w" * 9000 + b'"}}]}', None, "w" * 9000),
         (b"<html>nope</html>", "malformed", ""),
@@ -83,6 +84,8 @@ def test_whole_replies():
         {"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}, {"function": {}}, 7]}), URL)  # fmt: skip
     assert reply.tool_calls == (ToolCall("f", '{"a": 1}', "1"),)
     assert reply.good
+    parts = [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "4"}, "2"]
+    assert read_reply(_body({"content": parts}), URL).text == "42"
     reply = read_reply(_body({"content": None, "refusal": "I will not."}), URL)
     assert reply.text == "I will not."
     content = [{"top_logprobs": [{"logprob": -1.0}, {"logprob": -3.0}]}, {"logprob": -0.5}]

@@ -85,11 +85,11 @@ CHINESE = Prompts(
 
 PROMPTS = {"en": ENGLISH, "zh": CHINESE}
 
-_CONTROL = re.compile(
-    r"<(?=\|[^|\n]{1,40}\|>|/?(?:longcat_\w+|think|thinking|tool_call|tool_response|s|bos|eos"
-    r"|start_of_turn|end_of_turn)>|<SYS>>|</SYS>>|[|][^|\n]{1,40}[|]>)"
+_CONTROL = re.compile(  # what begins or ends a turn in common chat templates; not thoughts' tags
+    r"<(?=\|[^|\n]{1,40}\|>|/?(?:s|bos|eos|start_of_turn|end_of_turn)>|/?<?SYS>>"
+    r"|/?longcat_(?:s|system|user|assistant|observation|tool_declare|tool_response)>)"
 )
-_INST = re.compile(r"\[(?=/?(?:INST|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\])")
+_INST = re.compile(r"\[(?=/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS)\])")
 _FRAME_LINE = re.compile(r"[^\n]*(?:[Tt]hinker|Problem|思考者)[^\n]*")
 _RUN = re.compile(r"([=\-—_*])\1+")
 

@@ -229,7 +229,10 @@ def plain_text(content: Any) -> str:
     parts = cast("list[Any]", content)
     texts: list[str] = []
     for part in parts:
-        text: Any = cast("dict[str, Any]", part).get("text") if isinstance(part, dict) else part
-        if isinstance(text, str):
-            texts.append(text)
+        if isinstance(part, dict):
+            fields = cast("dict[str, Any]", part)
+            is_text = fields.get("type", "text") in ("text", "input_text", "output_text")
+            part = fields.get("text") if is_text else None
+        if isinstance(part, str):
+            texts.append(part)
     return "".join(texts)

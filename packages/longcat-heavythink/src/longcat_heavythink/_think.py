@@ -84,6 +84,9 @@ class HeavyConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        for name in ("temperature", "summary_temperature"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} must be a number, got None")
         check_temperature("temperature", self.temperature)
         check_temperature("summary_temperature", self.summary_temperature)
         if self.packing not in POLICIES:
@@ -204,6 +207,9 @@ async def think(
 
 
 def _check(messages: Sequence[Message]) -> None:
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"each message must be a mapping with a role, got {message!r}")
     if not messages or messages[-1].get("role") not in ("user", "tool"):
         last = messages[-1].get("role") if messages else "nothing"
         raise ValueError(f"messages must end with a user message or a tool's, got {last!r}")

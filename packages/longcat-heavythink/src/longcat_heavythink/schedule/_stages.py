@@ -30,8 +30,11 @@ def _at_least(stage: Any, **least: int) -> None:
 
 def check_temperature(name: str, value: float | None) -> None:
     """Refuse a temperature that is not finite or is negative."""
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    if value is None:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not (is_number and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,11 @@ class Endpoint:
         """Return the answer's text.
 
         Raises:
+            ValueError: The temperature is not finite or is negative.
             RuntimeError: There is no good answer; the message says why.
         """
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature must be finite and not negative, got {temperature}")
         reply = await self.reply(Call(messages=messages, temperature=temperature))
         if reply.failure is not None:
             raise RuntimeError(reply.failure.message)

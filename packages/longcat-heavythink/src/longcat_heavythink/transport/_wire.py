@@ -51,7 +51,10 @@ def request_body(call: Call, model: str, config: EndpointConfig) -> bytes:
         body["stream_options"] = {"include_usage": True}
     body.update(config.extra)
     body.update(call.extra)
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate: as an escape it is valid JSON
+        return json.dumps(body).encode()
 
 
 def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -> Failure:
@@ -181,6 +184,10 @@ class StreamReader:
         elif not line.strip() and self._data:
             payload, self._data = b"\n".join(self._data), []
             self._event(payload, deltas)
+        elif line.startswith(b"{") and self._is_stream:  # an error that forgot its `data:`
+            fields = _as_map(_load(line)) or {}
+            if fields.get("error"):
+                self._take(fields, deltas, line)
         elif line.startswith(b"error:"):
             self._fail(line[6:].decode("utf-8", "replace").strip())
 
