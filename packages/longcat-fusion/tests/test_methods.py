@@ -207,6 +207,28 @@ def test_karcher_of_two_is_the_middle_of_slerp(inputs):
     np.testing.assert_array_equal(_merge((base, [zeros, zeros]), Karcher()), zeros)
 
 
+def test_karcher_leaves_a_tensor_of_zeros_out_of_the_direction():
+    rng = np.random.default_rng(4)
+    one, two = (rng.standard_normal(SHAPE).astype(np.float32) for _ in range(2))
+    zeros = np.zeros_like(one)
+    without = _merge((one, [one, two]), Karcher()).astype(float)
+    got = _merge((one, [one, zeros, two]), Karcher()).astype(float)
+    np.testing.assert_allclose(got, without * 2 / 3, atol=1e-6)  # the mean norm counts it
+
+
+@pytest.mark.parametrize("method", [Recipe(drop=0.0), Ties(density=1.0), Sce(), Dare(erase=True)])
+def test_a_balanced_vote_keeps_the_base(method):
+    base = np.zeros((3, 4), np.float32)
+    up = np.full((3, 4), 0.5, np.float32)
+    other = up.copy()
+    other[0] = -0.5
+    config = MergeConfig(method=method, protect=("other", "mlp"))
+    tensors = [torch.from_numpy(values) for values in (up, other)]
+    got = merge_tensor(torch.from_numpy(base), tensors, config=config, name="w").numpy()
+    assert (got[0] == 0).all()
+    assert (got[1:] != 0).all()
+
+
 def _keys(inputs, purpose, seed=0):
     """The masks' keys, from the documented rule: seed, tensor, digest of the expert's bytes."""
     import hashlib
@@ -316,6 +338,18 @@ def test_resmerge(inputs):
     head = sum(heads) / 3
     change = backbone + 0.4 * agreement * norm(backbone) * head / norm(head)
     np.testing.assert_allclose(got, inputs[0] + change, atol=1e-5)
+
+
+def test_resmerge_counts_an_expert_that_did_not_move_as_no_direction(inputs):
+    base, experts = inputs
+    with_still = _merge((base, [experts[0], base]), ResMerge()) - base
+    delta = experts[0].astype(float) - base
+    left, values, right = np.linalg.svd(delta)
+    head = values[0] * np.outer(left[:, 0], right[0])
+    # coherence 1/2 is below 1/sqrt(2): the mean of the residuals; one head agrees with itself
+    rest = (delta - head) / 2
+    wanted = rest + 0.2 * np.linalg.norm(rest) * head / np.linalg.norm(head)
+    np.testing.assert_allclose(with_still, wanted, atol=1e-5)
 
 
 def test_resmerge_averages_residuals_that_contradict_each_other(inputs):
