@@ -1,67 +1,48 @@
 """Put noise around any environment; the environment does not know.
 
-A failure replaces a call that then did not happen. Hidden values and padding change only what the
-agent sees. The judgement is always the environment's own.
+A failure replaces a call that then did not happen. Everything else changes only what the agent
+sees. The judgement is always the environment's own, and what it returns passes untouched.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
-from ._draw import Draw
-from ._noise import NoiseConfig, disturb_request, disturb_result, tool_kind
+from ._apply import Applier
+from ._contract import Book, Call
+from ._draw import canonical
+from ._kind import UserKind
+from ._noise import EpisodeNoise, NoiseConfig, say
 
 Message = dict[str, Any]
 
 
-class Observation(Protocol):
-    """What an environment's `reset` returns."""
-
-    @property
-    def messages(self) -> list[Message]:
-        """The opening."""
-        ...
-
-    @property
-    def tools(self) -> list[dict[str, Any]]:
-        """The function tools."""
-        ...
-
-
 class Environment(Protocol):
-    """What can be wrapped: `longcat_envs.Environment` by shape."""
+    """What can be wrapped: `reset`, `call`, `reply`, `score`, `close`, asynchronous or not."""
 
-    async def reset(self) -> Any:
-        """Begin anew."""
+    def reset(self) -> Any:
+        """Begin anew; return something with `messages` and `tools`."""
         ...
 
-    async def call(self, tool_call: Mapping[str, Any]) -> Any:
-        """Answer a tool call."""
+    def call(self, tool_call: Mapping[str, Any]) -> Any:
+        """Answer a tool call with something that has `content` and `is_error`."""
         ...
 
-    async def reply(self, message: Message) -> Message | None:
-        """Answer a message."""
+    def reply(self, message: Message) -> Any:
+        """Answer a message; `None` ends the talk."""
         ...
 
-    async def score(self) -> Any:
+    def score(self) -> Any:
         """Judge."""
         ...
 
-    async def close(self) -> None:
+    def close(self) -> Any:
         """Free what is held."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class NoisyResult:
-    """A tool result as the agent sees it."""
-
-    content: str
-    is_error: bool
-    is_noise: bool = True
 
 
 class NoisyEnvironment:
@@ -73,63 +54,144 @@ class NoisyEnvironment:
         episode: Names the episode; the same name gives the same noise.
         protected: Literals in the user's words that must survive (names, ids, values). A function
             is asked once, at reset.
+        contracts: What the tools read and write. Without them only what is safe for any tool.
+        chains: Golden chains, where they are known.
+        allowance: Disturbances with a cost that the chains may meet (`Certificate.allowance`).
+
+    Example:
+        >>> NoisyEnvironment(None, NoiseConfig(level=0.5), episode="e").log
+        []
     """
 
     def __init__(
         self,
-        inner: Environment,
+        inner: Any,
         config: NoiseConfig,
         *,
         episode: str,
         protected: Iterable[str] | Callable[[], Iterable[str]] = (),
+        contracts: Book | Iterable[Any] = (),
+        chains: Sequence[Sequence[Call]] = (),
+        allowance: int | None = None,
     ) -> None:
         self.inner, self.config = inner, config
-        self._draw = Draw(config.seed, episode)
-        self._protected = protected
+        self._episode, self._protected = episode, protected
+        self._book = contracts if isinstance(contracts, Book) else Book.of(contracts)
+        self._chains, self._allowance = tuple(chains), allowance
         self._literals: tuple[str, ...] = ()
-        self._calls: Counter[str] = Counter()
-        self._disturbed: Counter[str] = Counter()
+        self._pending: Message | None = None
+        self._turns = 0
+        self._applier = self._begin(self._book)
+
+    def _begin(self, book: Book) -> Applier:
+        noise = EpisodeNoise(self.config, self._episode, book=book, chains=self._chains,
+                             allowance=self._allowance)  # fmt: skip
+        return Applier(noise)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What was disturbed since `reset`."""
+        return self._applier.log
+
+    @property
+    def elapsed_s(self) -> float:
+        """Latency since `reset`, on the virtual clock."""
+        return self._applier.elapsed_s
 
     async def reset(self) -> Any:
-        """Begin anew; the first user message may be disturbed."""
-        self._calls.clear()
-        self._disturbed.clear()
+        """Begin anew; the user's first turn may be disturbed."""
         given = self._protected() if callable(self._protected) else self._protected
         self._literals = tuple(given)
-        observation = await self.inner.reset()
-        for message in observation.messages:
-            if message["role"] == "user":
-                message["content"] = self._slip(message["content"], 0)
-        return observation
+        observation = await _awaited(self.inner.reset())
+        self._applier = self._begin(self._book.with_schemas(observation.tools))
+        self._turns, self._pending = 0, None
+        messages = [
+            self._heard(message) if message["role"] == "user" else message
+            for message in observation.messages
+        ]
+        return _with_messages(observation, messages)
 
     async def call(self, tool_call: Mapping[str, Any]) -> Any:
         """Answer a call, or not."""
-        tool = str(tool_call["function"]["name"])
-        nth = self._calls[tool]
-        self._calls[tool] += 1
-        kind = tool_kind(self.config, self._draw, tool, nth, self._disturbed[tool])
-        if kind is None:
-            return await self.inner.call(tool_call)
-        self._disturbed[tool] += 1
-        if kind == "failure":
-            return NoisyResult(disturb_result(kind, "", self._draw, tool, nth), is_error=True)
-        result = await self.inner.call(tool_call)
-        content = disturb_result(kind, result.content, self._draw, tool, nth)
-        return NoisyResult(content, result.is_error)
+        tool, arguments = _named(tool_call)
+        applier = self._applier
+        met = applier.meet(tool, arguments)
+        seen = applier.instead(met, tool) if met is not None else None
+        if seen is not None:
+            return seen
+        result = await _awaited(self.inner.call(tool_call))
+        if result.is_error or not isinstance(result.content, str):
+            return result
+        if met is not None:
+            seen = applier.after(met, tool, result.content)
+        elif applier.keeps_answers:
+            applier.keep((tool, canonical(arguments)), result.content)
+        return result if seen is None else seen
 
     async def reply(self, message: Message) -> Message | None:
-        """Pass on; later user messages are left as they are, as they answer a question."""
-        return await self.inner.reply(message)
+        """Answer a message; every turn of the user may be disturbed."""
+        if self._pending is not None:  # what was asked for is said first
+            pending, self._pending = self._pending, None
+            return pending
+        answer = await _awaited(self.inner.reply(message))
+        return None if answer is None else self._heard(answer)
 
     async def score(self) -> Any:
         """Judge as the environment does."""
-        return await self.inner.score()
+        return await _awaited(self.inner.score())
 
     async def close(self) -> None:
         """Free what is held."""
-        await self.inner.close()
+        await _awaited(self.inner.close())
 
-    def _slip(self, text: str, nth: int) -> str:
-        return disturb_request(
-            text, config=self.config, draw=self._draw, protected=self._literals, nth=nth
-        )
+    def _heard(self, message: Message) -> Message:
+        """Return a user's message as it is heard."""
+        nth, self._turns = self._turns, self._turns + 1
+        kind = self._applier.noise.meet_turn(nth)
+        if kind is None:
+            return message
+        content: Any = message.get("content")
+        draw = self._applier.noise.draw
+        if isinstance(content, str):
+            changed: Any = say(kind, content, draw, self._literals, nth)
+        elif isinstance(content, list):
+            changed = [self._part(kind, part, nth) for part in cast("list[Any]", content)]
+        else:
+            return message
+        if changed == content:
+            return message
+        if kind.is_deferring:
+            self._pending = message
+        self._applier.log.append({"turn": nth, "kind": kind.name, "seen": changed})
+        return {**message, "content": changed}
+
+    def _part(self, kind: UserKind, part: Any, nth: int) -> Any:
+        """Return one part of a message's content; what is not text stays as it is."""
+        fields: dict[str, Any] = cast("Any", part) if isinstance(part, dict) else {}
+        text: Any = fields.get("text")
+        if not isinstance(text, str):
+            return cast("Any", part)
+        return {**fields, "text": say(kind, text, self._applier.noise.draw, self._literals, nth)}
+
+
+def _named(tool_call: Any) -> tuple[str, object]:
+    """Return the tool and the arguments; a call of no such form is the environment's to refuse."""
+    outer: Mapping[str, Any] = cast("Any", tool_call) if isinstance(tool_call, Mapping) else {}
+    function: Any = outer.get("function")
+    if not isinstance(function, Mapping):
+        return "", None
+    fields = cast("Mapping[str, Any]", function)
+    return str(fields.get("name", "")), fields.get("arguments")
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _with_messages(observation: Any, messages: list[Message]) -> Any:
+    """Return an observation with other messages; the environment's own stays as it is."""
+    if dataclasses.is_dataclass(observation) and not isinstance(observation, type):
+        return dataclasses.replace(cast("Any", observation), messages=messages)
+    changed: Any = copy.copy(observation)
+    changed.messages = messages
+    return changed
