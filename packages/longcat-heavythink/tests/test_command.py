@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -91,7 +92,11 @@ def test_serve_ends_cleanly_on_ctrl_c(fault_server):
     command = [sys.executable, "-m", "longcat_heavythink", "serve", "--upstream", server.url,
                "--port", "0"]  # fmt: skip
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in the foreground
     ) as process:
         try:
             assert "thinks heavy:8 over" in process.stdout.readline()

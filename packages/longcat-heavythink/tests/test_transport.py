@@ -1,6 +1,7 @@
 """A server's every fault has a stated outcome, connections are bounded, nothing is left behind."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -208,6 +209,11 @@ asyncio.run(think(ask, endpoint, config=HeavyConfig(width=width)))
 """
 
 
+def hear_ctrl_c():
+    """Undo what a shell does to jobs in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("stage", ["thinking", "waiting", "summary", "stream"])
 def test_ctrl_c_leaves_nothing_in_flight(fault_server, stage):
     modes = {
@@ -223,7 +229,11 @@ def test_ctrl_c_leaves_nothing_in_flight(fault_server, stage):
                    "--k", "4"]  # fmt: skip
     least = {"thinking": 64, "waiting": 2, "summary": 101, "stream": 5}[stage]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         try:
             server.wait_for(lambda s: s.num_requests >= least, 60)
