@@ -55,7 +55,12 @@ def ours_in_memory(size, num):
     return ours(size, num, "/dev/shm")
 
 
-def ours(size, num, place=None):
+def ours_synced(size, num):
+    """With what `sync_commits` waits for, every 32 trajectories."""
+    return ours(size, num, sync_every=32)
+
+
+def ours(size, num, place=None, sync_every=None):
     with tempfile.TemporaryDirectory(dir=place) as folder:
         reader, log = PayloadReader(Path(folder), verify=False), EventLog(Path(folder))
         here, there = multiprocessing.Pipe()
@@ -71,6 +76,9 @@ def ours(size, num, place=None):
                 {**event, "payload": (payload.file, payload.offset, payload.length, payload.crc)}
             )
             assert len(reader.read(payload)) == size
+            if sync_every and n % sync_every == sync_every - 1:
+                reader.sync([payload.file])
+                log.sync()
             if n % (WINDOW // 2) == 0:
                 here.send(WINDOW // 2)
         seconds = time.perf_counter() - started

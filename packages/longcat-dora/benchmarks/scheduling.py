@@ -82,7 +82,7 @@ class _Nowhere:
     def __init__(self):
         self.running, self.is_ready, self.orders = set(), True, []
 
-    def post(self, *order):
+    def post(self, order):
         self.orders.append(order)
 
 
@@ -105,7 +105,16 @@ def _life(live, num):
             for controller in controllers:
                 orders, controller.orders = controller.orders, []
                 for order in orders:
-                    told = Finished(order[1], order[6], [order[6]], "", rng.random(), 100, 50, 1.0)
+                    told = Finished(
+                        order.trajectory,
+                        order.version,
+                        [order.version],
+                        "",
+                        rng.random(),
+                        100,
+                        50,
+                        1.0,
+                    )
                     before = time.process_time()
                     manager.finished(controller, told, payload)
                     spent += time.process_time() - before

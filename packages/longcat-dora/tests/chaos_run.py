@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
+import recount
 from longcat_dora import (
     LocalRuntime,
     LongcatDoraError,
@@ -19,6 +20,7 @@ from longcat_dora import (
 )
 from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, guess
 
+__all__ = ["recount"]
 PADDING = b" " * (0 if "limit" in str(sys.argv) else 3_000_000)
 
 

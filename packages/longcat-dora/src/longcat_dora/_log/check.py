@@ -210,17 +210,16 @@ class _Books:
             self.breach("C1", f"{name} was started on {known[0]}, sampled on {list(seen)}")
         self.open[name] = version  # it may have been finished before it heard that it was moved
         self.produced.add(name)
-        self._weigh(name, event)
+        if self.payloads is not None:
+            self._weigh(self.payloads, name, event)
 
-    def _weigh(self, name: str, event: Mapping[str, Any]) -> None:
+    def _weigh(self, payloads: PayloadReader, name: str, event: Mapping[str, Any]) -> None:
         """See whether a trajectory's bytes are what was written."""
-        if self.payloads is None:
-            return
         if "payload" not in event:
             self.breach("C2", f"{name} is produced, and the log does not say where its bytes are")
             return
         try:
-            self.payloads.read(Payload(*event["payload"]))
+            payloads.read(Payload(*event["payload"]))
         except LongcatDoraError as error:
             self.damaged[name] = str(error)
             return

@@ -11,7 +11,7 @@ costs nothing at run time. A field that is added later is `NotRequired`; anythin
 """
 
 # Without `from __future__ import annotations`: `__required_keys__` would not see `NotRequired`.
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 FORMAT = 3
 """Of the log: its kinds, their fields, and how lines are chained."""
@@ -216,6 +216,14 @@ _REQUIRED: dict[str, frozenset[str]] = {
 KINDS = frozenset(_REQUIRED)
 
 
+def is_event(event: Any) -> bool:
+    """Whether something has a kind that is known and what that must have; quick, for whole logs."""
+    try:
+        return _REQUIRED[event["kind"]] <= event.keys()
+    except (TypeError, KeyError, AttributeError):
+        return False
+
+
 def problem_of(event: Any) -> str | None:
     """Say what keeps something from being an event; `None` if it is one.
 
@@ -225,9 +233,10 @@ def problem_of(event: Any) -> str | None:
     """
     if not isinstance(event, dict):
         return f"an event must be a dictionary, got {type(event).__name__}"
-    required = _REQUIRED.get(event.get("kind", ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    found = cast("dict[str, Any]", event)
+    required = _REQUIRED.get(found.get("kind", ""))
     if required is None:
-        return f"unknown kind {event.get('kind')!r}"  # pyright: ignore[reportUnknownMemberType]
-    if not required <= event.keys():
-        return f"{event['kind']!r} must have {sorted(required - event.keys())}"
-    return None
+        return f"unknown kind {found.get('kind')!r}"
+    if required <= found.keys():
+        return None
+    return f"{found['kind']!r} must have {sorted(required - found.keys())}"

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, cast
 
 from longcat_dora._types import LongcatDoraError, Payload, Trajectory
 
-from .events import FORMAT, Event, Head, problem_of
+from .events import FORMAT, Event, Head, is_event, problem_of
 from .lock import FolderLock
 from .payloads import PayloadReader, sync_folder
 
@@ -58,10 +58,10 @@ def encode_event(event: Mapping[str, Any], chain: int = 0) -> tuple[bytes, int]:
 
 def decode_event(line: bytes, chain: int = 0) -> tuple[Any, int] | None:
     """Read a line that follows one with checksum `chain`; `None` if it is torn or altered."""
-    head, found, rest = line.partition(b',"event":')
+    head, _, rest = line.partition(b',"event":')
     body = rest[:-2]
     crc = zlib.crc32(body, chain)
-    if not found or rest[-2:] != b"}\n" or head != b'{"crc":%d' % crc:
+    if not rest.endswith(b"}\n") or head != b'{"crc":%d' % crc:
         return None
     return _decode(body.decode())[0], crc
 
@@ -84,7 +84,6 @@ class LogReader:
     Attributes:
         folder: The payloads lie there.
         torn_bytes: After an iteration: of a last line that was not finished.
-        place: Of the last line that was read.
         first: Number of the first file that is here; more than 0 if earlier ones are elsewhere.
     """
 
@@ -93,39 +92,66 @@ class LogReader:
         self.folder = path if path.is_dir() else path.parent
         self.files = _files(path)
         self.torn_bytes = self.first = 0
-        self.place: Place | None = None
+        self._at: tuple[Path, int, int, int] | None = None
+        """As `Place` has it."""
+
+    @property
+    def place(self) -> Place | None:
+        """Of the last line that was read."""
+        return None if self._at is None else Place(*self._at)
 
     def __iter__(self) -> Iterator[Event]:
-        self.torn_bytes, self.place = 0, None
+        self.torn_bytes, self._at = 0, None
         for file in self.files:
             yield from self._read(file)
 
     def _read(self, file: Path) -> Iterator[Event]:
-        end, chain, is_last = 0, 0, file == self.files[-1]
+        end, number, chain = 0, 0, 0
         with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                chain = self._chain_before(line) if number == 1 else chain
+            for line in stream:
+                number += 1
+                if number == 1:
+                    chain = self._read_head(file, line)
+                    end = len(line)
+                    if not chain:
+                        return
+                    continue
                 found = decode_event(line, chain)
                 if found is None:
-                    if is_last and _is_torn(line, chain):
-                        self.torn_bytes = len(line)
-                        return
-                    raise LogDamagedError(file, number, end, _WRONG)
+                    self._take_torn(file, number, end, line, chain)
+                    return
                 event, chain = found
-                problem = _head_problem(event) if number == 1 else problem_of(event)
-                if problem is not None:
-                    raise LogDamagedError(file, number, end, problem)
+                if not is_event(event):
+                    raise LogDamagedError(file, number, end, problem_of(event) or "is no event")
                 end += len(line)
-                self.place = Place(file, number, end, chain)
-                if number > 1:
-                    yield event
-                elif file == self.files[0]:
-                    self.first = event["number"]
+                self._at = (file, number, end, chain)
+                yield event
+
+    def _read_head(self, file: Path, line: bytes) -> int:
+        """Read a file's first line; return its checksum, or 0 if a crash tore it."""
+        chain = self._chain_before(line)
+        found = decode_event(line, chain)
+        if found is None:
+            self._take_torn(file, 1, 0, line, chain)
+            return 0
+        problem = _head_problem(found[0])
+        if problem is not None:
+            raise LogDamagedError(file, 1, 0, problem)
+        if file == self.files[0]:
+            self.first = found[0]["number"]
+        self._at = (file, 1, len(line), found[1])
+        return found[1]
+
+    def _take_torn(self, file: Path, number: int, end: int, line: bytes, chain: int) -> None:
+        """Note a last line that a crash tore; anything else is damage."""
+        if file != self.files[-1] or not _is_torn(line, chain):
+            raise LogDamagedError(file, number, end, _WRONG)
+        self.torn_bytes = len(line)
 
     def _chain_before(self, line: bytes) -> int:
         """The checksum that a file's first line goes on from; of a file that is elsewhere, it says so itself."""
-        if self.place is not None:
-            return self.place.chain
+        if self._at is not None:
+            return self._at[3]
         try:
             return int(json.loads(line)["event"].get("chain", 0))
         except (ValueError, KeyError, TypeError, AttributeError):
