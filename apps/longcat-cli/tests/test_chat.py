@@ -359,7 +359,7 @@ def test_ctrl_c_stops_the_answer_and_nothing_else(small_model, tmp_path):
     terminal.types(b"w1 w2\r")
     terminal.until(" w", times=20)
     terminal.process.send_signal(signal.SIGINT)
-    terminal.until("(stopped)")
+    terminal.until("stopped")
     terminal.until("you", times=2)
     terminal.types(b"/quit\r")
     assert terminal.ends() == 0

@@ -51,7 +51,7 @@ def plain_chat(model: str, options: ChatOptions) -> None:
 
 
 def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> None:
-    console = Console()
+    console = Console(highlight=False)
     console.print(f"[bold]{model}[/]  /help shows what can be typed; Ctrl-C stops an answer")
     lines = LineInput(history_file())
     while (text := lines.ask()) is not None:
