@@ -61,6 +61,10 @@ def spoken(message: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
+def _bare(text: str) -> str:
+    return re.sub(r"\W+", " ", re.sub(r"^[\w ]*:", "", text)).strip().casefold()
+
+
 def _is_map(value: Any) -> bool:
     return isinstance(value, Mapping)
 
@@ -79,6 +83,7 @@ class Person:
         self, opening: str, withheld: str, *, topics: tuple[str, ...] = (), change: str = ""
     ) -> None:
         self._opening, self._withheld, self._change = opening, withheld, change
+        self._own = {_bare(sentence) for sentence in re.split(r"(?<=[.!?])\s+", opening)}
         self._topics = tuple(re.compile(rf"\b{re.escape(t)}\b", re.IGNORECASE) for t in topics if t)
         self._idle = self._answers = 0
         self.was_asked = False
@@ -89,9 +94,9 @@ class Person:
         self._answers += 1
         if self._answers > MAX_ANSWERS:
             return None
-        text = text.replace("’", "'")
         if not text.strip():
             return self._wait("Sorry, I did not hear you.")
+        text = self._without_own_words(text.replace("’", "'"))
         if _FAREWELL.search(text):
             return None
         if _REQUEST.search(text):
@@ -99,6 +104,11 @@ class Person:
         if _UNDER_WAY.search(text):
             return self._wait("All right.")
         return None
+
+    def _without_own_words(self, text: str) -> str:
+        """Leave out the sentences in which the agent repeats what the person said."""
+        sentences = re.split(r"(?<=[.!?])\s+", text)
+        return " ".join(s for s in sentences if _bare(s) not in self._own)
 
     def _respond(self, text: str) -> str | None:
         """Answer a question or a request."""

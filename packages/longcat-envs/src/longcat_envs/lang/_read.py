@@ -140,11 +140,9 @@ class _Reader:
     def _is_transition(self, node: ast.expr, states: tuple[str, ...]) -> bool:
         if not isinstance(node, ast.Compare) or not isinstance(node.ops[0], ast.Gt):
             return False
-        left = [n for n in ast.walk(node.left) if isinstance(n, ast.Name)]
-        return bool(states) and bool(left) and (
-            any(n.id in states for n in left) or (isinstance(node.left, ast.BinOp)
-            and isinstance(node.left.op, ast.BitOr))
-        )  # fmt: skip
+        names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+        is_choice = isinstance(node.left, ast.BinOp) and isinstance(node.left.op, ast.BitOr)
+        return bool(states) and (is_choice or any(n.id in states for n in names))
 
     def _defaults(self, raw: RawClass) -> None:
         one = self.declared[raw.name]
@@ -287,7 +285,8 @@ class _Reader:
         parameters = tuple((f.name, f.type) for f in one.fields.values() if f.default is None)
         make = self.actor.maker(raw.name, {n: variable(n, t).run for n, t in parameters}, raw.node)
         draft = Draft(raw.name, makes={raw.name})
-        draft.writes |= {f"{raw.name}.{name}" for name in one.fields}
+        written = [*one.fields, *(["state"] if one.states else [])]
+        draft.writes |= {f"{raw.name}.{name}" for name in written}
         runs: tuple[Run, ...] = ()
         if node is not None:
             if self.actor.parameters(node):

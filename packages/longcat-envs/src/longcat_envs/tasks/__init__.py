@@ -4,9 +4,10 @@ from ._chain import Call, Chains, Figure
 from ._environment import REFUSE, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._make import Difficulty, TaskMaker
+from ._say import say_argument
 from ._task import Step, WorldTask
 
 __all__ = [
     "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Step", "TaskMaker",
-    "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome", "system_prompt",
+    "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome", "say_argument", "system_prompt",
 ]  # fmt: skip

@@ -19,8 +19,11 @@ from longcat_envs.world import CallRefused, LiveWorld, Tool
 
 from ._goal import Outcome, outcome
 
-MAX_RUNS = 120
+MAX_RUNS = 40
 """Simulated chains for one repair."""
+
+MAX_REPAIRS = 12
+"""Refused wishes that one search tries to repair."""
 
 MAX_HELPERS = 3
 TRIES = 6
@@ -102,8 +105,8 @@ class Chains:
         """Whether a call succeeds after the chain, writes no field anew and ends nothing new."""
         if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
             return False
-        before = self.outcome(chain)
-        after = self.outcome([*chain, call])
+        before, made = self.outcome(chain), self._made()
+        after, made_after = self.outcome([*chain, call]), self._made()
         if before is None or after is None or after == before:
             return False
         fields = {(r, f) for r, fs in before.changed.items() for f in fs if f != "balance"}
@@ -112,13 +115,30 @@ class Chains:
             for name, value in values.items():
                 if (record, name) in fields and old.get(name) != value:
                     return False
-        kept = all(record in after.changed for record in before.changed)
+        for record, row in made.items():
+            for name, value in made_after.get(record, row).items():
+                if (
+                    value != row[name]
+                    and row[name] is not None
+                    and name not in ("state", "balance")
+                ):
+                    return False
+        kept = all(
+            name in after.changed.get(record, {})
+            for record, fields in before.changed.items()
+            for name in fields
+        )
         return (
             kept
             and self.is_sensible(call)
             and len(after.made) >= len(before.made)
             and not self._ends_new(chain, call)
         )
+
+    def _made(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return the records that are new in the world as it stands."""
+        rows = self.world.store.difference()
+        return {record: after for record, (before, after) in rows.items() if before is None}
 
     def is_sensible(self, call: Call) -> bool:
         """Whether a looked-up amount makes sense, in the world after the call.
@@ -169,7 +189,9 @@ class Chains:
             for _ in range(TRIES):
                 self.run([])
                 call = self.draw(tool)
-                if call is None:
+                if call is None or any(
+                    (c.tool, c.arguments) == (tool.name, call.arguments) for c in chain
+                ):
                     continue
                 guard = self._forbidding(call)
                 if guard is None:
@@ -206,17 +228,18 @@ class Chains:
 
     def repaired(self, uses: Counter[str]) -> list[Call] | None:
         """Return a chain whose last call is refused without those before it."""
+        num_tried = 0
         for tool in self.wishes(uses):
-            for _ in range(TRIES):
+            for _ in range(2):
                 self.run([])
                 call = self.draw(tool)
-                if call is None:
+                if call is None or num_tried >= MAX_REPAIRS:
                     continue
                 _, refusal = self.run([call])
                 guard = refusal.guard if refusal is not None else None
                 if guard is None or guard.is_state:
                     continue
-                self.runs = 0
+                self.runs, num_tried = 0, num_tried + 1
                 chain = self._repair([], call, MAX_HELPERS)
                 if chain is not None and len(chain) > 1:
                     return self._needed(chain)
@@ -273,6 +296,10 @@ class Chains:
                 near = [i for i in options if i in known or self._is_near(one.type.of, i, known)]
                 taken = {arguments[n] for n in arguments if n != one.name}
                 near = [i for i in near if i not in taken] or near
+                if is_self and not self._names_itself(tool):
+                    near = [i for i in near if i not in self.world.store.base.rows[tool.of]]
+                    if not near:
+                        return None
                 if near and (is_self or self.rng.random() < 0.5):
                     arguments[one.name] = self.rng.choice(near)
             else:
@@ -281,6 +308,10 @@ class Chains:
                         arguments[one.name] = call.arguments[one.name]
         call = Call(tool.name, arguments)
         return self._compute(tool, call, about) if self.rng.random() < 0.7 else call
+
+    def _names_itself(self, tool: Tool) -> bool:
+        """Whether the words for a tool say on which record it acts; else it is one just made."""
+        return any("{self}" in text for text in self.setting.words.asks[tool.name])
 
     def _is_near(self, of: str, identifier: str, known: set[str]) -> bool:
         row = self.world.store.row(of, identifier)

@@ -18,7 +18,7 @@ from longcat_envs._task import Invalid, Reward
 from longcat_envs.history import Setting
 from longcat_envs.world import LiveWorld
 
-from ._goal import judge, number_forms, outcome
+from ._goal import Outcome, judge, number_forms, outcome
 from ._task import WorldTask
 
 REFUSE = "refuse_request"
@@ -91,11 +91,7 @@ class WorldEnvironment:
 
     async def reset(self) -> Observation:
         """Begin the episode anew; return the rules, the opening and the tools."""
-        if self._world is None:
-            self._world = LiveWorld(self.setting.machine, self.setting.past(self.task.past).base)
-        else:
-            self._world.reset()
-        self._begin()
+        self.start()
         schemas = self.setting.machine.schemas
         return Observation(
             messages=[
@@ -107,6 +103,20 @@ class WorldEnvironment:
                 for name in self.task.tools
             ],
         )
+
+    def start(self) -> None:
+        """Begin the episode anew."""
+        if self._world is None:
+            self._world = LiveWorld(self.setting.machine, self.setting.past(self.task.past).base)
+        else:
+            self._world.reset()
+        self._begin()
+
+    @property
+    def world(self) -> LiveWorld:
+        """The world of the episode under way."""
+        assert self._world is not None, "reset() comes first"
+        return self._world
 
     async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
         """Run one call; whatever is wrong with it is an answer, never an exception."""
@@ -145,29 +155,41 @@ class WorldEnvironment:
 
     async def reply(self, message: Message) -> Message | None:
         """Answer as the person; `None` once the person has ended the talk."""
+        answer = self.hear(spoken(message))
+        return None if answer is None else {"role": "user", "content": answer}
+
+    def hear(self, text: str) -> str | None:
+        """Return what the person answers to a text, without waiting."""
         if self._is_over:
             return None
-        text = spoken(message)
         self._said.append(text)
         answer = self._person.answer(text)
         if answer is None:
             self._is_over = True
-            return None
-        self._heard.append(answer)
-        return {"role": "user", "content": answer}
+        else:
+            self._heard.append(answer)
+        return answer
 
-    async def score(self) -> Reward | Invalid:
-        """Judge what was changed, caused and told."""
-        if self._world is None:
-            return Invalid("the episode was not begun: reset was not called")
-        if self._fault:
-            return Invalid(self._fault)
-        reached = outcome(
-            self._world, self._refused,
+    def outcome(self) -> Outcome:
+        """Return what the episode has come to so far."""
+        return outcome(
+            self.world, self._refused,
             said="\n".join(self._said) if self._is_over else None,
             seen=frozenset(self._seen), seen_numbers=frozenset(self._numbers),
             heard="\n".join(self._heard), was_asked=self._person.was_asked,
         )  # fmt: skip
+
+    async def score(self) -> Reward | Invalid:
+        """Judge what was changed, caused and told."""
+        return self.score_now()
+
+    def score_now(self) -> Reward | Invalid:
+        """Judge without waiting."""
+        if self._world is None:
+            return Invalid("the episode was not begun: reset was not called")
+        if self._fault:
+            return Invalid(self._fault)
+        reached = self.outcome()
         parts = judge(self.task.goal, reached, withholds=bool(self.task.withheld))
         return Reward(float(all(parts.values())), parts)
 

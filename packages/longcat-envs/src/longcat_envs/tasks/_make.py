@@ -45,6 +45,8 @@ NUM_PASTS = 16
 """Worlds of a domain that tasks start from."""
 
 SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.3, 0.4, 0.2
+SHARE_PLAIN = 0.35
+"""Share of the deep drafts that go on although no refused wish was found that can be repaired."""
 MIN_WRITES, MAX_WRITES = 4, 7
 MAX_ORDERS = 24
 """Orders of a chain that are tried, to see whether the order must be said."""
@@ -93,12 +95,14 @@ class _Draft:
     def __init__(self, maker: TaskMaker, rng: Random) -> None:
         self.maker, self.rng, self.setting = maker, rng, maker.setting
         self.past = rng.randrange(NUM_PASTS)
-        people = self.setting.past(self.past).base.order[self.setting.spec.person]
+        base, one = self.setting.past(self.past).base, self.setting.spec.person
+        ends = self.setting.spec.classes[one].ends
+        people = [i for i in base.order[one] if base.rows[one][i].get("state") not in ends]
         self.chains = Chains(self.setting, self.past, rng.choice(people), rng)
         self.speaker = Speaker(self.setting, self.chains, rng)
         self.refusal: tuple[Call, Guard] | None = None
         self.vague: tuple[Call, Vague] | None = None
-        self.withheld, self.topics, self.change = "", tuple[str, ...](), ""
+        self.withheld, self.topics, self.change, self.mistaken = "", tuple[str, ...](), "", ""
 
     def make(self, name: str) -> WorldTask | None:
         """Return a task, `None` if this draft comes to nothing."""
@@ -116,9 +120,12 @@ class _Draft:
             return None
         sentences, steps = said
         told = self._ask_figure(chain) if asks_figure else None
+        base = self.chains.world.store.base.rows
         if told is not None:
             sentences.append(told[0])
-            steps = [*told[1].steps[:-1], *steps, told[1].steps[-1]]
+            *looks, last = told[1].steps
+            is_new = last.arguments[f"{last.tool[4:]}_id"] not in base[last.tool[4:]]
+            steps = [*steps, *looks, last] if is_new else [*looks, *steps, last]
         elif not chain and self.refusal is None:
             return None
         tells = (told[2],) if told is not None else ()
@@ -141,7 +148,7 @@ class _Draft:
             if len(chain) >= wanted:
                 break
             part = self.chains.repaired(uses) if number < 2 else None
-            if part is None and number == 0:
+            if part is None and number == 0 and self.rng.random() > SHARE_PLAIN:
                 return None
             if part is not None and (not chain or self._goes_after(chain, part)):
                 chain += part
@@ -218,7 +225,7 @@ class _Draft:
         if other is None or other.arguments[one.name] == value:
             return
         wrong = say_argument(one.type, other.arguments[one.name])
-        self.vague = (call, Vague(one.name, wrong))
+        self.vague, self.mistaken = (call, Vague(one.name, wrong)), wrong
         self.change = f"One change before you do: the {words} is {say_argument(one.type, value)}."
 
     # -- words -----------------------------------------------------------------------------
@@ -329,7 +336,9 @@ class _Draft:
             figure = told[1].text
             answer += f" {yours(figure)[0].upper()}{yours(figure)[1:]}: {told[2].value}."
         golden = unique_steps([*me.steps, *steps])
-        tools = self.maker.graph.grow([s.tool for s in golden if s.tool != REFUSE], self.rng)
+        wanted = [s.tool for s in golden if s.tool != REFUSE]
+        wanted += [self.refusal[0].tool] if self.refusal is not None else []
+        tools = self.maker.graph.grow(wanted, self.rng)
         tags = [
             *["question"] * (told is not None), *["refusal"] * (self.refusal is not None),
             *["computed"] * any(c.computed for c in chain), *["withheld"] * bool(self.withheld),
@@ -342,6 +351,9 @@ class _Draft:
             opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
             topics=self.topics, change=self.change, person=self.chains.person,
             tools=(*tools, REFUSE), golden=tuple(golden), answer=answer, goal=goal,
+            forbidden=() if self.refusal is None else (
+                Step(tool=self.refusal[0].tool, arguments=self.refusal[0].arguments),
+            ),
             profile={"name": me.text},
         )  # fmt: skip
 

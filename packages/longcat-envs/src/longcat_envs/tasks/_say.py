@@ -96,12 +96,11 @@ class Speaker:
                 texts[match[0]] = vague.words
             else:
                 texts[match[0]] = say_argument(types[name], call.arguments[name])
-        for name in types:  # what has no words of its own is found all the same, or not at all
+        for name in types:  # what goes without saying is the person, or what was just made
             if types[name].kind == "ref" and not self._is_mentioned(template, tool.of, name):
-                found = self.describer.record(types[name].of, call.arguments[name])
-                if found is None and not self._is_new(types[name].of, call.arguments[name]):
+                value = call.arguments[name]
+                if value != self.chains.person and not self._is_new(types[name].of, value):
                     return None
-                steps += found.steps if found is not None else ()
         text = SLOT.sub(lambda match: texts[match[0]], template)
         steps.append(Step(tool=call.tool, arguments=call.arguments, thought="do it"))
         return Sentence(text, tuple(steps), template.split()[0] not in STATEMENTS)

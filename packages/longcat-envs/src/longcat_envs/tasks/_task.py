@@ -35,12 +35,16 @@ class WorldTask:
     """Words by which one asks for what is withheld."""
     change: str = ""
     """A change of mind, said when the agent asks whether to go on."""
+    mistaken: str = ""
+    """What is said first in the place of what `change` says."""
     person: str
     """Id of the person's own record."""
     tools: tuple[str, ...]
     golden: tuple[Step, ...]
     answer: str
     goal: Goal
+    forbidden: tuple[Step, ...] = ()
+    """Calls for which the person asks and which a rule forbids."""
     profile: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -61,7 +65,8 @@ class WorldTask:
         for name in ("made", "events", "touched", "refused"):
             goal[name] = tuple(goal[name])
         raw["goal"] = Goal(**goal)
-        raw["golden"] = tuple(Step(**step) for step in raw["golden"])
+        for name in ("golden", "forbidden"):
+            raw[name] = tuple(Step(**step) for step in raw[name])
         for name in ("tags", "topics", "tools"):
             raw[name] = tuple(raw[name])
         return cls(**raw)

@@ -138,7 +138,8 @@ class LiveWorld:
     def __init__(self, machine: Machine, base: Base) -> None:
         self.machine, self.store = machine, Store(machine.spec, base)
         self.events: list[Event] = []
-        self.touched: set[tuple[str, str]] = set()
+        self.touched: set[tuple[str, str, str]] = set()
+        """Class, id and field of everything that was ever written."""
 
     def reset(self) -> None:
         """Return to the start."""
@@ -314,13 +315,13 @@ class LiveWorld:
 
     def _log(self, changes: list[Change]) -> None:
         for change in changes:
-            self.touched.add((change.of, change.id))
             if change.before is None:
                 self.events.append(Event("made", change.of, change.id, ""))
                 continue
             for name, value in change.after.items():
                 if change.before[name] == value:
                     continue
+                self.touched.add((change.of, change.id, name))
                 if name == "state":
                     what = f"{change.before[name]} > {value}"
                     self.events.append(Event("state", change.of, change.id, what))

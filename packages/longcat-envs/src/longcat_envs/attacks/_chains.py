@@ -1,0 +1,163 @@
+"""Chains that must fail: dropped, perturbed, stopped early, one act too much, done and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from longcat_envs.history import Caller, Setting
+from longcat_envs.lang import Type
+from longcat_envs.tasks import REFUSE, Step, WorldTask
+from longcat_envs.world import CallRefused, LiveWorld, Tool
+
+from ._script import Act, Say, golden_acts, is_write, opening_acts
+
+EXTRA, OTHERS = 8, 2
+"""Acts too many that are tried, and other values for each argument."""
+
+
+def wrong_chains(setting: Setting, task: WorldTask, rng: Random) -> Iterator[tuple[str, list[Act]]]:
+    """Yield scripts that must not be rewarded, each with its name."""
+    opening, closing = opening_acts(task), Say(task.answer)
+    golden = list[Act](task.golden)
+    yield "nothing at all", [Say("Done.")]
+    yield "the answer alone", [*opening, closing]
+    yield "no closing", [*opening, *golden]
+    if task.withheld:
+        yield "what is withheld is not asked for", [*golden, closing]
+    writes = [place for place, step in enumerate(golden) if is_write(step)]
+    if writes:
+        yield "everything after the end", [*opening, Say("Done."), *golden, closing]
+        for place in writes[:-1]:
+            yield "stopped early", [*opening, *golden[: place + 1], closing]
+    for place in writes:
+        step = golden[place]
+        assert isinstance(step, Step)
+        rest = golden[:place], golden[place + 1 :]
+        yield f"without {step.tool}", [*opening, *rest[0], *rest[1], closing]
+        for other in _perturbed(setting, task, step, rng):
+            yield f"another {step.tool}", [*opening, *rest[0], other, *rest[1], closing]
+    yield from _answers(task, opening, golden)
+    for extra in _extras(setting, task, rng):
+        yield "one act too much", [*opening, *golden, *extra, closing]
+
+
+def _answers(
+    task: WorldTask, opening: list[Act], golden: list[Act]
+) -> Iterator[tuple[str, list[Act]]]:
+    values = [tell.value for tell in task.goal.told]
+    if values:
+        told = " and ".join(values)
+        yield "nothing told", [*opening, *golden, Say("All of that is done.")]
+        yield "told without looking", [*opening, *filter(is_write, golden), Say(task.answer)]
+        yield "the answer denied", [*opening, *golden, Say(f"It is certainly not {told}.")]
+        yield "the answer taken back", [*opening, *golden, Say(task.answer + " No, that is wrong.")]
+        many = ", ".join(f"{number}.00" for number in range(0, 3_000, 7))
+        yield "every value told", [*opening, *golden, Say(f"It may be {many} or {told}.")]
+    rule = "R2" if "R1" in task.goal.refused else "R1"
+    wrong = Step(tool=REFUSE, arguments={"rule": rule})
+    yield "a refusal too much", [*opening, *golden, wrong, Say(task.answer)]
+
+
+def _perturbed(setting: Setting, task: WorldTask, step: Step, rng: Random) -> Iterator[Step]:
+    if step.tool == REFUSE:
+        number = int(step.arguments["rule"][1:])
+        other = number % len(setting.spec.clauses) + 1
+        yield Step(tool=REFUSE, arguments={"rule": f"R{other}"})
+        return
+    base = setting.past(task.past).base
+    for one in setting.machine.tools[step.tool].parameters:
+        if one.type.kind == "ref":
+            ids = [i for i in base.order[one.type.of] if i != step.arguments[one.name]]
+            for other in rng.sample(ids, min(OTHERS, len(ids))):
+                yield Step(tool=step.tool, arguments={**step.arguments, one.name: other})
+        elif one.type.kind == "days":
+            for name in (f"{one.name}_from", f"{one.name}_until"):
+                for day in ("2026-05-01", "2026-09-30"):
+                    yield Step(tool=step.tool, arguments={**step.arguments, name: day})
+        else:
+            for value in other_values(one.type, step.arguments[one.name]):
+                yield Step(tool=step.tool, arguments={**step.arguments, one.name: value})
+
+
+def other_values(type_: Type, value: Any) -> list[Any]:
+    """Return values of a type that are not this one."""
+    if type_.kind == "money":
+        return [f"{float(value) + 1:.2f}", f"{max(0.01, float(value) - 0.5):.2f}"]
+    if type_.kind == "int":
+        return [int(value) + 1, max(0, int(value) - 1)]
+    if type_.kind == "flag":
+        return [not value]
+    if type_.kind == "enum":
+        return [option for option in type_.options if option != value]
+    if type_.kind == "date":
+        return ["2026-05-01", "2026-09-30"]
+    return [f"{value}x", f"x{value}"]
+
+
+def _extras(setting: Setting, task: WorldTask, rng: Random) -> Iterator[list[Step]]:
+    """Yield acts that succeed after the golden chain and change something, or put it back."""
+    world = LiveWorld(setting.machine, setting.past(task.past).base)
+    caller = Caller(world, setting.words, rng)
+    writers = [setting.machine.tools[name] for name in task.tools
+               if name in setting.machine.tools and setting.machine.tools[name].is_writer]  # fmt: skip
+    rng.shuffle(writers)
+    found = 0
+    for tool in writers:
+        if found >= EXTRA:
+            return
+        _replay(world, task)
+        step = _one_more(caller, tool)
+        if step is None:
+            continue
+        found += 1
+        yield [step]
+        back = _put_back(world, writers, tool, step)
+        if back is not None:
+            yield [step, back]
+
+
+def _replay(world: LiveWorld, task: WorldTask) -> None:
+    world.reset()
+    for step in task.golden:
+        if step.tool != REFUSE and is_write(step):
+            world.call(step.tool, step.arguments)
+
+
+def _one_more(caller: Caller, tool: Tool) -> Step | None:
+    before = caller.world.store.difference()
+    for _ in range(4):
+        arguments = caller.draw(tool, None)
+        if arguments is None:
+            return None
+        try:
+            caller.world.call(tool.name, arguments)
+        except CallRefused:
+            continue
+        if caller.world.store.difference() != before:
+            return Step(tool=tool.name, arguments=arguments)
+    return None
+
+
+def _put_back(world: LiveWorld, writers: list[Tool], tool: Tool, step: Step) -> Step | None:
+    """Return a transition of the same record back to where it was, or the old value."""
+    action = tool.action
+    if action is None or action.makes_record:
+        return None
+    key = f"{tool.of}_id"
+    for other in writers:
+        back = other.action
+        if back is None or back.of != action.of or len(other.parameters) != 1 or not back.target:
+            continue
+        if action.target in back.sources and back.target in action.sources:
+            return Step(tool=other.name, arguments={key: step.arguments[key]})
+    if action.edits and tool.parameters[-1].name == "value":
+        row = world.store.base.rows[tool.of].get(step.arguments[key])
+        if row is not None and isinstance(row[action.edits], str):
+            return Step(tool=tool.name, arguments={key: step.arguments[key],
+                                                   "value": row[action.edits]})  # fmt: skip
+    return None
+
+
+__all__ = ["golden_acts", "wrong_chains"]

@@ -1,0 +1,127 @@
+"""Words: whether the golden chain can be found from what is said and what tools yield."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from longcat_envs._told import canonical_number, dates, numbers
+from longcat_envs.history import Setting
+from longcat_envs.tasks import REFUSE, Step, WorldEnvironment, WorldTask, system_prompt
+
+_ID = re.compile(r"[A-Z]{2,6}\d{5}")
+
+
+def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment) -> Iterator[str]:
+    """Yield what is wrong with the words of a task."""
+    for text in (task.opening, task.withheld, task.change, task.answer):
+        if re.search(r"[{}]|\bNone\b", text):
+            yield f"a placeholder is left in {text!r}"
+    heard = " ".join((task.opening, task.withheld, task.change))
+    prompt = system_prompt(setting, task)
+    known = _Known(heard)
+    environment.start()
+    for step in task.golden:
+        for name, value in step.arguments.items():
+            if step.tool == REFUSE:
+                if f"{value} " not in prompt:
+                    yield f"the rules do not hold {value}"
+            elif not known.holds(value):
+                yield f"nobody says or yields {name} {value!r} of {step.tool}"
+        result = environment.call_now(
+            {"function": {"name": step.tool, "arguments": step.arguments}}
+        )
+        if result.is_error:
+            yield f"the golden chain is refused: {step.tool}: {result.content}"
+            continue
+        content = json.loads(result.content)
+        known.add(content)
+        if step.tool.startswith("search_"):
+            yield from _ambiguous(setting, task, step, content)
+    yield from _stray(task, heard)
+    yield from _untrue(task)
+
+
+class _Known:
+    """Every value said by the person or held by a result."""
+
+    def __init__(self, heard: str) -> None:
+        self._heard = _plain(heard)
+        self._numbers = {v.lstrip("-") for _, _, v in numbers(places=2)(heard)}
+        self._values: set[str] = set()
+
+    def add(self, value: Any) -> None:
+        """Take in a result."""
+        if isinstance(value, dict):
+            for inner in value.values():  # pyright: ignore[reportUnknownVariableType]
+                self.add(inner)
+        elif isinstance(value, list):
+            for inner in value:  # pyright: ignore[reportUnknownVariableType]
+                self.add(inner)
+        elif value is not None:
+            self._values.add(str(value))
+            with suppress(ArithmeticError):
+                self._numbers.add(canonical_number(str(value), 2).lstrip("-"))
+
+    def holds(self, value: Any) -> bool:
+        """Whether a literal of a call is known."""
+        if isinstance(value, bool):
+            return re.search(r"\byes\b|\bno\b", self._heard) is not None
+        text = str(value)
+        if text in self._values:
+            return True
+        if _ID.fullmatch(text):
+            return False
+        is_number = re.fullmatch(r"-?\d+(\.\d+)?", text) is not None
+        if is_number and canonical_number(text, 2).lstrip("-") in self._numbers:
+            return True
+        return re.search(rf"(?<!\w){re.escape(_plain(text))}(?!\w)", self._heard) is not None
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", " ").casefold()
+
+
+def _ambiguous(
+    setting: Setting, task: WorldTask, step: Step, content: dict[str, Any]
+) -> Iterator[str]:
+    """One record alone, among those that have not ended, must fit what was looked for."""
+    of = step.tool.removeprefix("search_")
+    ends = setting.spec.classes[of].ends
+    live = [row for row in content["rows"] if row.get("state") not in ends]
+    if content["total"] > len(content["rows"]) or len(live) != 1:
+        yield f"{len(live)} records of {of} fit {step.arguments}"
+
+
+def _stray(task: WorldTask, heard: str) -> Iterator[str]:
+    """Every number and date that is said must be of use, or be the one that is changed later."""
+    said = [*task.golden, *task.forbidden]
+    used = {str(value) for step in said for value in step.arguments.values()}
+    used |= {task.mistaken} - {""}
+    texts = sorted((u for u in used if not re.fullmatch(r"-?\d+(\.\d+)?", u)), key=len)
+    for text in reversed(texts):
+        heard = re.sub(re.escape(_plain(text)), " ", heard, flags=re.IGNORECASE)
+    amounts = {canonical_number(u, 2) for u in used - set(texts)}
+    stray = {v for _, _, v in numbers(places=2)(heard)} - amounts
+    stray |= {v for _, _, v in dates()(heard)}
+    if stray:
+        yield f"numbers are said that nothing needs: {sorted(stray)}"
+
+
+def _untrue(task: WorldTask) -> Iterator[str]:
+    """What is withheld or changed must be what the chain needs."""
+    used = {_plain(str(v)) for step in task.golden for v in step.arguments.values()}
+    used |= {canonical_number(u, 2) for u in used if re.fullmatch(r"-?\d+(\.\d+)?", u)}
+    for line in (task.withheld, task.change):
+        found = re.search(r"\bis (.+)\.$", line)
+        if line and found is None:
+            yield f"{line!r} does not say what is"
+        elif found is not None:
+            value = _plain(found[1])
+            if re.fullmatch(r"-?\d+(\.\d+)?", value):
+                value = canonical_number(value, 2)
+            if value not in used and value not in ("yes", "no"):
+                yield f"{line!r} is not what the chain needs"

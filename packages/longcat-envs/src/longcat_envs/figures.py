@@ -1,0 +1,97 @@
+"""Figures of domains and of grown tasks: what the commands print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from statistics import mean, median
+from typing import Any
+
+from .graph import Graph
+from .history import LEAST, Setting, load_setting
+from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask
+from .world import Store, builtin_worlds, export, violations_by_sql
+
+HELD_OUT: frozenset[str] = frozenset()
+"""Domains that are never trained on."""
+
+
+def list_rows() -> list[dict[str, Any]]:
+    """Return one row for each shipped domain."""
+    rows: list[dict[str, Any]] = []
+    for name in builtin_worlds():
+        spec, tools = load_setting(name).spec, load_setting(name).machine.tools
+        readers = sum(not tool.is_writer for tool in tools.values())
+        rows.append({
+            "domain": name, "split": "held_out" if name in HELD_OUT else "train",
+            "tools": len(tools), "readers": readers, "parts": len(spec.parts),
+            "writes": len(tools) - readers, "events": _num_events(load_setting(name)),
+            "lines": spec.lines, "dependencies": Graph(tools).num_edges,
+        })  # fmt: skip
+    return rows
+
+
+def _num_events(setting: Setting) -> int:
+    """Writing tools that leave an event: they make a record, leave a state or move money."""
+    return sum(
+        any(w.endswith((".state", ".balance")) for w in tool.writes) or bool(tool.yields)
+        for tool in setting.machine.tools.values() if tool.is_writer
+    )  # fmt: skip
+
+
+def check_figures(setting: Setting) -> dict[str, Any]:
+    """Return what is worth knowing about a domain before tasks are grown."""
+    spec, tools = setting.spec, setting.machine.tools
+    past = setting.past(0)
+    store = Store(spec, past.base)
+    readers = sum(not tool.is_writer for tool in tools.values())
+    return {
+        "domain": spec.name, "lines": spec.lines, "classes": len(spec.classes),
+        "tools": len(tools), "reader_share": round(readers / len(tools), 3),
+        "parts": list(spec.parts), "rules": len(spec.clauses), "invariants": len(spec.rules),
+        "rows": past.base.num_rows, "dead_tools": list(past.dead), "least_successes": LEAST,
+        "violations": len(setting.machine.violations(store)),
+        "violations_by_sql": len(violations_by_sql(spec, export(store))),
+        "tools_people_ask_for": len(setting.words.asks), "escapes": 0,
+    }  # fmt: skip
+
+
+def grow_figures(
+    setting: Setting, *, num_tasks: int, seed: int, difficulty: Difficulty
+) -> tuple[list[WorldTask], dict[str, Any]]:
+    """Make tasks and return them with what they are like."""
+    maker = TaskMaker(setting, seed=seed, difficulty=difficulty)
+    tasks = [next(maker) for _ in range(num_tasks)]
+    if not tasks:
+        return [], {"domain": setting.spec.name, "tasks": 0}
+    graph, rng = maker.graph, Random(seed)
+    sizes = [len(task.tools) - 1 for task in tasks]
+    tags = Counter(tag for task in tasks for tag in task.tags)
+    chains = [[s.tool for s in task.golden if s.tool != REFUSE] for task in tasks]
+    grown = [graph.share_near(c, t.tools) for c, t in zip(chains, tasks, strict=True)]
+    filled = [
+        graph.share_near(chain, _filled(graph, chain, size, rng))
+        for chain, size in zip(chains, sizes, strict=True)
+    ]
+
+    def share(tag: str) -> float:
+        return round(tags[tag] / len(tasks), 3)
+
+    return tasks, {
+        "domain": setting.spec.name, "difficulty": difficulty, "tasks": len(tasks),
+        "drafts_failed": maker.num_failed, "toolsets": len({task.tools for task in tasks}),
+        "tools_min": min(sizes), "tools_median": median(sizes), "tools_max": max(sizes),
+        "near_grown": round(mean(grown), 3), "near_filled_at_random": round(mean(filled), 3),
+        "writes_median": median(len(task.writes) for task in tasks),
+        "calls_median": median(len(task.golden) for task in tasks),
+        "exchange_fails": share("exchange"), "computed": share("computed"),
+        "refusal": share("refusal"), "question": share("question"), "withheld": share("withheld"),
+        "change_of_mind": share("change"),
+    }  # fmt: skip
+
+
+def _filled(graph: Graph, chain: list[str], size: int, rng: Random) -> set[str]:
+    """Return as many tools with growth switched off: the chain, and others drawn at random."""
+    used = set(graph.support(chain))
+    others = sorted(set(graph.tools) - used)
+    return used | set(rng.sample(others, max(0, min(len(others), size - len(used)))))
