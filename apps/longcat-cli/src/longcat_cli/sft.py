@@ -1,0 +1,98 @@
+"""`longcat sft`: supervised learning of chats, of what the assistant says alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import UsageError
+from .rl import model_folder, read_jsonl
+
+
+def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], int]:
+    """Turn conversations into samples; return them, and how many are too long.
+
+    Raises:
+        UsageError: A line is no conversation, or none fits.
+    """
+    from longcat_gspo.transformers import chat_sample
+
+    samples: list[Any] = []
+    num_long = 0
+    for number, item in enumerate(read_jsonl(path, "--data"), start=1):
+        if not isinstance(item.get("messages"), list):
+            raise UsageError(f"{path}, conversation {number}: must have messages, a list")
+        try:
+            sample = chat_sample(tokenizer, item["messages"], tools=item.get("tools") or ())
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"{path}, conversation {number}: {error}") from error
+        if len(sample.token_ids) > max_length:
+            num_long += 1
+        else:
+            samples.append(sample)
+    if not samples:
+        raise UsageError(f"{path}: all {num_long} conversations have more than {max_length} tokens")
+    return samples, num_long
+
+
+def sft(
+    model: Annotated[str, typer.Option(help="A fetched model, a folder, or a hub's name.")],
+    data: Annotated[
+        Path, typer.Option(help="JSONL: messages, and tools, one conversation a line.")
+    ],
+    lora: Annotated[int, typer.Option(help="Rank of the adapter; 0 trains all weights.")] = 16,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    batch_tokens: Annotated[int, typer.Option(help="Of a step.")] = 8192,
+    max_length: Annotated[int, typer.Option(help="Longer conversations are left out.")] = 2048,
+    learning_rate: Annotated[float, typer.Option(help="Of the optimiser.")] = 2e-4,
+    packed: Annotated[bool, typer.Option(help="Conversations end to end, without padding.")] = True,
+    adapter: Annotated[bool, typer.Option(help="Leave the adapter, not the merged model.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of the weights, such as bfloat16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("sft-run"),
+) -> None:
+    """Teach a model what the assistant says in your chats, its tool calls included."""
+    if epochs <= 0 or batch_tokens < 1 or max_length < 2 or lora < 0 or learning_rate <= 0:
+        raise UsageError(
+            "--epochs and --learning-rate must be positive, --batch-tokens at least 1, --max-length at "
+            "least 2, --lora not negative"
+        )
+    if adapter and not lora:
+        raise UsageError("--adapter needs --lora")
+    if (out / "model").exists():
+        raise UsageError(f"{out} holds a model already; choose another --out")
+    import torch
+    from longcat_gspo import GspoTrainer, TrainerConfig, token_batches
+    from longcat_gspo.transformers import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, tokenizer = load_model(model_folder(model), lora=lora, dtype=dtype, device=device)
+    samples, num_long = read_chats(data, tokenizer, max_length)
+    if num_long:
+        typer.echo(f"{num_long} conversations of more than {max_length} tokens were left out")
+    held = samples[::20] if len(samples) >= 40 else []
+    learned = [sample for n, sample in enumerate(samples) if not held or n % 20]
+    lengths = [len(sample.token_ids) for sample in learned]
+    num = max(1, round(epochs * sum(lengths) / batch_tokens))
+    trainer = GspoTrainer(network, TrainerConfig(
+        learning_rate=learning_rate, warmup_steps=min(10, num // 10), decay="cosine",
+        min_learning_rate=learning_rate / 10, total_steps=num, packed=packed,
+        micro_batch_tokens=min(batch_tokens, 4096),
+    ))  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    batches = token_batches(lengths, batch_tokens=batch_tokens, num_batches=num, seed=seed)
+    before = trainer.evaluate(held) if held else None
+    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for step, places in enumerate(batches, start=1):
+            metrics = trainer.fit([learned[place] for place in places])
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.flush()
+            if step % max(1, num // 20) == 0 or step == num:
+                typer.echo(f"step {step:5d} of {num}  loss {metrics['loss']:.4f}")
+    if before is not None:
+        typer.echo(f"held out: loss {before:.4f} before, {trainer.evaluate(held):.4f} after")
+    trainer.export(out / "model", tokenizer=tokenizer, only_adapter=adapter)
+    typer.echo(f"model: {out / 'model'}")
