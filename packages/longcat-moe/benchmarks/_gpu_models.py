@@ -25,11 +25,15 @@ def config_of(name: str) -> LongcatConfig:
     return ONE_BILLION if name == "1B" else get_preset(name)
 
 
-def ours_of(config: LongcatConfig, device: str, dtype: torch.dtype) -> LongcatForCausalLM:
+def ours_of(
+    config: LongcatConfig, device: str, dtype: torch.dtype, *, is_drawn: bool = True
+) -> LongcatForCausalLM:
     """Build a model where it will live; the router stays in float32, as when loaded."""
     torch.manual_seed(0)
-    with torch.device(device):
+    with torch.device(device if is_drawn else "meta"):
         model = LongcatForCausalLM(config).to(dtype)
+    if not is_drawn:
+        model.to_empty(device=device)
     for module in model.modules():
         if isinstance(module, Router):
             module.float()

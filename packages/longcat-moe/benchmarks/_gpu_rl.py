@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import tempfile
 import time
@@ -34,7 +33,9 @@ def handover(report: Report, name: str) -> None:
     trainer = _trainer(ours_of(config_of(name), device, torch.bfloat16), device, 1e-4)
     model = trainer.accelerator.unwrap_model(trainer.model)
     engine = Engine(model.config, num_slots=4, max_length=128, dtype=torch.bfloat16, device=device)
-    size = sum(t.nbytes for t in model.state_dict().values())
+    size = 2 * sum(t.numel() for t in model.state_dict().values())
+    sent = ours_of(model.config, device, torch.bfloat16).eval()
+    sent.load_state_dict(model.state_dict())  # what an engine should have: the weights, rounded
     for version in range(2):  # the first time, memory is taken from the system
         sync(device)
         began = time.perf_counter()
@@ -47,15 +48,17 @@ def handover(report: Report, name: str) -> None:
     what = f"weights to the engine, {name}, bf16, {size / 1e9:.2f} GB"
     report.row(f"{what}, as bytes", "GB/s", size / spent / 1e9)
     report.row(f"{what}, as bytes", "ms", 1e3 * spent, "of it writing", 1e3 * wrote, wrote / spent)
-    _same(report, f"{what}, as bytes", model, engine, 1, device)
+    _same(report, f"{what}, as bytes", sent, engine, 1, device)
     for version in range(2, 4):
         sync(device)
         began = time.perf_counter()
-        engine.add_model(version, copy.deepcopy(model))
+        fresh = ours_of(model.config, device, torch.bfloat16, is_drawn=False)
+        fresh.load_state_dict(model.state_dict())
+        engine.add_model(version, fresh)
         sync(device)
         spent = time.perf_counter() - began
     report.row(f"{what}, as tensors", "GB/s", size / spent / 1e9)
-    _same(report, f"{what}, as tensors", model, engine, 3, device)
+    _same(report, f"{what}, as tensors", sent, engine, 3, device)
 
 
 def _same(report: Report, what: str, model, engine: Engine, version: int, device: str) -> None:

@@ -109,7 +109,7 @@ def training(report: Report, name: str, shape: tuple[int, int], *, compiled: boo
         profile(report, "train-eager", lambda: both_ways(model, ids))
     twin = theirs_of(model, device, torch.bfloat16).train()
     with report.section(f"transformers, {what}", 60):
-        theirs = measure("transformers", lambda: both_ways(twin, ids), 2)
+        theirs = measure("transformers", lambda twin=twin: both_ways(twin, ids), 2)
         report.row(what, "tokens/s", ours, "transformers", theirs, ours / theirs)
     del twin
     if compiled:
@@ -154,8 +154,11 @@ def log_probs(report: Report, sizes: tuple[int, int, int]) -> None:
     def chunked():
         return _grads(linear_log_probs(hidden, weight, target), hidden, weight)
 
+    def larger():
+        return _grads(linear_log_probs(hidden, weight, target, chunk_tokens=1024), hidden, weight)
+
     found = {}
-    for name, call in (("plain", plain), ("chunks", chunked)):
+    for name, call in (("plain", plain), ("chunks", chunked), ("chunks of 1,024", larger)):
         free(device)
         before = torch.cuda.memory_allocated() if device == "cuda" else 0
         spent = seconds(call, device, repeats=5)
@@ -166,6 +169,19 @@ def log_probs(report: Report, sizes: tuple[int, int, int]) -> None:
     report.row(what, "ms", 1e3 * mine_s, "plain", 1e3 * their_s, their_s / mine_s)
     if device == "cuda":
         report.row(what, "GB above the inputs", mine / 1e9, "plain", their / 1e9, their / mine)
+    spent, peak, _ = found["chunks of 1,024"]
+    report.row(
+        f"{what}, chunks of 1,024", "ms", 1e3 * spent, "plain", 1e3 * their_s, their_s / spent
+    )
+    if device == "cuda":
+        report.row(
+            f"{what}, chunks of 1,024",
+            "GB above the inputs",
+            peak / 1e9,
+            "plain",
+            their / 1e9,
+            their / peak,
+        )
     for label, x, y in zip(("values", "to hidden", "to weight"), a, b, strict=True):
         gap = float((x.float() - y.float()).norm() / y.float().norm())
         report.row(

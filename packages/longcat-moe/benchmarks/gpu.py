@@ -11,6 +11,7 @@ one JSON object.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,20 +20,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from _gpu_decode import bandwidth, generation
+from _gpu_decode import WAYS, bandwidth, generation
 from _gpu_report import COLUMNS, Report
 from _gpu_rl import handover, learning
 from _gpu_train import log_probs, logits, training
-from longcat_moe.engine._fused import MAX_ROWS
 
 ROOT = Path(__file__).resolve().parents[3]
 PARTS = ("logits", "generate", "train", "log_probs", "handover", "learn", "tests")
-WAYS = {
-    "graphs": ({}, MAX_ROWS),
-    "graphs of the modules": ({}, 0),
-    "without graphs": ({"decode_steps": 0}, 0),
-}
-"""Of decoding: options of the engine, and how many rows the fused kernels take."""
 SIZES = {
     "full": {"models": ["1B", "mini"], "batches": [1, 16, 128], "shape": (8, 2048),
              "words": (8192, 131_072, 2048), "steps": 60, "presets": ["tiny", "mini"]},
@@ -48,7 +42,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "/tmp/longcat-gpu")))
     parser.add_argument("--seconds", type=float, default=470)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS][:2])
+    parser.add_argument("--no-peer", action="store_true", help="do not generate with transformers")
     parser.add_argument("--models", nargs="+", help="of those that generate")
+    parser.add_argument("--steps", type=int, help="of learning")
     parser.add_argument("--tests", default="", help="pytest's -k")
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
@@ -64,28 +61,29 @@ def run(report: Report, size: dict, options: argparse.Namespace) -> None:
     speed = 1e12
     with report.section("bandwidth", 20):
         speed = bandwidth(report)
-    if "logits" in options.only:
-        with report.section("logits", 40):
-            logits(report, size["presets"])
-    if "generate" in options.only:
-        for name in options.models or size["models"]:
-            with report.section(f"generate {name}", 150):
-                generation(report, name, size["batches"], WAYS, speed)
-    if "train" in options.only:
-        with report.section("train", 200):
-            training(report, size["models"][0], size["shape"], compiled=not options.no_compile)
-    if "log_probs" in options.only:
-        with report.section("log_probs", 30):
-            log_probs(report, size["words"])
-    if "handover" in options.only:
-        with report.section("handover", 40):
-            handover(report, size["models"][0])
-    if "learn" in options.only:
-        with report.section("learn", 80):
-            learning(report, steps=size["steps"], max_s=45)
-    if "tests" in options.only:
-        with report.section("tests", 120):
-            tests(report, options.tests)
+    names = options.models or size["models"]
+    parts = {
+        "logits": (30, lambda: logits(report, size["presets"])),
+        "train": (80, lambda: training(
+            report, size["models"][0], size["shape"], compiled=not options.no_compile)),
+        "log_probs": (20, lambda: log_probs(report, size["words"])),
+        "generate": (110, lambda: generate(names[:1])),
+        "learn": (60, lambda: learning(report, steps=options.steps or size["steps"], max_s=30)),
+        "tests": (90, lambda: tests(report, options.tests)),
+        "handover": (30, lambda: handover(report, size["models"][0])),
+        "generate the others": (110, lambda: generate(names[1:])),
+    }  # fmt: skip
+
+    def generate(chosen: list[str]) -> None:
+        for name in chosen:
+            generation(
+                report, name, size["batches"], options.ways, speed, has_peer=not options.no_peer
+            )
+
+    for name, (limit_s, part) in parts.items():
+        if name.split()[0] in options.only:
+            with report.section(name, limit_s):
+                part()
 
 
 def tests(report: Report, only: str) -> None:
@@ -93,10 +91,11 @@ def tests(report: Report, only: str) -> None:
     files = sorted(str(path) for path in ROOT.glob("packages/*/tests/test_gpu.py"))
     source = os.pathsep.join(str(path) for path in sorted(ROOT.glob("packages/*/src")))
     environment = {**os.environ, "PYTHONPATH": source}
+    beside = ["-n", "6"] if importlib.util.find_spec("xdist") else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(ROOT), "-q", "-m", "gpu",
          "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "markers=gpu: needs a GPU",
-         "-k", only, "--durations=8", *files],
+         "-k", only, "--durations=8", *beside, *files],
         env=environment, capture_output=True, text=True, timeout=115,
     )  # fmt: skip
     (report.folder / "tests.txt").write_text(done.stdout + done.stderr)

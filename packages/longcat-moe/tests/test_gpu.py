@@ -116,7 +116,7 @@ def test_captured_steps_give_the_tokens_of_the_ordinary_step(dtype, temperature)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["tiny", "mini"])
-@pytest.mark.parametrize("num_rows", [1, 5, 33])
+@pytest.mark.parametrize("num_rows", [1, 5, 40])
 def test_kernels_compute_what_the_modules_compute(name, dtype, num_rows):
     model = _model(name, dtype)
     config, generator = model.config, torch.Generator("cuda").manual_seed(0)
@@ -130,13 +130,14 @@ def test_kernels_compute_what_the_modules_compute(name, dtype, num_rows):
         ]
         caches[0].full.normal_(std=0.5, generator=generator)
         caches[1].full.copy_(caches[0].full)
-        view = StaticView(caches[1], num_rows, 8)
-        view.table_BN.copy_(torch.randperm(num_rows * 8).view(num_rows, 8))
-        view.positions_B.random_(0, 127, generator=generator)
+        positions = torch.randint(0, 127, (num_rows,), device="cuda", generator=generator)
+        view = StaticView(
+            caches[1], positions, torch.randperm(num_rows * 8).view(num_rows, 8).cuda()
+        )
         ids = torch.randint(3, 256, (num_rows,), device="cuda")
         fused = FusedStep(model, caches[0], num_rows=num_rows, max_length=128)
-        fused.logits_BW.fill_(float("nan"))
-        got = fused.logits(ids, view.positions_B, view.table_BN)
+        fused.logits.x.fill_(float("nan"))
+        got = fused.step(ids, view.positions_B, view.table_BN)
         view.begin()
         hidden = model.model(ids[None], None, view.positions_B[None], view)[0]
         expected = model.lm_head(hidden).float()

@@ -18,6 +18,8 @@ W vocabulary, L latent width.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,12 +53,11 @@ def is_simple(p: SamplingParams) -> bool:
 class StaticView:
     """A `CacheView` whose tensors stay where they are; one new token a conversation."""
 
-    def __init__(self, cache: LatentCache, num_rows: int, num_blocks: int) -> None:
-        self.cache, device = cache, cache.device
-        self.positions_B = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.table_BN = torch.zeros(num_rows, num_blocks, dtype=torch.long, device=device)
-        self._rows_BT = torch.arange(num_rows, device=device)[:, None]
-        self._key_S = torch.arange(num_blocks * cache.block_size, device=device)
+    def __init__(self, cache: LatentCache, positions_B: Tensor, table_BN: Tensor) -> None:
+        self.cache, self.positions_B, self.table_BN = cache, positions_B, table_BN
+        num_rows, num_blocks = table_BN.shape
+        self._rows_BT = torch.arange(num_rows, device=cache.device)[:, None]
+        self._key_S = torch.arange(num_blocks * cache.block_size, device=cache.device)
 
     def begin(self) -> None:
         """Find where the new latents go and what may be seen, on the device."""
@@ -83,7 +84,39 @@ class _Shape:
 
     num_rows: int
     num_blocks: int
-    is_greedy: bool
+
+
+class _Buffers:
+    """Tensors that lie side by side, here and on the device, so that one copy moves them all."""
+
+    def __init__(
+        self, device: torch.device, parts: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> None:
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in parts.values()]
+        begins = [*itertools.accumulate((-(-size // 16) * 16 for size in sizes), initial=0)]
+        self._there = torch.zeros(begins[-1], dtype=torch.uint8, device=device)
+        self._here = torch.zeros(begins[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self.there, self.here = (
+            {
+                name: whole[begin : begin + size].view(dtype).view(shape)
+                for (name, (shape, dtype)), begin, size in zip(
+                    parts.items(), begins[:-1], sizes, strict=True
+                )
+            }
+            for whole in (self._there, self._here)
+        )
+
+    def put(self, name: str, values: object) -> None:
+        """Write what `send` will copy."""
+        self.here[name].numpy()[...] = values
+
+    def send(self) -> None:
+        """Copy to the device; what is here must stay until the device was waited for."""
+        self._there.copy_(self._here, non_blocking=True)
+
+    def fetch(self) -> None:
+        """Copy from the device, and wait for it."""
+        self._here.copy_(self._there)
 
 
 class _Step:
@@ -94,22 +127,29 @@ class _Step:
     ) -> None:
         device, num = cache.device, shape.num_rows
         self.model, self.shape = model, shape
-        self.view = StaticView(cache, num, shape.num_blocks)
-        self.ids_B, self.limits_B = (
-            torch.zeros(num, dtype=torch.long, device=device) for _ in range(2)
+        whole, real = torch.long, torch.float32
+        self.given = _Buffers(
+            device,
+            {
+                "ids": ((num,), whole), "positions": ((num,), whole), "limits": ((num,), whole),
+                "steps": ((num,), whole), "table": ((num, shape.num_blocks), whole),
+                "temperature": ((num,), real), "uniforms": ((max_steps, num), real),
+            },
+        )  # fmt: skip
+        self.said = _Buffers(
+            device,
+            {"tokens": ((max_steps, num), whole), "log_probs": ((max_steps, num), real)},
         )
-        self.temperature_B = torch.ones(num, device=device)
-        self.is_greedy_B = torch.zeros(num, dtype=torch.bool, device=device)
-        self.uniforms_KB = torch.zeros(max_steps, num, device=device)
-        self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
-        self.tokens_KB = torch.zeros(max_steps, num, dtype=torch.long, device=device)
-        self.log_probs_KB = torch.zeros(max_steps, num, device=device)
+        there = self.given.there
+        self.view = StaticView(cache, there["positions"], there["table"])
         self._fused: _fused.FusedStep | None = None
-        if device.type == "cuda" and num <= _fused.MAX_ROWS and _fused.can_fuse(model.config):
+        is_cuda = device.type == "cuda"
+        self._kernels = _fused.kernels() if is_cuda and _fused.has_triton() else None
+        if is_cuda and num <= _fused.MAX_ROWS and _fused.can_fuse(model.config):
             length = shape.num_blocks * cache.block_size
             self._fused = _fused.FusedStep(model, cache, num_rows=num, max_length=length)
         # Ordinary grouped products look at counts on the host, but for bf16.
-        self._can_capture = device.type == "cuda" and (
+        self._can_capture = is_cuda and (
             self._fused is not None or model.lm_head.weight.dtype == torch.bfloat16
         )
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -129,33 +169,44 @@ class _Step:
                 self._graph.replay()
 
     def _step(self) -> None:
-        logits_BW = self._logits()
-        token_B = logits_BW.argmax(-1)
-        if not self.shape.is_greedy:
-            token_B = torch.where(self.is_greedy_B, token_B, self._draw(logits_BW))
+        logits_BW, given, said = self._logits(), self.given.there, self.said.there
+        if self._kernels is not None:
+            num, words = logits_BW.shape
+            self._kernels.sample[(num,)](
+                logits_BW, given["temperature"], given["uniforms"], said["tokens"],
+                said["log_probs"], given["ids"], given["positions"], given["limits"],
+                given["steps"], num, words, BLOCK=min(16384, _power_of_two(words)), num_warps=16,
+            )  # fmt: skip
+            return
+        step_B, heat_B = given["steps"], given["temperature"]
+        uniform_B1 = given["uniforms"].gather(0, step_B[None]).T
+        token_B = torch.where(
+            heat_B > 0, _draw(logits_BW, heat_B, uniform_B1), logits_BW.argmax(-1)
+        )
         chosen_B = logits_BW.log_softmax(-1).gather(1, token_B[:, None])[:, 0]
-        self.tokens_KB.index_copy_(0, self.step_1, token_B[None])
-        self.log_probs_KB.index_copy_(0, self.step_1, chosen_B[None])
-        self.ids_B.copy_(token_B)
-        at_B = self.view.positions_B
-        at_B.copy_(torch.minimum(at_B + 1, self.limits_B))
-        self.step_1 += 1
+        said["tokens"].scatter_(0, step_B[None], token_B[None])
+        said["log_probs"].scatter_(0, step_B[None], chosen_B[None])
+        given["ids"].copy_(token_B)
+        at_B = given["positions"]
+        at_B.copy_(torch.minimum(at_B + 1, given["limits"]))
+        step_B += 1
 
     def _logits(self) -> Tensor:
-        view = self.view
+        view, ids_B = self.view, self.given.there["ids"]
         if self._fused is not None:
-            return self._fused.logits(self.ids_B, view.positions_B, view.table_BN)
+            return self._fused.step(ids_B, view.positions_B, view.table_BN)
         view.begin()
-        hidden_BD = self.model.model(self.ids_B[None], None, view.positions_B[None], view)[0]
-        return self.model.lm_head(hidden_BD).float()
+        hidden_BD = self.model.model(ids_B[None], None, view.positions_B[None], view)[0]
+        return self.model.lm_head(hidden_BD).float().contiguous()
 
-    def _draw(self, logits_BW: Tensor) -> Tensor:
-        """As `_sampling.draw`, from a uniform number that lies on the device."""
-        ends_BW = (logits_BW / self.temperature_B[:, None]).softmax(-1).cumsum(-1)
-        uniform_B1 = self.uniforms_KB.index_select(0, self.step_1).T
-        drawn_B = torch.searchsorted(ends_BW, uniform_B1 * ends_BW[:, -1:], right=True)[:, 0]
-        last_B = ends_BW.shape[1] - (ends_BW == ends_BW[:, -1:]).sum(-1)
-        return drawn_B.minimum(last_B.clamp(max=ends_BW.shape[1] - 1))
+
+def _draw(logits_BW: Tensor, heat_B: Tensor, uniform_B1: Tensor) -> Tensor:
+    """As `_sampling.draw`, from uniform numbers that lie on the device."""
+    by_B1 = torch.where(heat_B > 0, heat_B, 1.0)[:, None]
+    ends_BW = (logits_BW / by_B1).softmax(-1).cumsum(-1)
+    drawn_B = torch.searchsorted(ends_BW, uniform_B1 * ends_BW[:, -1:], right=True)[:, 0]
+    last_B = ends_BW.shape[1] - (ends_BW == ends_BW[:, -1:]).sum(-1)
+    return drawn_B.minimum(last_B.clamp(max=ends_BW.shape[1] - 1))
 
 
 class StaticDecoder:
@@ -192,8 +243,9 @@ class StaticDecoder:
         step = self._step_of(batch)
         self._fill(step, batch, num_steps)
         step.run(num_steps)
-        tokens: list[list[int]] = step.tokens_KB[:num_steps].T.tolist()
-        log_probs: list[list[float]] = step.log_probs_KB[:num_steps].T.tolist()
+        step.said.fetch()
+        tokens: list[list[int]] = step.said.here["tokens"][:num_steps].T.tolist()
+        log_probs: list[list[float]] = step.said.here["log_probs"][:num_steps].T.tolist()
         outcomes = [_outcome(*x) for x in zip(batch, tokens, log_probs, strict=False)]
         if not all(is_finite(outcome.log_probs) for outcome in outcomes):
             raise NotFiniteError("logits must be finite")
@@ -205,7 +257,6 @@ class StaticDecoder:
         shape = _Shape(
             num_rows=_power_of_two(len(batch)),
             num_blocks=max(_LEAST_BLOCKS, _power_of_two(longest)),
-            is_greedy=all(w.params.temperature == 0 for w in batch),
         )
         if shape not in self._steps:
             self._steps[shape] = _Step(self.model, self.cache, shape, self.max_steps)
@@ -213,25 +264,24 @@ class StaticDecoder:
 
     def _fill(self, step: _Step, batch: Sequence[Work], num_steps: int) -> None:
         uniforms = [
-            [w.conversation.rng.random() if k < w.num_steps else 0.5 for k in range(num_steps)]
+            [w.conversation.rng.random() for _ in range(w.num_steps)]
+            + [0.5] * (num_steps - w.num_steps)
             for w in batch
         ]
         num_blocks = step.shape.num_blocks
         rows = [*range(len(batch)), *[0] * (step.shape.num_rows - len(batch))]
-        works = [batch[row] for row in rows]
-        table = [[*w.span.blocks, *[w.span.blocks[0]] * num_blocks][:num_blocks] for w in works]
-        temperature = [w.params.temperature for w in works]
-        _put(step.ids_B, [w.token_ids[0] for w in works])
-        _put(step.view.positions_B, [w.span.start for w in works])
-        _put(step.limits_B, [w.span.start + w.num_steps for w in works])
-        _put(step.view.table_BN, table)
-        _put(step.temperature_B, [t or 1.0 for t in temperature])
-        _put(step.is_greedy_B, [t == 0 for t in temperature])
-        _put(
-            step.uniforms_KB[:num_steps],
-            [[uniforms[row][k] for row in rows] for k in range(num_steps)],
+        works, given = [batch[row] for row in rows], step.given
+        given.put("ids", [w.token_ids[0] for w in works])
+        given.put("positions", [w.span.start for w in works])
+        given.put("limits", [w.span.start + w.num_steps for w in works])
+        given.put("steps", 0)
+        given.put(
+            "table",
+            [[*w.span.blocks, *[w.span.blocks[0]] * num_blocks][:num_blocks] for w in works],
         )
-        step.step_1.zero_()
+        given.put("temperature", [w.params.temperature for w in works])
+        given.here["uniforms"][:num_steps].T.numpy()[...] = [uniforms[row] for row in rows]
+        given.send()
 
 
 def _outcome(work: Work, tokens: list[int], log_probs: list[float]) -> Outcome:
@@ -242,10 +292,6 @@ def _outcome(work: Work, tokens: list[int], log_probs: list[float]) -> Outcome:
     num = next(ends, work.num_steps)
     work.conversation.rng.unread(work.num_steps - num)
     return Outcome(work, tokens[:num], log_probs[:num], num)
-
-
-def _put(buffer: Tensor, values: Sequence[object]) -> None:
-    buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
 
 
 def _power_of_two(num: int) -> int:
