@@ -11,7 +11,9 @@ import typer
 
 from .config_command import config_app
 from .errors import UsageError
+from .rl import rl
 from .runs_command import runs_app
+from .sft import sft
 from .version import versions
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ models_app = typer.Typer(no_args_is_help=True, help="Models to talk to.")
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
 app.add_typer(runs_app, name="runs")
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""For commands that a package has itself: the rest of the line is its own, `--help` too."""
 
 
 @app.callback(invoke_without_command=True)
@@ -251,6 +255,36 @@ def serve(
         model, host=host, port=port, name=name, slots=slots, max_waiting=max_waiting,
         max_length=max_length, max_tokens=max_tokens, speculate=speculate, takes_weights=takes_weights,
     )  # fmt: skip
+
+
+app.command(epilog="Example: longcat rl --model smollm2-135m --tasks t.jsonl --reward my.py:score")(
+    rl
+)
+app.command(epilog="Example: longcat sft --model smollm2-135m --data chat.jsonl")(sft)
+
+
+@app.command(context_settings=PASSED_ON)
+def fuse(context: typer.Context) -> None:
+    """Merge checkpoints of your own: `longcat fuse plan|merge|report PLAN.toml`; see longcat-fusion."""
+    from longcat_fusion.__main__ import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command(context_settings=PASSED_ON)
+def think(context: typer.Context) -> None:
+    """Think several times, then once about the answers: `longcat think QUESTION`; see longcat-heavythink."""
+    from longcat_heavythink.__main__ import main
+
+    raise typer.Exit(main(["think", *context.args]))
+
+
+@app.command(context_settings=PASSED_ON)
+def envs(context: typer.Context) -> None:
+    """Worlds: list, grow, audit and play them: `longcat envs --help`; see longcat-envs."""
+    from longcat_envs.__main__ import main
+
+    raise typer.Exit(main(context.args))
 
 
 @models_app.command("get", epilog="Example: longcat models get smollm2-135m")

@@ -59,7 +59,7 @@ def merge_experts(folder: RunFolder, out: Path) -> None:
         weights=(1 / len(experts),) * len(experts),
         seed=recipe.seed,
     )
-    merge_folders(folder.cold_start, experts, out, config=config)
+    merge_folders(folder.cold_start, experts, out, config=config, replace=True)
 
 
 def samples_of(folder: RunFolder) -> list[Sample]:
