@@ -349,7 +349,7 @@ class _Draft:
             id=name, domain=self.setting.spec.name, past=self.past,
             difficulty=self.maker.difficulty, tags=tuple(tags),
             opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
-            topics=self.topics, change=self.change, person=self.chains.person,
+            topics=self.topics, change=self.change, mistaken=self.mistaken, person=self.chains.person,
             tools=(*tools, REFUSE), golden=tuple(golden), answer=answer, goal=goal,
             forbidden=() if self.refusal is None else (
                 Step(tool=self.refusal[0].tool, arguments=self.refusal[0].arguments),
