@@ -77,6 +77,8 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
     Raises:
         ValueError: Nobody speaks as the assistant, or the template writes turns otherwise once others follow.
     """
+    if not messages or messages[0]["role"] == "assistant":
+        raise ValueError("a conversation must not be empty or begin with the assistant")
     spans: list[tuple[int, int]] = []
     text = _text(tokenizer, messages, tools)
     for place, message in enumerate(messages):

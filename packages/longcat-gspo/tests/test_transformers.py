@@ -1,0 +1,148 @@
+"""Models by name, chats as samples, and the synchronous run."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from longcat_gspo import TrainerConfig
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+from longcat_gspo.transformers import chat_sample, load_model, rl_steps  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("gspo_models", Path(__file__).with_name("models.py"))
+models = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(models)
+
+TEMPLATE = (
+    "{% if tools %}{{ '<s>tools ' + (tools | tojson) + '</s>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + (m['content'] or '') }}"
+    "{% for c in m['tool_calls'] or [] %}{{ '[' + c['function']['name'] + ']' }}{% endfor %}"
+    "{{ '</s>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+
+
+def _tokenizer(template=TEMPLATE):
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
+    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    plain.decoder = decoders.Fuse()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        eos_token="</s>",
+        pad_token="<unk>",
+        additional_special_tokens=["<s>"],
+    )
+    made.chat_template = template
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = models.llama(vocab=99, eos_token_id=2)
+    # What a model's own generation config says must not change what is sampled from.
+    model.generation_config.top_k, model.generation_config.temperature = 2, 0.3
+    model.generation_config.do_sample = True
+    model.save_pretrained(tmp_path / "model")
+    _tokenizer().save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def _learned(sample, tokenizer):
+    """The learned stretches, as text."""
+    parts, now = [], []
+    for token, is_learned in [*zip(sample.token_ids, sample.loss_mask, strict=True), (0, False)]:
+        if is_learned:
+            now.append(token)
+        elif now:
+            parts.append(tokenizer.decode(now))
+            now = []
+    return parts
+
+
+def test_what_the_assistant_says_is_learned_calls_and_ends_included():
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    chat = [
+        {"role": "system", "content": "be good"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": "so", "tool_calls": [call]},
+        {"role": "tool", "content": "a sea"},
+        {"role": "assistant", "content": "a sea."},
+    ]
+    tokenizer = _tokenizer()
+    sample = chat_sample(tokenizer, chat, tools=[{"name": "look"}])
+    assert _learned(sample, tokenizer) == ["hello</s>", "so[look]</s>", "a sea.</s>"]
+    # As it is prompted when it is sampled: what comes before is what the template writes.
+    place = sample.loss_mask.index(True)
+    before = tokenizer.apply_chat_template(
+        chat[:2], tools=[{"name": "look"}], tokenize=False, add_generation_prompt=True
+    )
+    assert tokenizer.decode(sample.token_ids[:place]) == before
+
+
+def test_a_chat_that_cannot_be_masked_is_refused():
+    with pytest.raises(ValueError, match="message of the assistant"):
+        chat_sample(_tokenizer(), [{"role": "user", "content": "hi"}])
+    forgets = TEMPLATE.replace("(m['content'] or '')", "(m['content'] if loop.last else '-')")
+    ask, tell = {"role": "user", "content": "two"}, {"role": "assistant", "content": "one"}
+    with pytest.raises(ValueError, match="write message 1 alike"):
+        chat_sample(_tokenizer(forgets), [ask, tell, ask])
+    with pytest.raises(ValueError, match="begin with the assistant"):
+        chat_sample(_tokenizer(), [tell, ask])
+
+
+def test_a_model_by_name_with_and_without_an_adapter(folder):
+    model, tokenizer = load_model(folder, lora=4)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert tokenizer.chat_template == TEMPLATE
+    plain, _ = load_model(folder, checkpointing=True)
+    assert all(p.requires_grad for p in plain.parameters())
+    assert plain.is_gradient_checkpointing
+    with pytest.raises(ValueError, match="lora must be"):
+        load_model(folder, lora=-1)
+
+
+def few_capitals(task, answer):
+    return sum(c.islower() for c in answer) / max(1, len(answer))
+
+
+def short(task, answer):
+    return 1 - len(answer) / task["most"]
+
+
+def test_a_run_without_a_runtime_learns(folder):
+    torch.manual_seed(0)
+    model, tokenizer = load_model(folder)
+    tasks = [{"prompt": text, "most": 8} for text in ("a", "b", "c")]
+    seen = []
+    config = TrainerConfig(learning_rate=1e-2)
+    steps = rl_steps(
+        model, tokenizer, tasks, {few_capitals: 1.0, short: 0.1}, config, steps=20, groups=2,
+        group_size=16, max_tokens=8, on_samples=lambda samples, answers: seen.append((samples, answers)),
+    )  # fmt: skip
+    metrics = list(steps)
+    assert metrics[-1]["reward"] > metrics[0]["reward"] + 0.25
+    assert all(m["ratio_max"] == pytest.approx(1) for m in metrics)
+    samples, answers = seen[0]
+    assert len(samples) == len(answers) == 32
+    assert len({tuple(s.token_ids) for s in samples}) > 25  # not the two words of its own config
+    for sample, answer in zip(samples, answers, strict=True):
+        learned = [t for t, m in zip(sample.token_ids, sample.loss_mask, strict=True) if m]
+        assert tokenizer.decode(learned, skip_special_tokens=True) == answer
+        assert 2 not in learned[:-1]  # up to its end, and no further
+        wanted = few_capitals({}, answer) + 0.1 * short({"most": 8}, answer)
+        assert sample.reward == pytest.approx(wanted)
+
+
+def test_a_run_needs_tasks_and_rewards(folder):
+    model, tokenizer = load_model(folder)
+    for tasks, rewards in (([], {short: 1.0}), ([{"prompt": "a"}], {})):
+        with pytest.raises(ValueError, match="need tasks and rewards"):
+            next(rl_steps(model, tokenizer, tasks, rewards, TrainerConfig(), steps=1))
