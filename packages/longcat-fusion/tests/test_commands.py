@@ -349,7 +349,11 @@ def test_the_report_says_when_merging_is_unlikely_to_work(tmp_path, make):
     word, reasons = interference(base, [one, small]).verdict()
     assert word == "uncertain"
     assert "50 times the smallest" in reasons[0]
-    assert "is equal to the base" in " ".join(interference(base, [one, base]).verdict()[1])
+    still = interference(base, [base, base])
+    assert "is equal to the base" in " ".join(still.verdict()[1])
+    figures = still.total().figures()
+    assert (figures["overlap"], figures["sign_conflict"], figures["lost"]) == ([0], [0], 0)
+    assert (figures["cosine"], figures["cancelled"], figures["norm_ratio"]) == ([0], 0, 1)
 
 
 def test_the_report_counts_updates_a_mean_would_lose(tmp_path, make):

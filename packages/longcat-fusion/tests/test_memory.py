@@ -85,6 +85,7 @@ def test_the_peak_of_the_process_stays_within_the_budget(big, names):
 
 def test_the_plan_says_the_memory_and_refuses_what_passes_the_budget(big, tmp_path):
     experts = [big / "x0", big / "x1"]
+    assert MergeConfig().budget_bytes == 512 << 20
     plan = plan_merge(big / "base", experts, tmp_path / "out")
     assert plan.memory_bytes <= 512 << 20
     small = plan_merge(

@@ -107,6 +107,44 @@ def test_shards_beside_the_index_and_names_in_two_shards_are_refused(tmp_path, m
         plan_merge(base, [one], tmp_path / "out")
 
 
+def test_shards_that_are_numbered_are_all_there_without_an_index_too(tmp_path, make):
+    base, one, _ = make.three(tmp_path, shards=3)
+    (one / "model.safetensors.index.json").unlink()
+    plan_merge(base, [one], tmp_path / "out")
+    (one / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"must have all shards of .*, has 2 and no index"):
+        plan_merge(base, [one], tmp_path / "out")
+
+
+def test_other_safetensors_beside_the_model_are_left_out_and_named(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    for folder in (base, one):
+        save_file({"exp_avg": torch.ones(2)}, folder / "optimizer.safetensors")
+    manifest = merge_folders(base, [one], tmp_path / "out")
+    assert manifest["left_out"] == ["optimizer.safetensors"]
+    assert "exp_avg" not in make.read(tmp_path / "out")
+
+
+def test_a_base_that_is_an_adapter_is_refused(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    (base / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="base must be a whole checkpoint"):
+        plan_merge(base, [one], tmp_path / "out")
+
+
+def test_experts_of_other_dtypes_are_merged_by_value_and_named(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    wide = {name: tensor.float() for name, tensor in make.read(one).items()}
+    other = make.checkpoint(tmp_path / "wide", wide)
+    plan = plan_merge(base, [one, other], tmp_path / "out", config=PLAIN)
+    assert [note.split(": ")[1] for note in plan.notes] == [
+        "15 tensors are F32 where the base has BF16"
+    ]
+    merge_folders(base, [other], tmp_path / "a", config=PLAIN)
+    merge_folders(base, [one], tmp_path / "b", config=PLAIN)
+    assert make.bytes_of(tmp_path / "a") == make.bytes_of(tmp_path / "b")
+
+
 def _change(file, change):
     data = bytearray(file.read_bytes())
     file.write_bytes(bytes(change(data)))

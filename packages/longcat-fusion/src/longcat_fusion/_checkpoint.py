@@ -10,6 +10,7 @@ What always holds for a checkpoint that was opened:
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ._sources import BlockScaled, Source, Stored, matrix_shape
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _SCALE_SUFFIXES = ("_scale_inv", "_scale")
 _BLOCK = 128  # of DeepSeek-V3 and LongCat-Flash, where the config does not say
 
@@ -88,7 +90,8 @@ class Checkpoint:
         if index_file.exists():
             headers, left_out = _indexed(folder, found, read_json(index_file))
         else:
-            headers, left_out = [read_header(file) for file in found], ()
+            found, left_out = _unindexed(folder, found)
+            headers = [read_header(file) for file in found]
         if not headers:
             raise FileNotFoundError(
                 f"a checkpoint folder must hold *.safetensors, none in {folder}"
@@ -160,6 +163,20 @@ def _indexed(
                 f"{homes.get(name, 'nothing')}, the shards {stored.get(name, 'nothing')}"
             )
     return headers, left_out
+
+
+def _unindexed(folder: Path, found: list[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """Weight files without an index: `model.safetensors` alone if it is there, else all."""
+    names = [file.name for file in found]
+    if "model.safetensors" in names:
+        return [folder / "model.safetensors"], tuple(n for n in names if n != "model.safetensors")
+    numbered = [match for name in names if (match := _NUMBERED.search(name))]
+    for match in numbered:
+        if len(numbered) != int(match[2]):
+            raise ValueError(
+                f"{folder} must have all shards of {match.string}, has {len(numbered)} and no index"
+            )
+    return found, ()
 
 
 def _unique(entries: list[Entry]) -> dict[str, Entry]:

@@ -7,6 +7,7 @@ difference is an error that names the tensor.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,16 @@ class Matcher:
     ) -> None:  # fmt: skip
         self.base, self.experts, self.labels, self.config = base, experts, labels, config
         self.notes: list[str] = []
+        self._unlike: Counter[tuple[str, str, str]] = Counter()
         self.longest: Expert | None = None
         """The expert whose longer table decides the length, if one does."""
+
+    def all_notes(self) -> list[str]:
+        """What was found to differ and is no mistake."""
+        return self.notes + [
+            f"{label}: {count} tensors are {dtype} where the base has {wanted}"
+            for (label, dtype, wanted), count in self._unlike.items()
+        ]
 
     def targets(self) -> dict[str, Weight]:
         """The tensors of the result by name, each with the base's weight that it starts from."""
@@ -122,6 +131,8 @@ class Matcher:
                     f"{name}: {label} must hold numbers of the base's kind {start.dtype}, "
                     f"got {part.dtype}"
                 )
+            if part.dtype != start.dtype:
+                self._unlike[label, part.dtype, start.dtype] += 1
         shapes = {part.shape for part in found}
         if shapes <= {start.shape}:
             return Match(name, start, start.open, tuple(found), start.shape)

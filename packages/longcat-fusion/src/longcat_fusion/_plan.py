@@ -117,7 +117,7 @@ def plan_merge(
     plan = Plan(
         base=base, experts=tuple(paths), out=out, config=config, shards=tuple(shards),
         has_index=start.has_index, copied=tuple(copied),
-        left_out=(*left_out, *start.left_out), notes=tuple(matcher.notes),
+        left_out=(*left_out, *start.left_out), notes=tuple(matcher.all_notes()),
         config_changes=_config_changes(start, tasks, config),
         identity=_identity(start, others, config, tokenizer), threads=threads,
         tile_size=tile_size, memory_bytes=memory, bytes_read=read, bytes_written=written,
@@ -134,6 +134,8 @@ def read_inputs(base: Path, experts: Sequence[Path]) -> tuple[Checkpoint, list[E
         FileNotFoundError: A folder holds no checkpoint.
         ValueError: A file is not whole, or an index does not agree with its shards.
     """
+    if is_adapter(base):
+        raise ValueError(f"the base must be a whole checkpoint, {base} is an adapter")
     start = Checkpoint.read(base)
     others: list[Expert] = [
         read_adapter(path, start) if is_adapter(path) else Checkpoint.read(path) for path in experts
