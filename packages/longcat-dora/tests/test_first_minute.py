@@ -32,8 +32,12 @@ def test_a_world_is_at_most_12_lines_and_a_trainer_at_most_20():
 
 
 def test_it_needs_one_small_library_and_is_imported_at_once():
-    declared = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert declared["dependencies"] == ["cloudpickle>=3"]
+    required = importlib.metadata.requires("longcat-dora") or []
+    required = [r for r in required if "extra ==" not in r]
+    if (PACKAGE / "pyproject.toml").is_file():  # newer than what was installed, perhaps
+        text = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+        required = tomllib.loads(text)["project"]["dependencies"]
+    assert required == ["cloudpickle>=3"]
     seconds = []
     for _ in range(3):
         code = "import time; t = time.process_time(); import longcat_dora; print(time.process_time() - t)"

@@ -49,7 +49,7 @@ def tensorboard(folder: Path | str) -> OnStep:
 def wandb(**options: Any) -> OnStep:
     """Log to a Weights & Biases run (`pip install 'longcat-dora[wandb]'`); options are those of `wandb.init`."""
     try:
-        import wandb as library  # noqa: PLC0415 - an extra # pyright: ignore[reportMissingImports]
+        import wandb as library
     except ImportError as error:
         raise ImportError("wandb needs: pip install 'longcat-dora[wandb]'") from error
     return _logs_to(library, options)

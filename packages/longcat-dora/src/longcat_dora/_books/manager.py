@@ -258,7 +258,7 @@ class RolloutManager:
 
     def finished(self, controller: Controller, finished: Finished, payload: Payload) -> bool:
         """A trajectory is complete, and its bytes are in the log's folder; return whether it is kept."""
-        self._is_over(controller, finished.id)
+        self._forget(controller, finished.id)
         if not self.scheduler.is_running(finished.id):
             return False  # it was discarded when this was on its way, or is told twice
         if finished.num_sampled == 0:
@@ -280,7 +280,7 @@ class RolloutManager:
 
     def failed(self, controller: Controller, name: str, reason: str, detail: str) -> None:
         """A trajectory ended without a result."""
-        self._is_over(controller, name)
+        self._forget(controller, name)
         if self.scheduler.is_running(name):
             self.scheduler.fail(name, EndReason(reason), detail=detail)
 
@@ -323,7 +323,7 @@ class RolloutManager:
             self.notice(text)
         self._tasks.notes.clear()
 
-    def _is_over(self, controller: Controller, name: str) -> None:
+    def _forget(self, controller: Controller, name: str) -> None:
         controller.running.discard(name)
         self._started_at.pop(name, None)
 

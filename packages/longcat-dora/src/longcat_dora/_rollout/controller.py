@@ -119,9 +119,9 @@ class RolloutController:
         self._num_sessions[order.version] += 1
         running = asyncio.get_running_loop().create_task(self._rollout(order, session))
         self._tasks[order.trajectory] = running
-        running.add_done_callback(lambda _: self._is_over(order.trajectory))
+        running.add_done_callback(lambda _: self._forget(order.trajectory))
 
-    def _is_over(self, trajectory: str) -> None:
+    def _forget(self, trajectory: str) -> None:
         del self._tasks[trajectory]
         self._aborted.discard(trajectory)
         self._num_sessions[self._sessions.pop(trajectory).version] -= 1

@@ -313,7 +313,9 @@ class ReplicatedEngine:
             number = self._places.index(place)
             told = f"replica {number} had not taken the weights of version {version} after load_s={self.load_s:g} s"
             if self._num_slow_loads >= self.max_slow_loads:
-                raise LongcatDoraError(f"{told}, the {self._num_slow_loads}th time in a row") from error
+                raise LongcatDoraError(
+                    f"{told}, the {self._num_slow_loads}th time in a row"
+                ) from error
             raise ReplicaLostError(told) from error
         self._num_slow_loads = 0
 
