@@ -9,6 +9,7 @@ client process's own. Rounds are interleaved; the ratio is to bare aiohttp in th
 
 import argparse
 import asyncio
+import gc
 import importlib.metadata
 import json
 import statistics
@@ -151,6 +152,7 @@ def main():
         for _ in range(rounds):
             for k in (64, 512):
                 for name, use in sides.items():
+                    gc.collect()  # nobody pays for another's garbage
                     spent.setdefault((name, k), []).append(asyncio.run(use(url, k)) * 1000)
     finally:
         server.kill()

@@ -70,7 +70,9 @@ async def test_a_budget_of_money():
                       budget=budget)  # fmt: skip
     assert 0 < got.cost <= 0.001
     assert got.cost == pytest.approx(price.of(got.usage))
-    assert any(r.reply.failure and r.reply.failure.kind == "budget" for r in got.records)
+    refused = [r.reply.failure.message for r in got.records if r.reply.failure]
+    assert refused[0].endswith("of 0.001 is left")
+    assert 0 <= float(refused[0].split("and ")[1].split(" of")[0]) < 0.001
 
 
 async def test_time_ends_the_thinkers_and_leaves_some_for_the_summary():

@@ -106,7 +106,7 @@ async def test_streams_meet_the_same_faults(fault_server, mode):
 
 
 async def test_messages_name_the_address_and_what_came(fault_server):
-    for mode, words in [("html", "Bad gateway"), ("error_200", "model crashed"), ("array", "[1, 2]"),
+    for mode, words in [("html", "Bad gateway"), ("redirect", "redirects to http://127.0.0.1:9/"), ("error_200", "model crashed"), ("array", "[1, 2]"),
                         ("404", "no such model"), ("no_choices", '"choices": []')]:  # fmt: skip
         server = fault_server(default=mode)
         reply = await _endpoint(server, retry=Retry(max_tries=1)).reply(

@@ -12,7 +12,6 @@ What always holds:
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import operator
 import time
@@ -21,8 +20,6 @@ from dataclasses import replace
 from random import Random
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -38,11 +35,10 @@ from longcat_heavythink._replies import (
 
 from ._config import EndpointConfig
 from ._gate import Gate
+from ._http import failure_of, model_names, proxy_of, read_body, redirected
 from ._retry import read_retry_after
 from ._watch import Watch, Watched
 from ._wire import StreamReader, read_error, read_reply, request_body
-
-MAX_BODY_BYTES = 64 * 2**20
 
 
 class Endpoint:
@@ -133,7 +129,7 @@ class Endpoint:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(config.timeout_s, 30.0))
         connector = aiohttp.TCPConnector(limit=config.max_connections)
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=headers, proxy=_proxy_of(config.base),
+            connector=connector, timeout=timeout, headers=headers, proxy=proxy_of(config.base),
             cookie_jar=aiohttp.DummyCookieJar(),
         )  # fmt: skip
 
@@ -245,16 +241,16 @@ class Endpoint:
                 self._chat, data=body, allow_redirects=False, **options
             ) as response:
                 if response.status != 200:
-                    raw = await _read(response, self._chat)
+                    raw = await read_body(response, self._chat)
                     asked = read_retry_after(response.headers.get("Retry-After"))
                     failure = read_error(response.status, raw, self._chat, asked)
-                    return Reply(failure=_redirected(failure, response))
+                    return Reply(failure=redirected(failure, response))
                 if call.on_delta is None:
-                    raw = await _read(response, self._chat, log)
+                    raw = await read_body(response, self._chat, log)
                     return read_reply(raw, self._chat, model=self._model, timing=log.timing())
                 return await self._stream(response, call, log)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-            return Reply(failure=_failure_of(error, self._chat, self.config.timeout_s))
+            return Reply(failure=failure_of(error, self._chat, self.config.timeout_s))
 
     async def _stream(self, response: aiohttp.ClientResponse, call: Call, log: Watched) -> Reply:
         assert call.on_delta is not None
@@ -271,7 +267,7 @@ class Endpoint:
                     break
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             partial = reader.finish()
-            failure = _failure_of(error, self._chat, self.config.timeout_s)
+            failure = failure_of(error, self._chat, self.config.timeout_s)
             if partial.good and not (partial.finish_reason or reader.is_done):
                 return replace(partial, failure=failure)
             return partial if partial.finish_reason else replace(partial, failure=failure)
@@ -304,13 +300,13 @@ class Endpoint:
                 async with self._session.get(
                     url, headers=headers, timeout=self._patience, allow_redirects=False
                 ) as response:
-                    raw = await _read(response, url)
+                    raw = await read_body(response, url)
                     if response.status == 200:
-                        return _model_names(raw, url)
+                        return model_names(raw, url)
                     asked = read_retry_after(response.headers.get("Retry-After"))
                     failure = read_error(response.status, raw, url, asked)
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-                failure = _failure_of(error, url, self.config.timeout_s)
+                failure = failure_of(error, url, self.config.timeout_s)
             pause = self.config.retry.pause(failure, tries, 0, self._random)
             if pause is None or tries >= self.config.retry.max_tries:
                 return failure, []
@@ -342,65 +338,3 @@ def openai_complete(
         url=url, model=model, api_key=api_key, max_tokens=max_tokens, timeout_s=timeout_s, **config
     )
     return Endpoint(settings)
-
-
-def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for an address (`HTTPS_PROXY`, `NO_PROXY`)."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
-
-
-async def _read(response: aiohttp.ClientResponse, url: str, log: Watched | None = None) -> bytes:
-    """Return the body; each piece that comes tells the watch that the server is alive."""
-    if response.content.is_eof():
-        return await response.read()
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        if log is not None:
-            log.heard_s = time.monotonic()
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise ValueError(f"{url} sent more than {MAX_BODY_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _redirected(failure: Failure, response: aiohttp.ClientResponse) -> Failure:
-    if not 300 <= response.status < 400:
-        return failure
-    where = response.headers.get("Location", "elsewhere")
-    return replace(failure, message=f"{failure.message} (it redirects to {where})")
-
-
-def _failure_of(error: BaseException, url: str, timeout_s: float) -> Failure:
-    words = str(error) or type(error).__name__
-    message = f"{url} must answer, but: {words}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        permanent = isinstance(error, aiohttp.ClientConnectorCertificateError)
-        return Failure(FailureKind.UNREACHABLE, message, permanent=permanent)
-    if isinstance(error, TimeoutError):
-        message = f"{url} must answer, but: nothing came for {timeout_s:g} s"
-        return Failure(FailureKind.TIMEOUT, message)
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return Failure(FailureKind.MALFORMED, message)
-    return Failure(FailureKind.CUT, message)
-
-
-def _model_names(raw: bytes, url: str) -> tuple[Failure | None, list[str]]:
-    names = read_model_names(raw)
-    if names is None:
-        shown = " ".join(raw[:200].decode("utf-8", "replace").split())
-        return Failure(FailureKind.MALFORMED, f"{url} must list models, got: {shown}", 200), []
-    return None, names
-
-
-def read_model_names(raw: bytes) -> list[str] | None:
-    """Return the names in the body of `/models`, `None` where it is no such list."""
-    try:
-        data: Any = json.loads(raw)
-        return [str(item["id"]) for item in data["data"]]
-    except (ValueError, KeyError, TypeError):
-        return None
