@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ from . import _fused
 from ._cache import LatentCache
 from ._sampling import SamplingParams, is_finite
 from ._scheduler import Work
-from ._step import NotFiniteError, Outcome
+from ._step import NotFiniteError, Outcome, sample_rows
 
 _LEAST_BLOCKS = 4
 
@@ -152,21 +152,36 @@ class _Step:
         self._can_capture = is_cuda and (
             self._fused is not None or model.lm_head.weight.dtype == torch.bfloat16
         )
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._num_runs = 0
+        self.graphs: dict[str, torch.cuda.CUDAGraph] = {}
+        self._has_run: set[str] = set()
+        self._logits_BW: Tensor | None = None
 
     def run(self, num_steps: int) -> None:
-        """Take so many steps. The second run captures; the first one warms up by being a real one."""
-        if self._graph is None and self._num_runs and self._can_capture:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._step()
-        self._num_runs += 1
+        """Take so many steps."""
         for _ in range(num_steps):
-            if self._graph is None:
-                self._step()
-            else:
-                self._graph.replay()
+            self._replay("step", self._step)
+
+    def logits(self) -> Tensor:
+        """Return the logits (B, W) of one step, in a buffer; nothing is drawn."""
+        self._replay("logits", self._keep_logits)
+        assert self._logits_BW is not None
+        return self._logits_BW
+
+    def _replay(self, name: str, call: Callable[[], None]) -> None:
+        """Run; the second time captures, and the first one warms up by being a real one."""
+        if name not in self.graphs:
+            if name not in self._has_run or not self._can_capture:
+                self._has_run.add(name)
+                call()
+                return
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                call()
+            self.graphs[name] = graph
+        self.graphs[name].replay()
+
+    def _keep_logits(self) -> None:
+        self._logits_BW = self._logits()
 
     def _step(self) -> None:
         logits_BW, given, said = self._logits(), self.given.there, self.said.there
@@ -210,7 +225,7 @@ def _draw(logits_BW: Tensor, heat_B: Tensor, uniform_B1: Tensor) -> Tensor:
 
 
 class StaticDecoder:
-    """Decodes plain requests of one model; others are the ordinary step's.
+    """Decodes for one model; prompts, guesses and other wirings are the ordinary step's.
 
     Args:
         model: On the cache's device; not changed while this lives.
@@ -223,12 +238,15 @@ class StaticDecoder:
         self._steps: dict[_Shape, _Step] = {}
 
     def can_run(self, batch: Sequence[Work]) -> bool:
-        """Whether each conversation brings one token, and asks for nothing that the host must see."""
+        """Whether each conversation brings one token, of a model that has a step in fixed shapes."""
         config = self.model.config
         if config.has_ngrams or config.sparse_attention is not None:
             return False
         return all(
-            w.is_last and len(w.token_ids) == 1 and is_simple(w.params) and w.params.max_tokens
+            w.is_last
+            and len(w.token_ids) == 1
+            and w.params.max_tokens
+            and not w.conversation.is_scoring
             for w in batch
         )
 
@@ -236,20 +254,29 @@ class StaticDecoder:
     def run(self, batch: Sequence[Work]) -> list[Outcome]:
         """Sample up to `num_steps` tokens a conversation, fewer where a stop id comes first.
 
+        One each where a request asks for what the host must see: constraints, penalties, top-p.
+
         Raises:
             NotFiniteError: A token that is kept has a log-probability that is no number.
         """
-        num_steps = max(w.num_steps for w in batch)
-        step = self._step_of(batch)
+        if all(is_simple(w.params) for w in batch):
+            outcomes = self._run_ahead(batch)
+        else:
+            step = self._step_of(batch)
+            self._fill(step, batch, 0)
+            outcomes = sample_rows(step.logits()[: len(batch)], batch)
+        if not all(is_finite(outcome.log_probs) for outcome in outcomes):
+            raise NotFiniteError("logits must be finite")
+        return outcomes
+
+    def _run_ahead(self, batch: Sequence[Work]) -> list[Outcome]:
+        num_steps, step = max(w.num_steps for w in batch), self._step_of(batch)
         self._fill(step, batch, num_steps)
         step.run(num_steps)
         step.said.fetch()
         tokens: list[list[int]] = step.said.here["tokens"][:num_steps].T.tolist()
         log_probs: list[list[float]] = step.said.here["log_probs"][:num_steps].T.tolist()
-        outcomes = [_outcome(*x) for x in zip(batch, tokens, log_probs, strict=False)]
-        if not all(is_finite(outcome.log_probs) for outcome in outcomes):
-            raise NotFiniteError("logits must be finite")
-        return outcomes
+        return [_outcome(*x) for x in zip(batch, tokens, log_probs, strict=False)]
 
     def _step_of(self, batch: Sequence[Work]) -> _Step:
         size = self.cache.block_size
@@ -263,11 +290,6 @@ class StaticDecoder:
         return self._steps[shape]
 
     def _fill(self, step: _Step, batch: Sequence[Work], num_steps: int) -> None:
-        uniforms = [
-            [w.conversation.rng.random() for _ in range(w.num_steps)]
-            + [0.5] * (num_steps - w.num_steps)
-            for w in batch
-        ]
         num_blocks = step.shape.num_blocks
         rows = [*range(len(batch)), *[0] * (step.shape.num_rows - len(batch))]
         works, given = [batch[row] for row in rows], step.given
@@ -280,8 +302,16 @@ class StaticDecoder:
             [[*w.span.blocks, *[w.span.blocks[0]] * num_blocks][:num_blocks] for w in works],
         )
         given.put("temperature", [w.params.temperature for w in works])
-        given.here["uniforms"][:num_steps].T.numpy()[...] = [uniforms[row] for row in rows]
+        if num_steps:
+            uniforms = [_uniforms(w, num_steps) for w in batch]
+            given.here["uniforms"][:num_steps].T.numpy()[...] = [uniforms[row] for row in rows]
         given.send()
+
+
+def _uniforms(work: Work, num_steps: int) -> list[float]:
+    """Draw what a conversation needs, and fill up."""
+    drawn = [work.conversation.rng.random() for _ in range(work.num_steps)]
+    return drawn + [0.5] * (num_steps - work.num_steps)
 
 
 def _outcome(work: Work, tokens: list[int], log_probs: list[float]) -> Outcome:

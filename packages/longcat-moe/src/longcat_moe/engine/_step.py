@@ -129,17 +129,24 @@ def _sample(
     ]
     logits_RW = model.lm_head(hidden_PD[rows])
     if not any(work.has_draft for _, work in ready):
-        params = [work.params for _, work in ready]
-        uniforms = [work.conversation.rng.random() for _, work in ready]
-        said = (
-            None if all(p.is_plain for p in params) else [w.conversation.said() for _, w in ready]
-        )
-        tokens, log_probs = sample(logits_RW, params, uniforms, said)
-        tops = _tops(logits_RW, params)
-        for (i, work), token, log_prob, top in zip(ready, tokens, log_probs, tops, strict=True):
-            outcomes[i] = Outcome(work, [token], [log_prob], len(work.token_ids), top=top)
+        sampled = sample_rows(logits_RW, [work for _, work in ready])
+        for (i, _), outcome in zip(ready, sampled, strict=True):
+            outcomes[i] = outcome
         return outcomes
     return _verify(logits_RW, ready, outcomes)
+
+
+def sample_rows(logits_RW: Tensor, works: Sequence[Work]) -> list[Outcome]:
+    """Sample one token a conversation, from the logits (R, W) after its last new token."""
+    params = [work.params for work in works]
+    uniforms = [work.conversation.rng.random() for work in works]
+    said = None if all(p.is_plain for p in params) else [w.conversation.said() for w in works]
+    tokens, log_probs = sample(logits_RW, params, uniforms, said)
+    tops = _tops(logits_RW, params)
+    return [
+        Outcome(work, [token], [log_prob], len(work.token_ids), top=top)
+        for work, token, log_prob, top in zip(works, tokens, log_probs, tops, strict=True)
+    ]
 
 
 def _tops(logits_RW: Tensor, params: Sequence[SamplingParams]) -> list[list[TopLogProbs]]:
