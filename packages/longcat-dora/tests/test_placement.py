@@ -47,3 +47,15 @@ def test_a_spinning_process_is_seen():
             spinner.kill()
             spinner.wait()
     assert 0 <= quiet <= os.cpu_count()
+
+
+def test_a_container_that_may_use_little_has_little_to_give(tmp_path):
+    def limits(text, used=0):
+        (tmp_path / "cpu.max").write_text(text)
+        (tmp_path / "cpu.stat").write_text(f"usage_usec {used}\nuser_usec 1\n")
+        return idle_cpus(0.05, cgroup=tmp_path)
+
+    assert limits("1000 100000") <= 0.01
+    assert idle_cpus(0.05, cgroup=tmp_path / "absent") >= 0
+    assert limits("max 100000") >= 0
+    assert limits("0 100000") == 0

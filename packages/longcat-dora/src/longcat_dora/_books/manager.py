@@ -10,6 +10,7 @@ starts nothing; the runtimes do.
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import time
 from collections import Counter
@@ -287,7 +288,9 @@ class RolloutManager:
     def overdue(self, limit_s: float) -> dict[int, list[str]]:
         """Return the controllers, by place, that hold rollouts which were started longer ago than this."""
         before = time.monotonic() - limit_s
-        late = {name for name, at in self._started_at.items() if at < before}
+        # In the order they were started: the first that is in time ends the search.
+        old = itertools.takewhile(lambda item: item[1] < before, self._started_at.items())
+        late = {name for name, _ in old}
         if not late:
             return {}
         held = {place: sorted(c.running & late) for place, c in enumerate(self.controllers)}

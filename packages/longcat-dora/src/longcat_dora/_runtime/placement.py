@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
+_CGROUP = Path("/sys/fs/cgroup")
 _IDLE, _WAITING = 4, 5  # columns of /proc/stat
 
 
@@ -30,14 +31,40 @@ def choose_node(idle: Mapping[str, float], placed: Iterable[str], *, num_cpus: f
     return max(sorted(idle), key=key, default=None)
 
 
-def idle_cpus(seconds: float = 0.1) -> float:
-    """Measure how many of this machine's CPUs were idle over a time; 0 where that cannot be told."""
+def idle_cpus(seconds: float = 0.1, *, cgroup: Path = _CGROUP) -> float:
+    """Measure how many CPUs were idle over a time: this machine's, and no more than its cgroup leaves.
+
+    0 where that cannot be told.
+    """
     try:
-        before = _times()
+        before, used_s, began = _times(), _used_s(cgroup), time.monotonic()
         time.sleep(seconds)
-        return sum(_shares(before, _times()))
+        idle = sum(_shares(before, _times()))
     except OSError:
         return 0.0
+    limit = _limit(cgroup)
+    if limit is None:
+        return idle
+    used = (_used_s(cgroup) - used_s) / (time.monotonic() - began)
+    return max(0.0, min(idle, limit - used))
+
+
+def _limit(cgroup: Path) -> float | None:
+    """CPUs that a container may use; `None` if it is not limited (version 2 of cgroups)."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _used_s(cgroup: Path) -> float:
+    """Seconds of CPU that a container has used so far; 0 where that is not told."""
+    try:
+        rows = (cgroup / "cpu.stat").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(row.split()[1]) for row in rows if row.startswith("usage_usec")) / 1e6
 
 
 def _times() -> list[tuple[int, int]]:
