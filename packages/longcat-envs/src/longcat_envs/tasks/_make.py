@@ -56,6 +56,7 @@ class TaskMaker:
     """Makes tasks of one domain.
 
     Example:
+        >>> from longcat_envs.history import load_setting
         >>> maker = TaskMaker(load_setting("bank"), seed=1, difficulty="deep")
         >>> task = next(maker)
     """

@@ -1,0 +1,81 @@
+"""Times of reset, judgement and calls, beside an SQLite copy of the same world, interleaved."""
+
+import json
+import random
+import statistics
+import time
+
+from longcat_envs.history import Caller, load_setting
+from longcat_envs.tasks import TaskMaker, WorldEnvironment
+from longcat_envs.world import CallRefused, LiveWorld, Store, export
+
+ROUNDS, CALLS = 5, 2_000
+
+
+def microseconds(act, number):
+    start = time.process_time_ns()
+    for _ in range(number):
+        act()
+    return (time.process_time_ns() - start) / number / 1_000
+
+
+def call_times(setting, rng):
+    world = LiveWorld(setting.machine, setting.past(0).base)
+    caller, tools, times = Caller(world, setting.words, rng), list(setting.machine.tools.values()), []
+    people = world.store.ids(setting.spec.person)
+    while len(times) < CALLS:
+        tool = rng.choice(tools)
+        if tool.is_writer:
+            arguments = caller.draw(tool, rng.choice(people))
+        elif tool.kind == "get":
+            arguments = {f"{tool.of}_id": rng.choice(world.store.ids(tool.of))}
+        else:
+            arguments = {} if tool.kind == "search" else None
+        if arguments is None:
+            continue
+        start = time.process_time_ns()
+        try:
+            world.call(tool.name, arguments)
+        except CallRefused:
+            pass
+        times.append((time.process_time_ns() - start) / 1_000)
+        if len(times) % 50 == 0:
+            world.reset()
+    return statistics.median(times), statistics.quantiles(times, n=100)[98]
+
+
+def row(name):
+    setting, rng = load_setting(name), random.Random(0)
+    environment = WorldEnvironment(setting, next(TaskMaker(setting, seed=0)))
+    environment.start()
+    connection = export(Store(setting.spec, setting.past(0).base))
+    image = connection.serialize()
+    found = []
+    for _ in range(ROUNDS):
+        reset = microseconds(environment.start, 500)
+        judge = microseconds(environment.score_now, 500)
+        copy = microseconds(lambda: connection.deserialize(image), 200)
+        found.append((reset, judge, copy, *call_times(setting, rng)))
+    middle = [statistics.median(column) for column in zip(*found, strict=True)]
+    ratio = sorted(f[2] / f[0] for f in found)
+    return [name, setting.past(0).base.num_rows, *(round(m, 1) for m in middle),
+            f"{ratio[0]:.1f} to {ratio[-1]:.1f}"]  # fmt: skip
+
+
+def main():
+    columns = ["domain", "rows", "reset us", "judge us", "SQLite image us", "call median us",
+               "call 99th us", "SQLite image over reset"]  # fmt: skip
+    rows = [row(name) for name in ("bank", "hotel", "hr")]
+    for line in (columns, *rows):
+        print(*(f"{cell!s:>16}" for cell in line))
+    print(json.dumps({
+        "title": "Reset, judge, call", "columns": columns, "rows": rows, "seeds": [0],
+        "claim": "Reset and judgement of an episode, a restored SQLite image of the same rows, and "
+        "the time of a call, in processor time.",
+        "spread": f"median of {ROUNDS} interleaved rounds; the last column is min to max",
+        "notes": ["processor time, on a machine that others used at the same time"],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

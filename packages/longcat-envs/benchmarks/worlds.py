@@ -1,0 +1,58 @@
+"""Domains, what is grown in them, what the audit finds, and which agents pass."""
+
+import argparse
+import json
+
+from longcat_envs.attacks import CAREFUL, CARELESS, audit_task, run_agents
+from longcat_envs.figures import grow_figures, list_rows
+from longcat_envs.history import load_setting
+from longcat_envs.world import builtin_worlds
+
+COLUMNS = [
+    "domain", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
+    "near, grown", "near, filled", "writes median", "exchange fails", "computed", "refusal",
+    "audit rejects", "wrong chains", "verifier mutants", "mutants admitted",
+    "careless tried", "careless passed", "careful tried", "careful passed",
+]  # fmt: skip
+
+
+def row(listed, number):
+    setting = load_setting(listed["domain"])
+    tasks, grown = grow_figures(setting, num_tasks=number, seed=0, difficulty="deep")
+    found = [audit_task(setting, task) for task in tasks]
+    admitted = [t for t, f in zip(tasks, found, strict=True) if not f.faults]
+    runs = {
+        kind: [p.passed for t in admitted for _, p in run_agents(setting, t, agents, seed=1)]
+        for kind, agents in (("careless", CARELESS), ("careful", CAREFUL))
+    }
+    return [
+        listed["domain"], listed["tools"], round(listed["readers"] / listed["tools"], 3),
+        listed["parts"], number, grown["toolsets"], grown["tools_min"], grown["tools_max"],
+        grown["near_grown"], grown["near_filled_at_random"], grown["writes_median"],
+        grown["exchange_fails"], grown["computed"], grown["refusal"],
+        number - len(admitted), sum(f.num_chains for f in found),
+        sum(f.num_mutants for f in found), sum(len(f.unnoticed) for f in found),
+        len(runs["careless"]), sum(runs["careless"]), len(runs["careful"]), sum(runs["careful"]),
+    ]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=40)
+    number = parser.parse_args().tasks
+    rows = [row(listed, number) for listed in list_rows()]
+    assert len(rows) == len(builtin_worlds())
+    for name, *values in zip(COLUMNS, *rows, strict=True):
+        print(f"{name:>18}", *(f"{value!s:>10}" for value in values))
+    rejected, passed = sum(r[14] for r in rows), sum(r[19] for r in rows)
+    print(json.dumps({
+        "title": "Three domains, deep tasks",
+        "claim": f"Of {3 * number} deep tasks as made, the audit rejects {rejected}; of the admitted "
+        f"ones {passed} are passed by a careless agent.",
+        "columns": COLUMNS, "rows": rows, "spread": "one run; the figures have no noise but the seed",
+        "seeds": [0],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
