@@ -28,9 +28,10 @@ def peak():
     return int(text.split("VmHWM:")[1].split()[0]) * 1024
 folder, budget = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 lf.merge_folders(folder / "small", [folder / "small"] * 1, folder / "warm")
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = peak()
 for name in sys.argv[3:]:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
-    before = peak()
     config = lf.MergeConfig(method=name, budget_bytes=budget, threads=2)
     experts = [folder / f"x{i}" for i in range(1 if name == "slerp" else 3)]
     lf.merge_folders(folder / "base", experts, folder / f"out-{name}", config=config)
