@@ -1,14 +1,15 @@
 """Literals lost and determinism, beside nlpaug and balagan-agent.
 
-usage: python against_peers.py PYTHON [TASKS.jsonl]
+usage: PEERS_PYTHON=... python against_peers.py [TASKS.jsonl]
 
-PYTHON is an interpreter that has nlpaug, pandas and balagan-agent; the peers run there. TASKS are
-objects with `opening` and `literals`; without them, requests to the package's own small clinic.
+PEERS_PYTHON is an interpreter that has nlpaug, pandas and balagan-agent; the peers run there. TASKS are
+objects with `opening` and `literals`, such as tau2's; without them `requests.jsonl`, 113 requests of
+three worlds of longcat-envs.
 """
 
 import json
+import os
 import random
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -51,17 +52,13 @@ print(json.dumps(out))
 """
 
 
-def clinic_tasks():
-    from longcat_noise import NoiseTask
-    from longcat_noise.testing import tasks
-
-    english = [raw for raw in tasks(150) if raw["opening"].isascii()]
-    return [{"opening": raw["opening"], "literals": list(NoiseTask.read(raw).protected)}
-            for raw in english]  # fmt: skip
+def plain(text):
+    """Leave out blanks and case: a literal that is only spaced otherwise counts as there."""
+    return "".join(text.split()).casefold()
 
 
 def lost(text, literals, opening):
-    return any(x in opening and not re.search(re.escape(x), text) for x in literals)
+    return any(plain(x) in plain(opening) and plain(x) not in plain(text) for x in literals)
 
 
 def ours(tasks, kind):
@@ -90,17 +87,15 @@ def own_differences(shuffled, workers):
 
 
 def main():
-    python = sys.argv[1]
-    tasks = clinic_tasks()
-    if len(sys.argv) > 2:
-        lines = Path(sys.argv[2]).read_text("utf-8").splitlines()
-        tasks = [json.loads(line) for line in lines]
+    python = os.environ["PEERS_PYTHON"]
+    given = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("requests.jsonl")
+    tasks = [json.loads(line) for line in given.read_text("utf-8").splitlines()]
     done = subprocess.run([python, "-c", PEERS, str(DRAWS)], input=json.dumps(tasks), text=True,
                           capture_output=True)  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr[-2000:])
     found = json.loads(done.stdout)
-    forms = {name: texts for name, texts in found["texts"].items()}
+    forms = dict(found["texts"].items())
     for kind in USER_KINDS:
         if kind != "ambiguity":  # says the request itself one turn later, unchanged
             forms[f"longcat-noise {kind}"] = ours(tasks, kind)

@@ -14,7 +14,7 @@ CONFIG = CurriculumConfig(levels=(0.0, 0.2, 0.4), max_gap=0.15)
 
 
 def run(case):
-    gap, pairs, clean, alike, seed = case
+    gap, pairs, clean, alike, _seed = case
     rng = random.Random(f"{case}")
     curriculum = NoiseCurriculum(CONFIG)
     for _ in range(CONFIG.min_episodes):

@@ -106,24 +106,25 @@ class _Noisy:
     ) -> None:
         self._names = _parameter_names(function)
         self._name, self._applier, self._raises = name, applier, on_failure == "raise"
+        self._keeps = applier.keeps_answers
+        self.meet = applier.noise.meet
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return all arguments by name, where they have one."""
-        if not args:
-            return kwargs
         named = dict(zip(self._names, args, strict=False))
         rest = {str(at): args[at] for at in range(len(named), len(args))}
         return {**named, **rest, **kwargs}
 
-    def before(self, arguments: object) -> tuple[Disturbance | None, NoisyResult | None]:
-        """Decide, and say what comes in place of the call."""
-        met = self._applier.meet(self._name, arguments)
-        return met, None if met is None else self._applier.instead(met, self._name)
+    def instead(self, met: Disturbance) -> Any:
+        """Return or raise what comes in place of a call."""
+        seen = self._applier.instead(met, self._name)
+        assert seen is not None
+        return self.seen(seen, "")
 
     def after(self, met: Disturbance | None, arguments: object, result: Any) -> Any:
         """Return what is seen of a result."""
         if met is None:
-            if self._applier.keeps_answers:
+            if self._keeps:
                 self._applier.keep((self._name, canonical(arguments)), _content(result))
             return result
         changed = self._applier.after(met, self._name, _content(result))
@@ -141,20 +142,22 @@ def _wrapped(
 ) -> Callable[..., Any]:
     noisy = _Noisy(function, name, applier, on_failure)
 
+    meet = noisy.meet
+
     @functools.wraps(function)
     async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-        arguments = noisy.arguments(args, kwargs)
-        met, instead = noisy.before(arguments)
-        if instead is not None:
-            return noisy.seen(instead, "")
+        arguments = noisy.arguments(args, kwargs) if args else kwargs
+        met = meet(name, arguments)
+        if met is not None and met.kind.is_before:
+            return noisy.instead(met)
         return noisy.after(met, arguments, await function(*args, **kwargs))
 
     @functools.wraps(function)
     def synchronous(*args: Any, **kwargs: Any) -> Any:
-        arguments = noisy.arguments(args, kwargs)
-        met, instead = noisy.before(arguments)
-        if instead is not None:
-            return noisy.seen(instead, "")
+        arguments = noisy.arguments(args, kwargs) if args else kwargs
+        met = meet(name, arguments)
+        if met is not None and met.kind.is_before:
+            return noisy.instead(met)
         return noisy.after(met, arguments, function(*args, **kwargs))
 
     return asynchronous if inspect.iscoroutinefunction(function) else synchronous

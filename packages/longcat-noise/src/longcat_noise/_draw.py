@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 Item = TypeVar("Item")
 
+BETWEEN = "\x1f"
+"""Stands between the parts of a name."""
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -28,12 +30,26 @@ class Draw:
 
     seed: int
     episode: str
+    _begun: Any = field(init=False, repr=False, compare=False)
+    """The digest so far: seed and episode are digested once."""
+
+    def __post_init__(self) -> None:
+        begun = hashlib.blake2b(f"{self.seed}{BETWEEN}{self.episode}{BETWEEN}".encode(
+            "utf-8", "surrogatepass"), digest_size=8)  # fmt: skip
+        object.__setattr__(self, "_begun", begun)
+
+    def __reduce__(self) -> Any:
+        return Draw, (self.seed, self.episode)
 
     def __call__(self, *name: object) -> float:
         """Return the number of this name."""
-        text = f"{self.seed}\x1f{self.episode}\x1f" + "\x1f".join(map(str, name))
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return (int.from_bytes(digest) >> 11) / 2**53
+        return self.number(BETWEEN.join(map(str, name)))
+
+    def number(self, text: str) -> float:
+        """Return the number of a name whose parts are joined by `BETWEEN`."""
+        digest = self._begun.copy()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return (int.from_bytes(digest.digest()) >> 11) / 2**53
 
     def choose(self, items: Sequence[Item], *name: object) -> Item:
         """Return the item of this name."""
@@ -58,10 +74,10 @@ def canonical(arguments: Any) -> str:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
             return f"text {arguments}"
-    if not isinstance(arguments, Mapping):
+    if type(arguments) is not dict and not isinstance(arguments, Mapping):
         return _named(arguments)
     items = cast("Mapping[str, Any]", arguments)
-    if all(type(value) in _PLAIN for value in items.values()):
+    if _PLAIN.issuperset(map(type, items.values())):
         return repr(sorted(items.items()))
     return _named(items)
 

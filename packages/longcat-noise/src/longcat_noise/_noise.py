@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from ._contract import Book, Call, Contract, read_arguments
-from ._draw import Draw, canonical
+from ._draw import BETWEEN, Draw, canonical
 from ._kind import Circumstance, Scene, ToolKind, UserKind
 from ._words import split
 from .tools import TOOLS
@@ -107,11 +107,13 @@ class EpisodeNoise:
             raise ValueError(f"allowance must be 0 or more and needs a chain, got {allowance}")
         self.config, self.book = config, book or Book()
         self.draw = Draw(config.seed, episode)
+        self._level, self._max = config.level, config.max_per_tool
         self._chains = tuple(tuple(chain) for chain in chains)
         self._kinds = frozenset(config.tool_kinds)
         self._settled = frozenset(self.book.settled())
         self._checkers = self.book.checkers()
-        self._seen: dict[tuple[str, str], tuple[int, int]] = {}
+        self._calls: dict[str, int] = {}
+        self._hits: dict[str, int] = {}
         self._lock = Lock()
         self._third = self._thirds() if config.position != "any" else None
         self._has_none = not config.level or not config.tool_kinds or not config.max_per_tool
@@ -124,7 +126,8 @@ class EpisodeNoise:
     def restart(self) -> None:
         """Forget the calls that were made; the noise stays the same."""
         with self._lock:
-            self._seen.clear()
+            self._calls.clear()
+            self._hits.clear()
 
     def meet(self, tool: str, arguments: object) -> Disturbance | None:
         """Decide what befalls a call that is made now, and count it."""
@@ -133,18 +136,22 @@ class EpisodeNoise:
         if self._has_none:
             return None
         name = canonical(arguments)
+        key = f"{tool}{BETWEEN}{name}"
         with self._lock:
-            nth, before = self._seen.get((tool, name), (0, 0))
-            hit = before < self.config.max_per_tool and self._is_hit(tool, name, nth)
-            self._seen[(tool, name)] = (nth + 1, before + hit)
+            nth = self._calls.get(key, 0)
+            self._calls[key] = nth + 1
+            before = self._hits.get(key, 0) if nth else 0
+            hit = before < self._max and self._is_hit(key, nth)
+            if hit:
+                self._hits[key] = before + 1
         if not hit or (tool, name, nth) in self._spared:
             return None
         return self._disturbance(tool, arguments, (tool, name, nth))
 
-    def _is_hit(self, tool: str, name: str, nth: int) -> bool:
-        if self._third is not None and (tool, name) not in self._third:
+    def _is_hit(self, key: str, nth: int) -> bool:
+        if self._third is not None and key not in self._third:
             return False
-        return self.draw("tool", tool, name, nth) < self.config.level
+        return self.draw.number(f"tool{BETWEEN}{key}{BETWEEN}{nth}") < self._level
 
     def _disturbance(self, tool: str, arguments: object, name: Any) -> Disturbance | None:
         contract = self.book[tool]
@@ -174,7 +181,7 @@ class EpisodeNoise:
             name = canonical(call.arguments)
             num, nth = 0, 0
             while num < self.config.max_per_tool and nth < 4 * (1 + self.config.max_per_tool):
-                if self._is_hit(call.tool, name, nth):
+                if self._is_hit(f"{call.tool}{BETWEEN}{name}", nth):
                     num += 1
                     place = (call.tool, name, nth)
                     met = self._disturbance(call.tool, call.arguments, place)
@@ -194,10 +201,10 @@ class EpisodeNoise:
             return frozenset()
         return frozenset({self.draw.choose(can, "gone-tool")})
 
-    def _thirds(self) -> frozenset[tuple[str, str]]:
+    def _thirds(self) -> frozenset[str]:
         third = POSITIONS.index(self.config.position) - 1
         return frozenset(
-            (call.tool, canonical(call.arguments))
+            f"{call.tool}{BETWEEN}{canonical(call.arguments)}"
             for chain in self._chains
             for index, call in enumerate(chain)
             if index * 3 // len(chain) == third
