@@ -80,10 +80,10 @@ def test_a_mistake_is_one_line(capsys, arguments, words):
 
 
 def test_evaluate_simulates(capsys):
-    _, out, _ = run(capsys, "evaluate", "--problems", 30, "--ks", "1,4", "--json")
+    _, out, _ = run(capsys, "evaluate", "--problems", 30, "--ks", "4,1", "--json")
     rows = json.loads(out)
-    assert [row["k"] for row in rows] == [1, 4]
-    assert rows[1]["pass"][0] >= rows[0]["pass"][0]
+    assert [row["k"] for row in rows] == [4, 1]
+    assert rows[0]["pass"][0] >= rows[1]["pass"][0]
     assert "heavy-mean@k" in run(capsys, "evaluate", "--problems", 5, "--ks", "1")[1]
 
 

@@ -275,10 +275,15 @@ async def test_models_and_metrics(fault_server):
 
 
 async def test_a_journal_records_what_passes(fault_server, tmp_path):
-    with Journal(tmp_path / "j") as journal:
-        async with proxy(fault_server(), journal=journal) as client:
+    server = fault_server()
+    with Journal(tmp_path / "j", can_resume=False) as journal:
+        async with proxy(server, journal=journal) as client:
             await ask(client)
-    assert [e["kind"] for e in read_journal(tmp_path / "j")].count("call") == 4
+            await ask(client)  # the same question again is a run of its own
+    assert server.stats().num_requests == 8
+    entries = read_journal(tmp_path / "j")
+    assert [e["kind"] for e in entries].count("call") == 8
+    assert len({e["run"] for e in entries if e["kind"] == "end"}) == 2
 
 
 def test_a_proxy_is_checked():

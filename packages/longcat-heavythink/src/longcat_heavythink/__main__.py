@@ -177,7 +177,8 @@ def _told(answer: HeavyAnswer) -> dict[str, Any]:
 
 def _serve(options: argparse.Namespace) -> int:
     upstream = _endpoint(options, options.upstream, os.environ.get(options.api_key_env, ""))
-    with Journal(options.journal) if options.journal else contextlib.nullcontext() as journal:
+    journals = Journal(options.journal, can_resume=False) if options.journal else None
+    with journals or contextlib.nullcontext() as journal:
         config = ProxyConfig(
             upstream=upstream, schedule=options.schedule, max_calls=options.max_calls,
             max_in_flight=options.max_in_flight, per_minute=options.per_minute, journal=journal,

@@ -32,15 +32,23 @@ class ReplayError(LookupError):
 
 
 class Journal:
-    """A file of runs. `is_replay` answers from it alone and writes nothing.
+    """A file of runs.
+
+    Args:
+        path: Of the file; it need not exist.
+        is_replay: Answer from it alone and write nothing.
+        can_resume: Take a run that is begun again from where it was. A server says no: the same
+            question asked twice is two runs.
 
     Raises:
         ValueError: The file is no journal, or of a later format.
     """
 
-    def __init__(self, path: str | Path, *, is_replay: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, is_replay: bool = False, can_resume: bool = True
+    ) -> None:
         self.path = Path(path)
-        self.is_replay = is_replay
+        self.is_replay, self._can_resume = is_replay, can_resume
         self._calls: dict[tuple[str, int, int], tuple[str, Reply]] = {}
         self._over: set[tuple[str, int]] = set()
         self._prompts: set[str] = set()
@@ -67,6 +75,11 @@ class Journal:
         run = _digest([list(messages), schedule, told, settings.prompts.summary])[:16]
         if self.is_replay and run not in self._runs:
             raise ReplayError(f"{self.path} holds no run of these messages, schedule and settings")
+        if not (self._can_resume or self.is_replay):
+            first, number = run, 1
+            while run in self._runs:
+                number += 1
+                run = f"{first}-{number}"
         if run not in self._runs:
             self._runs.add(run)
             self.write({"kind": "run", "run": run, "messages": list(messages),

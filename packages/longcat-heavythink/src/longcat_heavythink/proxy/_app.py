@@ -55,6 +55,7 @@ class ProxyConfig:
     per_minute: int = 0
     """Requests of one client in a minute; 0 is no limit."""
     journal: Journal | None = None
+    """Opened with `can_resume=False`, or the same question would get the same answer again."""
 
     def __post_init__(self) -> None:
         for text in (self.schedule, *self.offered):
