@@ -153,6 +153,8 @@ def test_what_cannot_be_judged_is_not_called_clean():
 
 
 @pytest.mark.parametrize(("events", "told"), [
+    ([{"kind": "started", "trajectory": "t0", "group": "g", "version": 0}] * 2, "t0 is started twice"),
+    ([{"kind": "weights", "version": 1, "digest": "x"}], "weights of version 1, newest published is 0"),
     ([{"kind": "published", "version": 2}], "steps are missing"),
     ([{"kind": "published", "version": 1}], "no step led to it"),
     ([{"kind": "restored", "version": 7}], "restored to version 7, but published are 0 to 0"),
@@ -338,3 +340,13 @@ def test_a_task_that_is_plain_data_is_kept_as_json(whole):
     file, offset, length, _ = admitted["payload"]
     data = (whole / "log" / file).read_bytes()[offset : offset + length]
     assert json.loads(data) == ["n0", 0, ""]
+
+
+def test_a_torn_end_is_no_breach_and_is_said(run):
+    log = run / "log" / "events.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-9])
+    report = check(run / "log")
+    assert report.breaches == []
+    (note,) = report.notes
+    assert f"not finished ({len(whole.splitlines()[-1]) - 8} bytes)" in note

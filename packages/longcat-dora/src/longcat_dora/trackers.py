@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,8 @@ def each(*trackers: OnStep) -> OnStep:
 
 def tensorboard(folder: Path | str) -> OnStep:
     """Write event files for TensorBoard (`pip install 'longcat-dora[tensorboard]'`)."""
-    try:
-        from tensorboardX import SummaryWriter  # noqa: PLC0415 - an extra # pyright: ignore[reportMissingImports, reportUnknownVariableType]
-    except ImportError as error:
-        raise ImportError("tensorboard needs: pip install 'longcat-dora[tensorboard]'") from error
-    writer: Any = SummaryWriter(str(folder))
+    library = _import("tensorboardX", "tensorboard")
+    writer = library.SummaryWriter(str(folder))
 
     def on_step(progress: Progress) -> None:
         for name, value in numbers_of(progress.metrics):
@@ -48,20 +46,19 @@ def tensorboard(folder: Path | str) -> OnStep:
 
 def wandb(**options: Any) -> OnStep:
     """Log to a Weights & Biases run (`pip install 'longcat-dora[wandb]'`); options are those of `wandb.init`."""
-    try:
-        import wandb as library
-    except ImportError as error:
-        raise ImportError("wandb needs: pip install 'longcat-dora[wandb]'") from error
-    return _logs_to(library, options)
+    return _logs_to(_import("wandb", "wandb"), options)
 
 
 def trackio(**options: Any) -> OnStep:
     """Log to a trackio run (`pip install 'longcat-dora[trackio]'`); options are those of `trackio.init`."""
+    return _logs_to(_import("trackio", "trackio"), options)
+
+
+def _import(module: str, extra: str) -> Any:
     try:
-        import trackio as library  # noqa: PLC0415 - an extra # pyright: ignore[reportMissingImports]
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError("trackio needs: pip install 'longcat-dora[trackio]'") from error
-    return _logs_to(library, options)
+        raise ImportError(f"{extra} needs: pip install 'longcat-dora[{extra}]'") from error
 
 
 def _logs_to(library: Any, options: Mapping[str, Any]) -> OnStep:

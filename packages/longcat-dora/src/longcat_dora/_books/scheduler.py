@@ -32,6 +32,7 @@ from typing import Any, cast
 from longcat_dora._log.events import Admitted, Committed, Event, Produced, Started
 from longcat_dora._types import EndReason, LongcatDoraError
 
+from .bound import Bound
 from .config import SchedulerConfig
 from .group import Group, Index, Seat
 
@@ -88,8 +89,7 @@ class Scheduler:
         self._reuse_owed = 0.0
         self._num_groups = self._num_trajectories = 0
         self._events: list[Event] = []
-        self._discarded: list[str] = []
-        self._moved: list[tuple[str, int]] = []
+        self._bound = Bound(config, self._index, self)
         self._contributed: Counter[str] = Counter()
         """Domain to groups that were trained on."""
         self._open_of: Counter[str] = Counter()
@@ -103,13 +103,11 @@ class Scheduler:
 
     def take_discarded(self) -> list[str]:
         """Return the trajectories that were ended at the bound since the last call."""
-        discarded, self._discarded = self._discarded, []
-        return discarded
+        return self._bound.take_discarded()
 
     def take_moved(self) -> list[tuple[str, int]]:
         """Return the trajectories that go on under another version since the last call, with it."""
-        moved, self._moved = self._moved, []
-        return moved
+        return self._bound.take_moved()
 
     def take_complete(self) -> list[str]:
         """Return the groups that have become complete since the last call."""
@@ -166,7 +164,7 @@ class Scheduler:
 
     def blocked_by(self) -> list[str]:
         """Trajectories whose end the next step must wait for, to keep the hard bound."""
-        return [name for group in self._due() for name in group.running]
+        return [name for group in self._bound.due() for name in group.running]
 
     # -- transitions -------------------------------------------------------------------------
 
@@ -220,7 +218,7 @@ class Scheduler:
         known = group.running[trajectory]
         version = known if version is None else version
         if version < known and self.config.at_bound == "continue":
-            self._expire(group, trajectory)
+            self._bound.expire(group, trajectory)
             return False
         self._index.finish(group, trajectory, version)
         self._events.append(cast("Produced", {
@@ -229,7 +227,7 @@ class Scheduler:
         }))  # fmt: skip
         if version < known:
             self._index.mask(group, trajectory)
-            self._close_if_hollow(group)
+            self._bound.close_if_hollow(group)
         return True
 
     def fail(self, trajectory: str, reason: EndReason, *, detail: str = "") -> None:
@@ -240,11 +238,11 @@ class Scheduler:
         group = self._running_group(trajectory)
         again = reason != EndReason.MASKED and group.attempts_left > 0
         group.attempts_left -= again
-        self._end(group, trajectory, reason, detail, again=again)
+        self.end_member(group, trajectory, reason, detail, again=again)
         if not group.size:
             self.evict(group.id, EndReason.FAILED)
         else:
-            self._close_if_hollow(group)
+            self._bound.close_if_hollow(group)
 
     def complete_groups(self) -> list[str]:
         """Groups all of whose members are finished, oldest first; not those leased."""
@@ -282,8 +280,8 @@ class Scheduler:
         if self._index.num_complete < num:
             return None
         if self.config.at_bound != "wait":
-            self._make_way()
-        due = self._due()
+            self._bound.make_way()
+        due = self._bound.due()
         if any(not group.is_complete for group in due) or self._index.num_complete < num:
             return None
         chosen = self._choose(due, self.config.groups_per_batch - num_reused)
@@ -341,7 +339,7 @@ class Scheduler:
         """Close everything that is open; running trajectories end with the reason too."""
         for group in list(self._index.groups.values()):
             for name in list(group.running):
-                self._end(group, name, reason, again=False)
+                self.end_member(group, name, reason, again=False)
             self.evict(group.id, reason)
 
     # -- recovery ----------------------------------------------------------------------------
@@ -374,61 +372,6 @@ class Scheduler:
     def skip_names(self, num_trajectories: int) -> None:
         """Name trajectories from this number on."""
         self._num_trajectories = num_trajectories
-
-    # -- the bound ---------------------------------------------------------------------------
-
-    def _due(self) -> list[Group]:
-        """Groups that must be part of the next step: they hold a trajectory of version `n - H`."""
-        return self._index.holding(self.version - self.config.hard_staleness)
-
-    def _make_way(self) -> None:
-        """See to it that groups which are not complete hold nothing of version `n - H`."""
-        limit = self.version - self.config.hard_staleness
-        for group in self._due():
-            if group.is_complete or (self.config.at_bound == "discard" and self._make_do(group)):
-                continue
-            self._clear(group, limit)
-
-    def _clear(self, group: Group, limit: int) -> None:
-        """Let go of a group's members of version `limit` and older, as the config says."""
-        for name in [name for name, version in group.running.items() if version <= limit]:
-            if self.config.at_bound == "discard":
-                self._expire(group, name)
-            else:
-                self._move(group, name)
-        old = [name for name, version in group.finished.items() if version <= limit]
-        for name in old:
-            if self.config.at_bound != "mask":
-                self._expire(group, name)
-            elif name not in group.masked:
-                self._index.mask(group, name)
-        self._close_if_hollow(group)
-
-    def _close_if_hollow(self, group: Group) -> None:
-        """Evict a group of which nothing can be learned any more."""
-        if group.is_complete and len(group.masked) == len(group.finished):
-            self.evict(group.id, EndReason.EXPIRED)
-
-    def _make_do(self, group: Group) -> bool:
-        """Train on a group of which half is finished without the rest; return whether it is one."""
-        if len(group.finished) < max(2, group.size / 2):
-            return False
-        for name in list(group.running):
-            self._expire(group, name)
-        self._index.shrink(group)
-        return True
-
-    def _expire(self, group: Group, name: str) -> None:
-        self._discarded.append(name)
-        self._end(group, name, EndReason.EXPIRED, "older than the hard bound allows", again=True)
-
-    def _move(self, group: Group, name: str) -> None:
-        before = group.running[name]
-        self._index.move(group, name, self.version)
-        self._moved.append((name, self.version))
-        self._events.append({
-            "kind": "moved", "trajectory": name, "before": before, "version": self.version,
-        })  # fmt: skip
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -473,12 +416,17 @@ class Scheduler:
             raise LongcatDoraError(f"trajectory {trajectory!r} is not being sampled")
         return group
 
-    def _end(
+    def end_member(
         self, group: Group, name: str, reason: EndReason, detail: str = "", *, again: bool
     ) -> None:
+        """A member of a group ends without a result; see `fail`, which also looks after the group."""
         self._index.drop(group, name, again=again)
         # Of a traceback, the end is what says most.
         self._events.append({
             "kind": "ended", "trajectory": name, "reason": str(reason), "again": again,
             "detail": detail[-500:],
         })  # fmt: skip
+
+    def note(self, event: Event) -> None:
+        """Record an event."""
+        self._events.append(event)
