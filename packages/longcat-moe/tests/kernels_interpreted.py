@@ -57,6 +57,11 @@ def step(name, num_rows, max_narrow):
     view.begin()
     hidden = model.model(ids[None], None, positions[None], view)[0]
     expected = model.lm_head(hidden)
+    longer = _fused.FusedStep(  # on the same buffers
+        model, caches[0], num_rows=num_rows, max_length=4 * blocks * 16, like=fused
+    )
+    assert longer.logits.x is fused.logits.x
+    other = float((longer.step(ids, positions, table) - got).norm() / got.norm())
     again = fused.step(ids, positions, table)
     stores = [cache.full for cache in caches]
     report(
@@ -64,6 +69,7 @@ def step(name, num_rows, max_narrow):
         logits=float((got - expected).norm() / expected.norm()),
         cache=float((stores[0] - stores[1]).norm() / stores[1].norm()),
         again=float((again - got).abs().max()),
+        longer=other,
     )
 
 

@@ -27,3 +27,4 @@ def test_the_fused_step_is_the_modules_and_reads_nothing_that_nobody_wrote():
         assert found["logits"] < 1e-5, found
         assert found["cache"] < 1e-6, found
         assert found["again"] == 0, found
+        assert found["longer"] < 1e-5, found

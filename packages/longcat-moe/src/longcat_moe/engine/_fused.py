@@ -78,10 +78,17 @@ class FusedStep:
         cache: Where latents go.
         num_rows: B.
         max_length: Positions that may come.
+        like: Of as many rows, for another length: never run beside this one, it shares its buffers.
     """
 
     def __init__(
-        self, model: LongcatForCausalLM, cache: LatentCache, *, num_rows: int, max_length: int
+        self,
+        model: LongcatForCausalLM,
+        cache: LatentCache,
+        *,
+        num_rows: int,
+        max_length: int,
+        like: FusedStep | None = None,
     ) -> None:
         self.model, self.cache = model, cache
         self.dense, self.one = kernels(), kernels("_one")
@@ -97,12 +104,24 @@ class FusedStep:
         self.early = self.plain
         if USE_PDL and self.is_one and weight.is_cuda:  # with more rows nothing was won
             self.early = {"PDL": True, "launch_pdl": True}
-        self._make_buffers(weight)
+        self._make_parts(weight)
+        if like is None:
+            self._make_buffers(weight)
+        else:
+            vars(self).update({name: vars(like)[name] for name in like.buffers})
         cos, sin = rotary_tables(torch.arange(max_length, device=weight.device)[None], model.config)
         self.cos, self.sin = cos[0].contiguous(), sin[0].contiguous()
         self._side = torch.cuda.Stream() if weight.is_cuda else None
 
+    def _make_parts(self, weight: Tensor) -> None:
+        """Make room for what `attend` leaves, of which there is more for greater lengths."""
+        c = self.config
+        num_parts = self.num_rows * self.splits * c.num_attention_heads
+        self.seen = weight.new_zeros(num_parts, c.kv_lora_rank, dtype=torch.float32)
+        self.tops, self.sums = (weight.new_zeros(num_parts, dtype=torch.float32) for _ in range(2))
+
     def _make_buffers(self, weight: Tensor) -> None:
+        before = set(vars(self))
         c, rows = self.config, self.num_rows
 
         def new(*shape: int, dtype: torch.dtype = weight.dtype) -> Tensor:
@@ -112,14 +131,11 @@ class FusedStep:
             return _State(new(rows, width), new(rows, width), new(width, rows, dtype=torch.float32))
 
         f32, heads = torch.float32, c.num_attention_heads
-        num_parts = rows * self.splits * heads
         self.states = [state(c.hidden_size) for _ in range(3)]
         self.low = state(c.q_lora_rank + c.latent_dim)
         self.q = state(heads * c.qk_head_dim)
         self.values, self.ffn = state(heads * c.v_head_dim), state(c.ffn_hidden_size)
         self.absorbed_B = new(rows, heads * c.latent_dim)
-        self.seen = new(num_parts, c.kv_lora_rank, dtype=f32)
-        self.tops, self.sums = (new(num_parts, dtype=f32) for _ in range(2))
         self.route_logits = new(rows, c.num_experts, dtype=f32)
         self.normed_B = new(rows, c.hidden_size)
         self.chosen = new(rows, c.moe_topk, dtype=torch.int32)
@@ -132,6 +148,7 @@ class FusedStep:
             self.units = {w: new(rows, w) for w in (c.hidden_size, c.q_lora_rank)}
             self.gate_B, self.up_B = (new(rows, c.ffn_hidden_size) for _ in range(2))
             self.words_BW = new(rows, c.vocab_size)
+        self.buffers = {"buffers", *vars(self)} - before
 
     def step(self, ids_B: Tensor, positions_B: Tensor, table_BN: Tensor) -> Tensor:
         """Store latents of the new tokens; return logits (B, W) in float32, in a buffer."""

@@ -123,7 +123,12 @@ class _Step:
     """One step and its buffers."""
 
     def __init__(
-        self, model: LongcatForCausalLM, cache: LatentCache, shape: _Shape, max_steps: int
+        self,
+        model: LongcatForCausalLM,
+        cache: LatentCache,
+        shape: _Shape,
+        max_steps: int,
+        like: _Step | None,
     ) -> None:
         device, num = cache.device, shape.num_rows
         self.model, self.shape = model, shape
@@ -142,15 +147,21 @@ class _Step:
         )
         there = self.given.there
         self.view = StaticView(cache, there["positions"], there["table"])
-        self._fused: _fused.FusedStep | None = None
+        self.fused: _fused.FusedStep | None = None
         is_cuda = device.type == "cuda"
         self._kernels = _fused.kernels() if is_cuda and _fused.has_triton() else None
         if is_cuda and num <= _fused.MAX_ROWS and _fused.can_fuse(model.config):
             length = shape.num_blocks * cache.block_size
-            self._fused = _fused.FusedStep(model, cache, num_rows=num, max_length=length)
+            self.fused = _fused.FusedStep(
+                model,
+                cache,
+                num_rows=num,
+                max_length=length,
+                like=None if like is None else like.fused,
+            )
         # Ordinary grouped products look at counts on the host, but for bf16.
         self._can_capture = is_cuda and (
-            self._fused is not None or model.lm_head.weight.dtype == torch.bfloat16
+            self.fused is not None or model.lm_head.weight.dtype == torch.bfloat16
         )
         self.graphs: dict[str, torch.cuda.CUDAGraph] = {}
         self._has_run: set[str] = set()
@@ -208,8 +219,8 @@ class _Step:
 
     def _logits(self) -> Tensor:
         view, ids_B = self.view, self.given.there["ids"]
-        if self._fused is not None:
-            return self._fused.step(ids_B, view.positions_B, view.table_BN)
+        if self.fused is not None:
+            return self.fused.step(ids_B, view.positions_B, view.table_BN)
         view.begin()
         hidden_BD = self.model.model(ids_B[None], None, view.positions_B[None], view)[0]
         return self.model.lm_head(hidden_BD).float().contiguous()
@@ -286,7 +297,10 @@ class StaticDecoder:
             num_blocks=max(_LEAST_BLOCKS, _power_of_two(longest)),
         )
         if shape not in self._steps:
-            self._steps[shape] = _Step(self.model, self.cache, shape, self.max_steps)
+            same = (step for s, step in self._steps.items() if s.num_rows == shape.num_rows)
+            self._steps[shape] = _Step(
+                self.model, self.cache, shape, self.max_steps, next(same, None)
+            )
         return self._steps[shape]
 
     def _fill(self, step: _Step, batch: Sequence[Work], num_steps: int) -> None:
