@@ -137,6 +137,15 @@ def test_inconsistent_changes_one_value_and_no_name():
     assert disturb_result("inconsistent", "[]", Draw(0, "e"), "t", 0) == "[]"
 
 
+def test_an_inconsistent_text_differs_in_one_digit():
+    for n in range(60):
+        seen = json.loads(disturb_result("inconsistent", '{"day":"2026-05-04"}', Draw(0, f"{n}"),
+                                         "t", 0))["day"]  # fmt: skip
+        assert len(seen) == 10
+        assert sum(a != b for a, b in zip(seen, "2026-05-04", strict=True)) == 1
+        assert seen[4] == seen[7] == "-"
+
+
 def test_an_inconsistent_value_is_of_its_own_type():
     for n in range(60):
         seen = json.loads(disturb_result("inconsistent", '{"a":"x7","n":3,"f":true,"w":"word"}',

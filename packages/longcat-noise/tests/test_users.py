@@ -80,6 +80,7 @@ def test_spans_are_the_text_in_order():
     assert split("", ["Ada"]).parts == ()
     assert split("no literal", []).parts == (("no literal", False),)
     assert split("aaaa", ["aa"]).literals == ("aaaa",)
+    assert split("aaa", ["aa"]).literals == ("aaa",)
     assert split("x ab", ["ab"]).literals == ("ab",)
 
 

@@ -119,7 +119,8 @@ def certify(
 
     Example:
         >>> task = NoiseTask.read({"id": "t", "golden": [{"tool": "find", "arguments": {"n": "Ada"}}]})
-        >>> certify(task, NoiseConfig(level=1.0), episode="e", max_turns=2).turns
+        >>> noise = NoiseConfig(level=1.0, tool_kinds=("failure",))
+        >>> certify(task, noise, episode="e", max_turns=2).turns
         2
     """
     return asyncio.run(
