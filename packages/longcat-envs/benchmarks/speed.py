@@ -4,6 +4,7 @@ import json
 import random
 import statistics
 import time
+from contextlib import suppress
 
 from longcat_envs.history import Caller, load_setting
 from longcat_envs.tasks import TaskMaker, WorldEnvironment
@@ -21,7 +22,11 @@ def microseconds(act, number):
 
 def call_times(setting, rng):
     world = LiveWorld(setting.machine, setting.past(0).base)
-    caller, tools, times = Caller(world, setting.words, rng), list(setting.machine.tools.values()), []
+    caller, tools, times = (
+        Caller(world, setting.words, rng),
+        list(setting.machine.tools.values()),
+        [],
+    )
     people = world.store.ids(setting.spec.person)
     while len(times) < CALLS:
         tool = rng.choice(tools)
@@ -34,10 +39,8 @@ def call_times(setting, rng):
         if arguments is None:
             continue
         start = time.process_time_ns()
-        try:
+        with suppress(CallRefused):
             world.call(tool.name, arguments)
-        except CallRefused:
-            pass
         times.append((time.process_time_ns() - start) / 1_000)
         if len(times) % 50 == 0:
             world.reset()

@@ -10,7 +10,7 @@ from longcat_envs.world import builtin_worlds
 
 COLUMNS = [
     "domain", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
-    "near, grown", "near, filled", "writes median", "exchange fails", "computed", "refusal",
+    "one edge, grown", "one edge, filled", "two edges, grown", "two edges, filled", "writes median", "exchange fails", "computed", "refusal",
     "audit rejects", "wrong chains", "verifier mutants", "mutants admitted",
     "careless tried", "careless passed", "careful tried", "careful passed",
 ]  # fmt: skip
@@ -28,7 +28,9 @@ def row(listed, number):
     return [
         listed["domain"], listed["tools"], round(listed["readers"] / listed["tools"], 3),
         listed["parts"], number, grown["toolsets"], grown["tools_min"], grown["tools_max"],
-        grown["near_grown"], grown["near_filled_at_random"], grown["writes_median"],
+        grown["within_one_edge_grown"], grown["within_one_edge_filled"],
+        grown["within_two_edges_grown"], grown["within_two_edges_filled"],
+        grown["writes_median"],
         grown["exchange_fails"], grown["computed"], grown["refusal"],
         number - len(admitted), sum(f.num_chains for f in found),
         sum(f.num_mutants for f in found), sum(len(f.unnoticed) for f in found),
@@ -44,7 +46,7 @@ def main():
     assert len(rows) == len(builtin_worlds())
     for name, *values in zip(COLUMNS, *rows, strict=True):
         print(f"{name:>18}", *(f"{value!s:>10}" for value in values))
-    rejected, passed = sum(r[14] for r in rows), sum(r[19] for r in rows)
+    rejected, passed = sum(r[16] for r in rows), sum(r[21] for r in rows)
     print(json.dumps({
         "title": "Three domains, deep tasks",
         "claim": f"Of {3 * number} deep tasks as made, the audit rejects {rejected}; of the admitted "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from random import Random
 from statistics import mean, median
 from typing import Any
@@ -68,11 +69,13 @@ def grow_figures(
     sizes = [len(task.tools) - 1 for task in tasks]
     tags = Counter(tag for task in tasks for tag in task.tags)
     chains = [[s.tool for s in task.golden if s.tool != REFUSE] for task in tasks]
-    grown = [graph.share_near(c, t.tools) for c, t in zip(chains, tasks, strict=True)]
-    filled = [
-        graph.share_near(chain, _filled(graph, chain, size, rng))
-        for chain, size in zip(chains, sizes, strict=True)
-    ]
+    filled = [_filled(graph, c, size, rng) for c, size in zip(chains, sizes, strict=True)]
+
+    def near(toolsets: Sequence[Collection[str]], distance: int) -> float:
+        pairs = zip(chains, toolsets, strict=True)
+        return round(mean(graph.share_near(c, tools, distance) for c, tools in pairs), 3)
+
+    toolsets = [[name for name in task.tools if name != REFUSE] for task in tasks]
 
     def share(tag: str) -> float:
         return round(tags[tag] / len(tasks), 3)
@@ -81,7 +84,8 @@ def grow_figures(
         "domain": setting.spec.name, "difficulty": difficulty, "tasks": len(tasks),
         "drafts_failed": maker.num_failed, "toolsets": len({task.tools for task in tasks}),
         "tools_min": min(sizes), "tools_median": median(sizes), "tools_max": max(sizes),
-        "near_grown": round(mean(grown), 3), "near_filled_at_random": round(mean(filled), 3),
+        "within_one_edge_grown": near(toolsets, 1), "within_one_edge_filled": near(filled, 1),
+        "within_two_edges_grown": near(toolsets, 2), "within_two_edges_filled": near(filled, 2),
         "writes_median": median(len(task.writes) for task in tasks),
         "calls_median": median(len(task.golden) for task in tasks),
         "exchange_fails": share("exchange"), "computed": share("computed"),

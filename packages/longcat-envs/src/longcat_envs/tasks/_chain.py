@@ -91,13 +91,20 @@ class Chains:
         call = Call(tool.name, arguments)
         return self._compute(tool, call, []) if self.rng.random() < computed else call
 
-    def plain(self, chain: list[Call], uses: Counter[str], *, computed: float) -> Call | None:
+    def plain(
+        self, chain: list[Call], uses: Counter[str], *, must_compute: bool = False
+    ) -> Call | None:
         """Return a wish that succeeds after the chain and touches nothing that it touched."""
-        for tool in self.wishes(uses)[:12]:
+        wishes = self.wishes(uses)
+        if must_compute:
+            wishes = [t for t in wishes if any(p.type.kind == "money" for p in t.parameters)]
+        for tool in wishes[:12]:
             for _ in range(TRIES):
                 self.run(chain)
-                call = self.draw(tool, computed=computed)
-                if call is not None and self.fits(chain, call):
+                call = self.draw(tool, computed=1.0 if must_compute else 0.0)
+                if call is None or (must_compute and not call.computed):
+                    continue
+                if self.fits(chain, call):
                     return call
         return None
 

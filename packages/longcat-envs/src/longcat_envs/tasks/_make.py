@@ -45,6 +45,8 @@ NUM_PASTS = 16
 """Worlds of a domain that tasks start from."""
 
 SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.3, 0.4, 0.2
+SHARE_COMPUTED = 0.3
+"""Probability that a further wish of a deep task must hold a number to be looked up."""
 SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""
 MIN_WRITES, MAX_WRITES = 4, 7
@@ -138,7 +140,7 @@ class _Draft:
     def _shallow_chain(self) -> list[Call] | None:
         if self.rng.random() < 0.3:
             return []
-        call = self.chains.plain([], self.maker.uses, computed=0.0)
+        call = self.chains.plain([], self.maker.uses)
         return None if call is None else [call]
 
     def _deep_chain(self) -> list[Call] | None:
@@ -155,7 +157,10 @@ class _Draft:
                 chain += part
                 uses.update(call.tool for call in part)
                 continue
-            call = self.chains.plain(chain, uses, computed=0.5)
+            call = None
+            if not any(c.computed for c in chain) and self.rng.random() < SHARE_COMPUTED:
+                call = self.chains.plain(chain, uses, must_compute=True)
+            call = call or self.chains.plain(chain, uses)
             if call is not None:
                 chain.append(call)
                 uses[call.tool] += 3
