@@ -7,7 +7,14 @@ import pytest
 from longcat_envs import DomainError
 from longcat_envs.history import load_setting
 from longcat_envs.lang import LangError, read_spec
-from longcat_envs.world import Machine, Store, builtin_worlds, export, violations_by_sql
+from longcat_envs.world import (
+    Machine,
+    Store,
+    builtin_worlds,
+    empty_base,
+    export,
+    violations_by_sql,
+)  # fmt: skip
 from longcat_envs.world._words import read_words
 from longcat_envs.world.parts import PARTS
 
@@ -220,3 +227,17 @@ def test_words_that_do_not_fit_the_domain_are_errors_with_a_line(line, words):
     with pytest.raises(DomainError, match=r"bank\.words\.en:2:1: ") as caught:
         read_words(f"title: x\n{line}\n", load_setting("bank").spec, "bank.words.en")
     assert words in str(caught.value)
+
+
+def test_division_of_a_negative_amount_is_the_one_of_sql():
+    text = SMALL.replace("nights(time) > 30", "price / 3 == 0 - 0.33")
+    spec = read(text)
+    store = Store(spec, empty_base(spec, 739_621))
+    store.begin()
+    who = store.insert("member", {"name": "A", "level": "gold", "boss": None, "state": "active"})
+    room = store.insert("room", {"number": 1, "rate": 5})
+    stay = {"member": who, "room": room, "time": (1, 3), "price": -100, "state": "held"}
+    identifier = store.insert("stay", stay)
+    store.commit()
+    assert [i for _, i in Machine(spec).violations(store)] == [identifier]
+    assert [i for _, i in violations_by_sql(spec, export(store))] == [identifier]
