@@ -143,3 +143,21 @@ def test_the_bias_controller_reaches_k_e_within_one_per_cent(config):
     target = config.num_active_ffn_experts
     assert abs(recent[0] - target) > 0.05 * target
     assert sum(recent[-50:]) / 50 == pytest.approx(target, rel=0.01)
+
+
+def test_router_similarity_is_the_mean_over_pairs(model):
+    from longcat_moe import router_similarity
+
+    got = router_similarity(model)
+    for layer, value in zip(model.model.layers, got, strict=True):
+        rows = layer.mlp.router.classifier.weight.tolist()
+        cosines = []
+        for i, a in enumerate(rows):
+            for b in rows[:i]:
+                dot = sum(x * y for x, y in zip(a, b, strict=True))
+                norms = sum(x * x for x in a) * sum(y * y for y in b)
+                cosines.append(dot / norms**0.5)
+        assert value == pytest.approx(sum(cosines) / len(cosines), abs=1e-9)
+    with torch.no_grad():
+        model.model.layers[0].mlp.router.classifier.weight[:] = torch.arange(1.0, 49)
+    assert router_similarity(model)[0] == pytest.approx(1)

@@ -102,15 +102,18 @@ def test_bias_controller_reaches_the_target_and_spares_identity_experts(config):
         assert (layer.mlp.router.e_score_correction_bias[config.n_routed_experts :] == 0).all()
 
 
-def test_right_padding_changes_nothing_and_left_padding_is_refused(model, ids):
+def test_padding_changes_nothing_on_the_right_or_the_left(model, ids):
     mask = torch.ones_like(ids)
     mask[0, 11:] = 0
     with torch.no_grad():
         padded = model(ids, attention_mask=mask).logits
         alone = model(ids[:1, :11]).logits
     torch.testing.assert_close(padded[:1, :11], alone, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="padding on the right"):
-        model(ids, attention_mask=mask.flip(1))
+    with torch.no_grad():
+        moved = torch.cat([ids[:1, 11:], ids[:1, :11]], dim=1)
+        padded = model(torch.cat([moved, ids[1:]]), attention_mask=mask.flip(1)).logits
+    torch.testing.assert_close(padded[:1, -11:], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded[1:], model(ids[1:]).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_parameter_count_is_the_published_one():

@@ -208,3 +208,42 @@ def test_a_head_s_names_are_those_of_the_checkpoints(model, tmp_path):
     assert torch.equal(
         again.predict_next(again.model(ids), ids), model.predict_next(model.model(ids), ids)
     )
+
+
+def test_a_model_without_a_head_gets_one_that_can_be_trained_and_guesses(model, config, tmp_path):
+    """As `longcat train` leaves a model: no head. What it says stays the same to the bit."""
+    import asyncio
+
+    from longcat_moe import add_prediction_head, mtp_loss
+
+    plain = LongcatForCausalLM(dataclasses.replace(config, num_nextn_predict_layers=0)).eval()
+    large = add_prediction_head(plain).eval()
+    ids = torch.randint(3, 96, (4, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(large(ids).logits, plain(ids).logits)
+    optimizer = torch.optim.Adam(large.model.mtp.parameters(), lr=5e-3)
+    before = {name: weight.clone() for name, weight in plain.state_dict().items()}
+    losses = []
+    for _ in range(25):
+        with torch.no_grad():
+            hidden = large.model(ids)
+        loss = mtp_loss(large, hidden, ids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+    assert all(torch.equal(w, before[n]) for n, w in plain.state_dict().items())
+    large.save_pretrained(tmp_path)
+    again = LongcatForCausalLM.from_pretrained(tmp_path).eval()
+    engine = Engine(again.config, num_slots=1, max_length=64, speculate=True)
+    engine.add_model(0, again)
+
+    async def one():
+        c = await engine.open(0)
+        return await engine.generate(c, [4, 5], max_tokens=12, temperature=0, stop_ids=())
+
+    assert len(asyncio.run(one()).token_ids) == 12
+    assert engine.stats.num_drafted > 0
+    with pytest.raises(ValueError, match="has one"):
+        add_prediction_head(again)

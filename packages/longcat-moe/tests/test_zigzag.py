@@ -215,3 +215,30 @@ def test_calibration_finds_the_attention_that_looks_far(config):
     assert kept == sorted(sorted(range(4), key=lambda i: alphas[i])[2:])
     with pytest.raises(ValueError, match="longer than the window"):
         calibrate(model, [ids[:, :10]], lr=0.1, window=SMALL)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_attention_that_must_see_all_is_the_one_that_is_kept(model, config, place):
+    """Texts are drawn from a model in which one attention alone is full: that one is needed."""
+    window = Window(num_sink=0, num_local=1, block_size=4)
+    kind = "".join("0" if i == place else "1" for i in range(4))
+    sparse = SparseAttention(layer_type=kind, window=window)
+    teacher = LongcatForCausalLM(dataclasses.replace(config, sparse_attention=sparse)).eval()
+    teacher.load_state_dict(model.state_dict())
+    engine = Engine(teacher.config, num_slots=16, max_length=64)
+    engine.add_model(0, teacher)
+
+    async def one(n):
+        c = await engine.open(0, seed=n)
+        got = await engine.generate(c, [3 + n], max_tokens=50, stop_ids=())
+        return [3 + n, *got.token_ids]
+
+    async def all_texts():
+        return await asyncio.gather(*(one(n) for n in range(16)))
+
+    ids = torch.tensor(asyncio.run(all_texts()))
+    alphas = calibrate(model, [ids] * 10, lr=0.06, window=window)
+    assert max(range(4), key=lambda i: alphas[i]) == place
+    assert alphas[place] > 0.7 > 0.4 > max(a for i, a in enumerate(alphas) if i != place)
+    kept = sparsify(config, alphas, share=0.75, window=window).sparse_attention
+    assert kept.layer_type == kind

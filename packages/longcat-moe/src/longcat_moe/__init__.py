@@ -3,7 +3,13 @@
 from ._chat import ChatFormat, Piece, parse_turn, render_turn
 from ._config import LongcatConfig
 from ._experts import BiasController, Routing
-from ._growth import init_from_proxy, param_groups, stack_layers, variance_compensation
+from ._growth import (
+    add_prediction_head,
+    init_from_proxy,
+    param_groups,
+    stack_layers,
+    variance_compensation,
+)
 from ._induction import init_induction
 from ._losses import (
     balance_gradient_ratio,
@@ -11,6 +17,7 @@ from ._losses import (
     load_balance_loss,
     mtp_loss,
     record_routing,
+    router_similarity,
 )
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel
 from ._ngram import neighbours
@@ -57,6 +64,7 @@ __all__ = [
     "Token",
     "Window",
     "YarnScaling",
+    "add_prediction_head",
     "balance_gradient_ratio",
     "calibrate",
     "chat_template",
@@ -76,6 +84,7 @@ __all__ = [
     "parse_turn",
     "record_routing",
     "render_turn",
+    "router_similarity",
     "save_tokenizer",
     "space_twins",
     "sparsify",

@@ -136,7 +136,7 @@ class LatentAttention(nn.Module):
     def _absorbed(
         self, q_nope_PHN: Tensor, q_rope_PHR: Tensor, stretches: Iterable[Stretch]
     ) -> Tensor:
-        up = self.kv_b_proj.weight.unflatten(0, (self.heads, -1))  # (H, N + V, C)
+        up = _weight_of(self.kv_b_proj).unflatten(0, (self.heads, -1))  # (H, N + V, C)
         up_k_HNC, up_v_HVC = up.split([self.nope, self.value], dim=1)
         q_PHC = torch.einsum("phn,hnc->phc", q_nope_PHN, up_k_HNC)
         q_PHL = torch.cat([q_PHC, q_rope_PHR.to(q_PHC.dtype)], dim=-1) * self.softmax_scale
@@ -146,6 +146,14 @@ class LatentAttention(nn.Module):
             seen = _attend(q_BTHL, stretch.latents_BSL, stretch.bias_BTS, self.latent)
             seen_PHC[stretch.rows_BT] = seen
         return torch.einsum("phc,hvc->phv", seen_PHC, up_v_HVC).flatten(1)
+
+
+def _weight_of(linear: nn.Linear) -> Tensor:
+    """Return the matrix of a linear map, an adapter's part included."""
+    if type(linear) is nn.Linear:
+        return linear.weight
+    width = linear.in_features
+    return linear(torch.eye(width, device=linear.weight.device, dtype=linear.weight.dtype)).T
 
 
 def _attend(q_BTHL: Tensor, latents_BSL: Tensor, bias_BTS: Tensor, width: int) -> Tensor:

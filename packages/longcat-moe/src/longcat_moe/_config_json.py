@@ -58,6 +58,10 @@ _IGNORED = {
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
+KNOWN = {*_ONLY, *_ALSO, *_IGNORED, "num_hidden_layers", "num_key_value_heads", "qk_head_dim"}
+"""Keys that have a meaning here, besides the fields of `LongcatConfig`."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file.
 
@@ -127,16 +131,7 @@ def _check_rest(values: dict[str, Any], known: dict[str, Any], names: Sequence[s
             is_wrong = False  # said of the field itself
         if is_wrong:
             raise ValueError(f"config.json: {key} must be {wanted()}, got {values[key]!r}")
-    fine = {
-        *names,
-        *_ONLY,
-        *_ALSO,
-        *_IGNORED,
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "qk_head_dim",
-    }
-    fine -= {"sparse_attention"}
+    fine = {*names, *KNOWN} - {"sparse_attention"}
     unknown = [
         key for key, value in values.items()
         if key not in fine and not key.startswith("_") and value is not None

@@ -74,6 +74,27 @@ def stack_layers(model: LongcatForCausalLM) -> LongcatForCausalLM:
     return large
 
 
+@torch.no_grad()
+def add_prediction_head(model: LongcatForCausalLM) -> LongcatForCausalLM:
+    """Return a model with a fresh multi-token prediction head, every other weight shared with this one.
+
+    Train the head alone by `mtp_loss` on what `model.model` says (`model.model.mtp.parameters()`), save
+    it, and an engine may speculate with it. The head's embeddings begin as the model's.
+
+    Raises:
+        ValueError: It has a head already.
+    """
+    if model.model.mtp is not None:
+        raise ValueError("the model must have no prediction head, and has one")
+    config = dataclasses.replace(model.config, num_nextn_predict_layers=1)
+    first = model.lm_head.weight
+    large = LongcatForCausalLM(config).to(device=first.device, dtype=first.dtype)
+    head = {name: weight for name, weight in large.state_dict().items() if ".mtp." in name}
+    head["model.mtp.embed_tokens.weight"] = model.model.embed_tokens.weight.detach().clone()
+    large.load_state_dict({**model.state_dict(), **head}, assign=True)
+    return large
+
+
 def _width_factor(config: LongcatConfig, proxy_width: int) -> float:
     if proxy_width < 1:
         raise ValueError(f"proxy_width must be at least 1, got {proxy_width}")

@@ -91,6 +91,23 @@ def balance_gradient_ratio(
     return alpha * norms[0] / norms[1] if norms[1] else float("inf")
 
 
+@torch.no_grad()
+def router_similarity(model: nn.Module) -> list[float]:
+    """Return each router's mean cosine between the vectors of two experts, over all pairs, in order.
+
+    Near 0 the experts are told apart; where it grows towards 1, the router has lost its way (report
+    3.1.3).
+    """
+    found: list[float] = []
+    for router in (module for module in model.modules() if isinstance(module, Router)):
+        unit_ED = nn.functional.normalize(router.classifier.weight.double(), dim=-1)
+        num = len(unit_ED)
+        # The square of the sum holds every pair twice, and each vector with itself.
+        total = float(unit_ED.sum(0).square().sum()) - float(unit_ED.square().sum())
+        found.append(total / (num * (num - 1)) if num > 1 else 0.0)
+    return found
+
+
 def hidden_z_loss(state: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return mean over tokens of (log sum_i exp |z_i|)^2, which holds large activations down.
 

@@ -31,6 +31,7 @@ from ._layers import DenseFFN, RMSNorm
 from ._mtp import PredictionHead
 from ._ngram import NgramEmbedding, collides
 from ._norms import Wiring, has_final_norm, has_second_norm, scale_at_first
+from ._padding import forward_packed, needs_packing
 from ._rotary import rotary_tables
 from ._shards import Progress, Shards, check_layers, load_state, shapes_on_disk
 
@@ -116,10 +117,21 @@ class LongcatModel(nn.Module):
         cache: CacheView | None = None,
         before_ids: Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        inputs_embeds: Tensor | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
-        """Return the normed last state, (B, T, D)."""
+        """Return the normed last state, (B, T, D); see `last_state`."""
         return self.norm(
-            self.last_state(input_ids, attention_mask, position_ids, cache, before_ids, lengths)
+            self.last_state(
+                input_ids,
+                attention_mask,
+                position_ids,
+                cache,
+                before_ids,
+                lengths,
+                inputs_embeds,
+                states,
+            )
         )
 
     def last_state(
@@ -130,21 +142,33 @@ class LongcatModel(nn.Module):
         cache: CacheView | None = None,
         before_ids: Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        inputs_embeds: Tensor | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
-        """Return the last state before the final norm, (B, T, D): what `hidden_z_loss` reads."""
+        """Return the last state before the final norm, (B, T, D): what `hidden_z_loss` reads.
+
+        With `inputs_embeds` (B, T, D) they stand for the tokens' embeddings. What each layer is given is
+        noted in `states`.
+        """
         if lengths is not None:
             _check_lengths(input_ids, lengths)
         if position_ids is None:
             position_ids = _positions(input_ids, lengths)
         rotary = rotary_tables(position_ids, self.config)
         real = None if attention_mask is None else attention_mask.flatten().nonzero().flatten()
-        x = self.embed_tokens(input_ids)
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if self.ngram_embeddings is not None:
+            if inputs_embeds is not None:
+                raise ValueError(
+                    "inputs_embeds must be absent where n-grams of tokens are embedded"
+                )
             assert cache is None or before_ids is not None, "packed tokens need before_ids"
             if lengths is not None and before_ids is None:
                 before_ids = self.ngram_embeddings.before_packed(input_ids, lengths)
             x = self.ngram_embeddings(x, input_ids, before_ids)
         for layer in self.layers:
+            if states is not None:
+                states.append(x)
             if self.is_checkpointing and torch.is_grad_enabled():
                 router = cast(DecoderLayer, layer).mlp.router
                 x = checkpoint(
@@ -223,9 +247,11 @@ class LongcatForCausalLM(nn.Module):
 
         Args:
             input_ids: (B, T).
-            attention_mask: (B, T), 1 for real tokens. Padding must be on the right; the causal
-                mask keeps it from being seen, and the experts never compute it.
-            position_ids: (B, T); counted from 0 when absent.
+            attention_mask: (B, T), 1 for real tokens. Padding may stand on the right, where the causal mask
+                keeps it from being seen and the experts never compute it, or on the left, where all
+                texts are packed.
+            position_ids: (B, T); counted from 0 when absent. Where they do not go on by one, and there is no
+                mask, another text begins, as in transformers.
             cache: Latents of earlier tokens, see `CacheView`; new tokens are packed, B = 1.
             logits_mask: (B, T), true where a prediction is wanted.
             before_ids: (B, T, N - 1) for n-gram embeddings with a cache: see `neighbours`. Without
@@ -233,11 +259,16 @@ class LongcatForCausalLM(nn.Module):
             lengths: Of packed sequences that fill (1, T) without padding; each attends to itself.
 
         Raises:
-            ValueError: The padding is not on the right, or `lengths` do not fill `input_ids`.
+            ValueError: The mask has another shape or holes, or `lengths` do not fill `input_ids`.
         """
-        if attention_mask is not None and cache is None:
-            _check_right_padded(attention_mask)
-        hidden = self.model(input_ids, attention_mask, position_ids, cache, before_ids, lengths)
+        if (
+            cache is None
+            and lengths is None
+            and needs_packing(input_ids, attention_mask, position_ids)
+        ):
+            hidden = forward_packed(self.model, input_ids, attention_mask, position_ids)
+        else:
+            hidden = self.model(input_ids, attention_mask, position_ids, cache, before_ids, lengths)
         return CausalLMOutput(self.lm_head(hidden if logits_mask is None else hidden[logits_mask]))
 
     def predict_next(
@@ -314,16 +345,16 @@ class LongcatForCausalLM(nn.Module):
         folder: str | Path,
         *,
         max_shard_bytes: int = 5 * 10**9,
-        for_transformers: bool = False,
+        for_transformers: bool = True,
     ) -> None:
         """Write `config.json` and shards under the released names, atomically.
 
         Args:
             folder: Made if it is not there.
             max_shard_bytes: Of a file.
-            for_transformers: Also write the gate and up rows, all zero, that transformers allocates for
-                identity experts and does not load without; released checkpoints have none. Both kinds
-                load here.
+            for_transformers: Also write the gates and ups, all zero, that transformers allocates for
+                identity experts and does not load without. Released checkpoints have none, and vLLM reads
+                none: false for it. Both kinds load here.
         """
         state = self.state_dict()
         if for_transformers:
@@ -356,8 +387,3 @@ def _check_lengths(ids_BT: Tensor, lengths: Sequence[int]) -> None:
             f"lengths must be positive and fill input_ids of shape (1, T), got a sum of "
             f"{sum(lengths)} for {tuple(ids_BT.shape)}"
         )
-
-
-def _check_right_padded(mask_BT: Tensor) -> None:
-    if bool((mask_BT[:, 1:] > mask_BT[:, :-1]).any()):
-        raise ValueError("attention_mask must be 1s then 0s in every row (padding on the right)")
