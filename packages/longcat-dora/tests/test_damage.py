@@ -169,6 +169,24 @@ def test_a_log_goes_on_in_another_file_when_one_is_full(tmp_path, recount):
     assert report.notes == ["judged from part 3 of the log on"]
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "half a head"])
+def test_a_crash_between_two_files_of_a_log_loses_nothing(tmp_path, left):
+    log = EventLog(tmp_path)
+    log.append({"kind": "noticed", "text": "a"}, {"kind": "noticed", "text": "b"})
+    log.close()
+    (tmp_path / "events.jsonl").rename(tmp_path / "events-000000.jsonl")
+    if left != "nothing":
+        (tmp_path / "events.jsonl").write_bytes(b"" if left == "an empty file" else b'{"crc":12')
+    log = EventLog(tmp_path)
+    assert log.num_before == 2
+    log.append({"kind": "noticed", "text": "c"})
+    log.close()
+    events = list(read_events(tmp_path))
+    assert [e["text"] for e in events] == ["a", "b", "c"]
+    assert all(0 <= e["at"] < 60 for e in events)
+    assert (tmp_path / "events.jsonl").read_bytes().count(b"\n") == 2
+
+
 RECORDER = '''
 """Loaded by the interpreter at its start: notes what is written to a folder, and what is waited for."""
 import json, os, threading

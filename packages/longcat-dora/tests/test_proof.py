@@ -190,7 +190,7 @@ def test_a_log_of_another_format_is_one_error(run, head):
         told = {"kind": "log", "format": 99, "number": 0, "chain": 0}
         if head == "older":
             told = {"kind": "opened", "hard_staleness": 2, "at": 0.0}
-        lines[0] = encode_event(told)[0]
+        lines[0] = encode_event(told, 0)[0]
     log.write_bytes(b"".join(lines))
     with pytest.raises(LongcatDoraError, match=r"line 1: .*(of format 3|is not what was written)"):
         check(run / "log")

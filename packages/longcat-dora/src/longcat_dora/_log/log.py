@@ -49,14 +49,14 @@ class LogDamagedError(LongcatDoraError):
         self.file, self.line, self.offset, self.problem = file, line, offset, problem
 
 
-def encode_event(event: Mapping[str, Any], chain: int = 0) -> tuple[bytes, int]:
+def encode_event(event: Mapping[str, Any], chain: int) -> tuple[bytes, int]:
     """Return the line of an event after a line with checksum `chain`, and its own checksum."""
     body = _encode(event).encode()
     crc = zlib.crc32(body, chain)
     return b'{"crc":%d,"event":%b}\n' % (crc, body), crc
 
 
-def decode_event(line: bytes, chain: int = 0) -> tuple[Any, int] | None:
+def decode_event(line: bytes, chain: int) -> tuple[Any, int] | None:
     """Read a line that follows one with checksum `chain`; `None` if it is torn or altered."""
     head, _, rest = line.partition(b',"event":')
     body = rest[:-2]
