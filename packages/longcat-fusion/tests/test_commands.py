@@ -236,6 +236,9 @@ parameters: {t: [{filter: mlp, value: [0, 1]}, {value: 0.25}]}
     assert found.experts == (tmp_path / "x0",)
     assert found.config.for_tensor("a.mlp.b", 1, 0.5).method == Slerp(t=0.5)
     assert found.config.for_tensor("a.b", 1, 0.5).method == Slerp(t=0.25)
+    text = "merge_method: karcher\nbase_model: base\nmodels: [{model: base}, {model: x0}]"
+    found = read_merge_file(_file(tmp_path, text, "k.yml"))
+    assert found.experts == (tmp_path / "base", tmp_path / "x0")  # a mean counts the base too
     for name, wanted in (("linear", Linear()), ("karcher", Karcher(steps=10))):
         weights = "{weight: 1}" if name == "linear" else "{}"
         models = f"[{{model: x0, parameters: {weights}}}, {{model: x1, parameters: {weights}}}]"
