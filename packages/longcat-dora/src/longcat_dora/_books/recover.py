@@ -120,7 +120,6 @@ class RecoveryState:
             case "committed":
                 names = dict.fromkeys(self._group_of[name] for name in event["trajectories"])
                 self._steps.append((event["version"], [self._open.pop(name) for name in names]))
-                self._forget_steps()
             case "published":
                 self.newest = event["version"]
             case "saved":
