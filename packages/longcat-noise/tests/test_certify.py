@@ -170,7 +170,8 @@ def test_noise_that_makes_writes_act_twice_is_refused(monkeypatch, change, kind)
 
 
 def test_a_lost_write_that_no_read_shows_is_refused(monkeypatch):
-    blind = Book.of([c for c in clinic.CONTRACTS if c["name"] != "list_visits"])
+    silent = [{**c, "reads": []} if c["name"] == "list_visits" else c for c in clinic.CONTRACTS]
+    blind = Book.of(silent)
     kind = dataclasses.replace(TOOLS["lost_ack"], may=lambda _: True, extra_turns=0)
     monkeypatch.setitem(TOOLS, "lost_ack", kind)
     config = NoiseConfig(level=1.0, tool_kinds=("lost_ack",), user_kinds=())
@@ -234,6 +235,39 @@ def test_tasks_without_a_world_are_certified_by_their_contracts():
         found = certify(task, everything(1.0), episode=f"{number}", book=book)
         assert found.is_certified, found.reason
         assert found.turns <= 8
+
+
+def test_the_format_of_other_packages_is_read_and_a_step_that_comes_twice_is_done_twice():
+    lines = [
+        '{"tool": "get_x", "kind": "get", "reads": ["x.n"], "writes": [], "yields": ["x"]}',
+        '{"tool": "add", "kind": "write", "class": "x", "reads": [], "writes": ["x.n"]}',
+        (
+            '{"task": "t", "chain": [{"tool": "get_x", "arguments": {"id": "X1"}},'
+            ' {"tool": "add", "arguments": {"id": "X1"}}, {"tool": "add", "arguments": {"id": "X1"}}]}'
+        ),
+    ]
+    book, (task,) = read_jsonl(lines)
+    assert [book[name].role for name in ("get_x", "add")] == ["reader", "writer"]
+    for n in range(20):
+        found = certify(
+            task, NoiseConfig(level=0.6, tool_kinds=("failure",)), episode=f"{n}", book=book
+        )
+        assert found.is_certified, found.reason
+        assert found.clean_turns == 3
+        assert found.turns == 3 + len([d for d in found.disturbed if "tool" in d])
+
+
+def test_tools_that_an_episode_does_not_have_show_nothing():
+    lacking = [{"type": "function", "function": {"name": "book_visit", "parameters": {}}}]
+    book = BOOK.with_schemas(lacking)
+    assert list(book.contracts) == ["book_visit"]
+    assert book.check(task_call()) is None
+    assert BOOK.check(task_call()).tool == "list_visits"
+    assert BOOK.with_schemas([]) == BOOK
+
+
+def task_call():
+    return TASKS[0].chains[0][2].call
 
 
 def test_a_task_with_undeclared_tools_gets_what_is_safe_for_all():

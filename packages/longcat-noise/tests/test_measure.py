@@ -1,6 +1,7 @@
 """Measures by hand-made attempts, and the commands."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -162,7 +163,9 @@ def test_report_is_json_and_a_page(files, capsys):
     assert told["invalid"] == 1
     assert [row["gap"] for row in told["levels"]] == [0.25, 0.5]
     page = (files / "page.html").read_text("utf-8")
-    assert page.count("<circle") == 2
+    heights = [float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', page)]
+    assert len(heights) == 2
+    assert 40 < heights[1] < heights[0] < 200  # the greater gap stands higher, inside the picture
     assert page.count("<svg") == 3
     assert "1 invalid attempts left out" in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")

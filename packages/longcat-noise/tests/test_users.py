@@ -128,6 +128,7 @@ def test_a_correction_says_a_near_miss_first_and_then_the_literal():
             here = [x for x in LITERALS if x in text]
             assert all(form.rfind(x) > 0 for x in here)
             assert not form.startswith(text)
+            assert ("抱歉" in form, "Sorry" in form) == (text == CHINESE, text == ENGLISH)
     assert said("correction", "Do it.", 0, []).endswith("Do it.")
     near = {said("correction", "For 4821 and 4812.", n, ["4821", "4812"]) for n in range(40)}
     assert all("4821" in form and "4812" in form for form in near)

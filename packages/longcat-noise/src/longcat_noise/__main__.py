@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -36,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, 1 if tasks were refused, 2 for mistakes."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UsageError, ValueError) as error:
         print(f"longcat-noise: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ repeat it, unless the tool knows a repetition.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -83,6 +84,7 @@ class Agent:
         self._seen: dict[tuple[str, str], Any] = {}
         self._gone: set[str] = set()
         self._written: list[tuple[str, str]] = []
+        self._done: Counter[tuple[str, str]] = Counter()
         self._said: set[str] = set()
         self._has_rerouted = False
 
@@ -115,6 +117,7 @@ class Agent:
 
     async def _follow(self, chain: tuple[Step, ...]) -> tuple[Step, ...] | None:
         """Go along a chain; return another one if this one cannot be gone."""
+        times: Counter[tuple[str, str]] = Counter()
         for step in chain:
             if step.call is None:
                 if step.say not in self._said:
@@ -122,7 +125,8 @@ class Agent:
                     await self._say(step.say)
                 continue
             name = (step.call.tool, canonical(step.call.arguments))
-            if name in self._seen or name in self._written:
+            times[name] += 1
+            if self._done[name] >= times[name]:
                 continue
             if not await self._perform(step.call, name):
                 other = self._next_chain(chain)
@@ -165,11 +169,11 @@ class Agent:
             if call.tool in self._settled and value != last:
                 last = value
                 continue
-            self._seen[name] = value
+            self._seen.setdefault(name, value)
             break
+        self._done[name] += 1
         if not reads:
             self._written.append(name)
-            self._seen.setdefault(name, None)
         return True
 
     def _leaves(self, call: Call) -> bool:

@@ -141,10 +141,11 @@ async def certify_async(
     count: Callable[[str], int] = count_tokens,
 ) -> Certificate | Refusal:
     """As `certify`, in a running loop."""
-    known = book or Book()
+    declared = book or Book()
+    known = declared
 
     def recorded(one: NoiseTask) -> Any:
-        return RecordedWorld(one, known)
+        return RecordedWorld(one, declared)
 
     make: World = world or recorded
     limits = (max_turns or task.max_turns, max_tokens or task.max_tokens)
@@ -153,6 +154,9 @@ async def certify_async(
         return Refusal(task=task.id, episode=episode, reason=reason)
 
     try:
+        first = make(task)
+        known = known.with_schemas((await awaited(first.reset())).tools)
+        await awaited(first.close())
         truth = await look(task, known, lambda: make(task))
     except ValueError as error:
         return refuse(str(error))

@@ -5,7 +5,7 @@ A line declares a tool, by itself or inside an OpenAI function tool (`{"type": "
     {"name": "cancel", "reads": ["booking.state"], "writes": ["booking.state"],
      "idempotent": false, "key": "", "parameters": ["booking_id"], "replaces": ["cancel_by_phone"]}
 
-- `reads` and `writes` name fields; a tool with neither is *undeclared*, and only gets what is safe
+- `tool` is another word for `name`. `reads` and `writes` name fields; a tool with neither is *undeclared*, and only gets what is safe
   for readers and writers alike. `kind: "write"` or `makes` declare a writer too.
 - `key` is the argument by which the tool itself knows a call that comes twice.
 - `error` is a failure in the tool's own dialect, with `{message}` where the words go.
@@ -65,7 +65,7 @@ class Contract:
         merged = {**raw, **inner}
         if isinstance(extra, Mapping):
             merged |= cast("Mapping[str, Any]", extra)
-        name = merged.get("name")
+        name = merged.get("name", merged.get("tool"))
         if not isinstance(name, str) or not name:
             raise ValueError(f"a contract must have a name, got {name!r}")
         parameters, required = _parameters(name, merged)
@@ -150,18 +150,24 @@ class Book:
         return found if found is not None else Contract(name=name, is_declared=False)
 
     def with_schemas(self, tools: Iterable[Mapping[str, Any]]) -> Book:
-        """Add the names of arguments from function tools, where a contract does not have them."""
-        found = dict(self.contracts)
-        for tool in tools:
+        """Keep the tools that are there, and add the names of their arguments.
+
+        A book of a whole domain holds more tools than one episode; none listed means no restriction.
+        """
+        listed = list(tools)
+        found = {} if listed else dict(self.contracts)
+        for tool in listed:
             try:
                 schema = Contract.read(tool)
             except ValueError:
                 continue
-            old = found.get(schema.name)
-            if old is None and schema.is_declared:
+            old = self.contracts.get(schema.name)
+            if old is None:
                 found[schema.name] = schema
-            elif old is not None and old.parameters is None:
-                found[schema.name] = _with_parameters(old, schema)
+            else:
+                found[schema.name] = (
+                    old if old.parameters is not None else _with_parameters(old, schema)
+                )
         return Book(found)
 
     def check(self, call: Call, known: Iterable[Call] = ()) -> Call | None:

@@ -5,7 +5,7 @@ standardised distance must be at least C sqrt(LOOKS / k) (O'Brien and Fleming's 
 that ends undecided gives way to the next one, which begins anew: policies learn.
 
 Spending of `alpha`, the share of streams with a mean at the bound that ever pass, however long:
-the first trial has 9/10, the j-th (from the second on) 1 / (10 j (j - 1)); together all of it.
+the first trial has 4/5, the j-th (from the second on) 1 / (5 j (j - 1)); together all of it.
 
 C is `STRETCH` times the normal quantile of the trial's share, which covers five looks for every
 share up to 0.045 (the tests derive the probability of passing a second time) and leaves room for
@@ -54,7 +54,7 @@ class Trials:
     @property
     def share(self) -> float:
         """What the present trial spends."""
-        return self.alpha * (0.9 if self.nth == 1 else 0.1 / (self.nth * (self.nth - 1)))
+        return self.alpha * (0.8 if self.nth == 1 else 0.2 / (self.nth * (self.nth - 1)))
 
     def see(self, difference: float) -> None:
         """Take a difference in [-1, 1]; look, if it is time to."""
@@ -70,9 +70,14 @@ class Trials:
             self.has_passed = True
 
     def distance(self) -> float:
-        """Return how far the mean lies below the bound, in standard errors."""
+        """Return how far the mean lies below the bound, in standard errors.
+
+        The spread is taken about the bound: about the mean it would shrink with it, as that of rates
+        near 1 does, and pass too often.
+        """
         mean = self.total / self.num
-        spread = self.square - self.num * mean * mean + PRIOR_PAIRS * PRIOR_VARIANCE
+        away = self.square - 2 * self.bound * self.total + self.num * self.bound * self.bound
+        spread = away + PRIOR_PAIRS * PRIOR_VARIANCE
         variance = spread / (self.num + PRIOR_PAIRS)
         return (self.bound - mean) * math.sqrt(self.num / variance)
 

@@ -123,7 +123,7 @@ async def _run(
             await awaited(world.reply({"role": "assistant", "content": step.say}))
             continue
         content = await _answer(world, step.call)
-        truth.answers[_name(step.call)] = facts(content)
+        truth.answers.setdefault(_name(step.call), facts(content))
         if book[step.call.tool].role != "reader":
             counts[_name(step.call)] = counts.get(_name(step.call), 0) + 1
     reached = total(await awaited(world.score()))
