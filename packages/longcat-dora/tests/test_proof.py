@@ -166,6 +166,26 @@ def test_a_gap_in_the_steps_is_a_breach(events, told):
     assert told in str(report.breaches)
 
 
+def test_what_is_used_again_must_be_young_enough_too():
+    events = [
+        {**OPENED, "hard_staleness": 1}, {"kind": "published", "version": 0},
+        {"kind": "started", "trajectory": "t0", "group": "g", "version": 0},
+        {"kind": "produced", "trajectory": "t0", "group": "g", "version": 0},
+    ]  # fmt: skip
+    for version in range(3):
+        names = (
+            {"trajectories": ["t0"]}
+            if version == 0
+            else {"trajectories": [], "reused": ["t0"] * (version == 2)}
+        )
+        events += [{"kind": "committed", "version": version, **names},
+                   {"kind": "published", "version": version + 1}]  # fmt: skip
+    assert "t0 has staleness 2, the bound is 1" in str(check(events).breaches)
+    events[0] = {**OPENED, "hard_staleness": 2}
+    assert check(events).breaches == []
+    assert check(events).num_reused == 1
+
+
 def test_a_log_that_has_lost_its_end_is_not_continued_from_a_newer_checkpoint(run):
     log = run / "log" / "events.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)

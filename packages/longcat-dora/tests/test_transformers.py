@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import threading
 
 import pytest
 
@@ -201,6 +202,32 @@ def test_interrupted_cancelled_and_full_conversations_end():
     assert 1 <= len(stopped.token_ids) < 30
     assert (len(full.token_ids), full.finish_reason) == (10, "length")
     assert none.token_ids == []
+
+
+def test_a_version_is_live_while_its_weights_are_taken(monkeypatch):
+    engine = TransformersEngine(_llama(0), num_rows=2, max_length=40)
+    take, taking, go_on = engine._take, threading.Event(), threading.Event()
+
+    def slowly(weights):
+        taking.set()
+        go_on.wait(60)
+        return take(weights)
+
+    monkeypatch.setattr(engine, "_take", slowly)
+
+    async def go():
+        engine.load_weights(0, b"")
+        first = asyncio.create_task(
+            engine.generate(await engine.open(0), [5], max_tokens=2, temperature=1)
+        )
+        await asyncio.to_thread(taking.wait, 60)
+        other = await engine.open(0)
+        go_on.set()
+        parts = await first, await engine.generate(other, [5], max_tokens=2, temperature=1)
+        await engine.stop()
+        return parts
+
+    assert all(part.token_ids for part in asyncio.run(go()))
 
 
 def test_what_does_not_fit_is_one_clear_error():
