@@ -124,3 +124,24 @@ def test_only_temperature_and_ends_are_simple():
         assert is_simple(dataclasses.replace(plain, **{name: value}))
     for name, value in others.items():
         assert not is_simple(dataclasses.replace(plain, **{name: value})), name
+
+
+async def test_who_ends_earlier_than_the_others_keeps_what_it_has(model, config):
+    """Beyond its last token lies no block of its own: without a limit it would write into its first."""
+
+    async def talks(engine):
+        short, long = await engine.open(0), await engine.open(0)
+        first, _ = await asyncio.gather(
+            engine.generate(short, list(range(3, 18)), max_tokens=1, temperature=0, stop_ids=()),
+            engine.generate(long, list(range(40, 55)), max_tokens=30, temperature=0, stop_ids=()),
+        )
+        second, _ = await asyncio.gather(
+            engine.generate(short, [9], max_tokens=2, temperature=0, stop_ids=()),
+            engine.generate(long, [9], max_tokens=30, temperature=0, stop_ids=()),
+        )
+        third = await engine.generate(short, [8, 7], max_tokens=9, temperature=0, stop_ids=())
+        return [*first.log_probs, *second.log_probs, *third.log_probs]
+
+    expected = await talks(_engine(model, config))
+    got = await talks(_engine(model, config, decode_steps=32))
+    assert got == pytest.approx(expected, abs=1e-5)
