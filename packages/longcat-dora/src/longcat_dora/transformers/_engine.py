@@ -236,12 +236,14 @@ class TransformersEngine:
         return ended
 
     def _live(self, number: int) -> _Version:
-        if number in self._waiting_weights:
-            tensors = self._take(self._waiting_weights.pop(number))
+        if (weights := self._waiting_weights.get(number)) is not None:
             layers = self.model.config.get_text_config().num_hidden_layers
-            self._versions[number] = _Version(
-                tensors, RowCache(layers, self.num_rows, self.max_length)
-            )
+            cache = RowCache(layers, self.num_rows, self.max_length)
+            self._versions[number] = _Version(self._take(weights), cache)
+            del weights
+            # Last: whoever opens a conversation meanwhile must find it in one of the two.
+            if self._waiting_weights.pop(number, None) is None:  # retired meanwhile
+                return self._versions.pop(number)
         return self._versions[number]
 
     def _take(self, weights: bytes | memoryview) -> dict[str, Tensor]:
