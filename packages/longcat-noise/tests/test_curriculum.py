@@ -115,6 +115,14 @@ def test_distance_is_that_of_the_textbook():
     assert trials.num == 20_000
 
 
+def test_few_pairs_are_believed_to_vary_as_independent_ones_do():
+    trials = Trials(0.2, 0.05, 50)
+    for _ in range(10):
+        trials.see(0.0)
+    variance = (10 * 0.2**2 + 5 * 0.35) / (10 + 5)
+    assert trials.distance() == pytest.approx(0.2 * math.sqrt(10 / variance))
+
+
 def test_a_trial_is_looked_at_five_times_and_then_gives_way():
     looks = []
 
