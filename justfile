@@ -21,7 +21,7 @@ long:
 
 # Everything that needs a GPU, in at most 8 minutes: one table, one JSON line, the tests marked gpu.
 gpu *ARGS:
-    uv run python packages/longcat-moe/benchmarks/gpu.py {{ARGS}}
+    uv run python apps/longcat-cli/benchmarks/gpu.py {{ARGS}}
 
 # The twenty slowest tests, and how long each package takes.
 slowest:

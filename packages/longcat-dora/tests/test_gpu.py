@@ -1,4 +1,4 @@
-"""Trainer and engine in two processes on one card; longcat-moe's `benchmarks/gpu.py` runs this without plugins."""
+"""Trainer and engine in two processes on one card; `apps/longcat-cli/benchmarks/gpu.py` runs this without plugins."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What only a GPU can show; longcat-moe's `benchmarks/gpu.py` runs these without plugins."""
+"""What only a GPU can show; `apps/longcat-cli/benchmarks/gpu.py` runs these without plugins."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What only a GPU can show. No plugin and no root configuration is needed: see `benchmarks/gpu.py`."""
+"""What only a GPU can show. No plugin and no root configuration is needed: see `apps/longcat-cli/benchmarks/gpu.py`."""
 
 import asyncio
 

@@ -313,7 +313,11 @@ def run() -> None:
             _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
         if isinstance(error, UsageError | FileNotFoundError | ValueError):
             _fail(str(error))
-        if type(error).__name__ == "LongcatDoraError":  # known without importing the package
+        # Known without importing the packages.
+        if {kind.__name__ for kind in type(error).__mro__} & {
+            "LongcatDoraError",
+            "HeavyThinkError",
+        }:
             _fail(str(error))
         raise
 
