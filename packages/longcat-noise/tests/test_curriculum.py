@@ -55,7 +55,7 @@ def test_hysteresis_a_gap_at_the_limit_does_not_fall():
 def test_false_climbs_in_long_runs(clean):
     with ProcessPoolExecutor(2) as pool:
         ends = list(pool.map(run, [0.2] * 800, [2000] * 800, range(800), [clean] * 800))
-    assert ends.count(0.4) < 0.05 * 800
+    assert ends.count(0.4) < 0.05 * 800 + 2 * (800 * 0.05 * 0.95) ** 0.5  # two standard errors
 
 
 def passing_by_recursion(alpha, steps=400):
