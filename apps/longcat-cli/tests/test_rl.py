@@ -1,0 +1,150 @@
+"""`longcat rl` and `longcat sft` with a tiny model, as a user runs them."""
+
+import json
+
+import pytest
+import typer
+from longcat_cli.errors import UsageError
+from longcat_cli.rl import RlOptions, rl, split_tasks
+from longcat_cli.sft import sft
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+app = typer.Typer()
+app.command("rl")(rl)
+app.command("sft")(sft)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a model, tasks, chats and a reward, as a user has them."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
+    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    plain.decoder = decoders.Fuse()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, eos_token="</s>", pad_token="<unk>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, eos_token_id=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=1, max_position_embeddings=128,
+    )).save_pretrained(tmp_path / "model")  # fmt: skip
+    tasks = [{"prompt": text} for text in "abcdefgh"]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
+    (tmp_path / "reward.py").write_text(
+        "def score(task, answer):\n    return sum(c.islower() for c in answer) / max(1, len(answer))\n"
+    )
+    (tmp_path / "world.py").write_text(
+        "async def rollout(task, policy):\n"
+        "    said = [{'role': 'user', 'content': task['prompt']}]\n"
+        "    answer = await policy.chat(said, tools=[])\n"
+        "    said += [answer, {'role': 'user', 'content': 'more'}]\n"
+        "    answer = await policy.chat(said, tools=[])\n"
+        "    return float(len(answer['content']) % 2), {'answer': answer['content']}\n"
+    )
+    chat = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "hi there"}]
+    (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps({"messages": chat})] * 50))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _run(*words):
+    return CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+
+
+SMALL = ("--steps", 3, "--groups", 2, "--group-size", 3, "--max-tokens", 4, "--max-length", 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [("--reward", "reward.py:score"), ("--world", "world.py:rollout")])
+def test_a_run_leaves_what_others_load_and_goes_on(place, how):
+    done = _run("rl", "--model", "model", "--tasks", "tasks.jsonl", *how, *SMALL, "--out", "run",
+                "--lora", 4, "--evaluate-every", 2, "--tracker", "tensorboard")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "step    3  reward" in done.output
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(place / "run" / "model")
+    assert (
+        loaded.num_parameters()
+        == transformers.AutoModelForCausalLM.from_pretrained(place / "model").num_parameters()
+    )
+    lines = (place / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 2, 3]
+    samples = [json.loads(x) for x in (place / "run" / "samples.jsonl").read_text().splitlines()]
+    assert {"step", "task", "reward", "answer"} <= samples[0].keys()
+    assert (place / "run" / "curve.svg").stat().st_size > 1000
+    assert list((place / "run" / "tensorboard").iterdir())
+    options = json.loads((place / "run" / "rl.json").read_text())
+    (place / "run" / "rl.json").write_text(json.dumps({**options, "steps": 5}))
+    again = _run("rl", "--resume", "--out", "run")
+    assert again.exit_code == 0, again.output
+    assert "step    5  reward" in again.output
+    assert "step    2  reward" not in again.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [(), ("--lora", 0, "--no-packed")])
+def test_supervised_learning_learns_the_chats(place, how):
+    done = _run("sft", "--model", "model", "--data", "chat.jsonl", "--epochs", 30, "--batch-tokens", 300,
+                "--learning-rate", 1e-2, "--out", "out", *how)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    before, after = (
+        float(x.split()[0]) for x in done.output.split("held out: loss ")[1].split(" before, ")
+    )
+    if not how:  # an adapter on random weights cannot do much, but something
+        assert after < 0.95 * before
+        return
+    assert after < before / 4
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "out" / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "out" / "model")
+    prompt = "<s>user\nsay</s>\n<s>assistant\n"
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert tokenizer.decode(said, skip_special_tokens=True) == "hi there"
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"reward": ""}, "either --reward"), ({"world": "w.py:f"}, "either --reward"),
+    ({"tasks": ""}, "--tasks must be"), ({"engine": "jax"}, "--engine must be one of"),
+    ({"runtime": "slurm"}, "--runtime must be"), ({"tracker": "paper"}, "--tracker must be"),
+    ({"steps": 0}, "--steps must be"), ({"group_size": 1}, "at least 2"),
+    ({"temperature": 0.0}, "--temperature"), ({"lora": -1}, "--lora"),
+    ({"lora": 0, "adapter": True}, "--adapter needs one"),
+])  # fmt: skip
+def test_mistakes_are_found_before_anything_runs(changes, said):
+    good = {"model": "m", "tasks": "t.jsonl", "reward": "r.py:score"}
+    with pytest.raises(UsageError, match=said):
+        RlOptions(**{**good, **changes})
+
+
+def test_files_are_read_before_a_model_is(place):
+    for text, said in (("", "is empty"), ("[1]", "line 1: must be an object"), ("{", "line 1"),
+                       ('{"question": 1}', "must have prompt or messages")):  # fmt: skip
+        (place / "bad.jsonl").write_text(text)
+        with pytest.raises(UsageError, match=said):
+            split_tasks(RlOptions(model="m", tasks="bad.jsonl", reward="r.py:score"))
+    train, held = split_tasks(RlOptions(model="m", tasks="tasks.jsonl", reward="r.py:score"))
+    assert (len(train), len(held)) == (6, 2)
+    with pytest.raises(UsageError, match="needs a run"):
+        _run("rl", "--resume", "--out", "nowhere")
+    (place / "run").mkdir()
+    (place / "run" / "rl.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds a run already"):
+        _run(
+            "rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "r.py:s", "--out", "run"
+        )
+    (place / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}')
+    with pytest.raises(UsageError, match=r"conversation 1: .*assistant"):
+        _run("sft", "--model", "model", "--data", "chat.jsonl")
