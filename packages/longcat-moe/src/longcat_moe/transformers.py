@@ -10,6 +10,10 @@
 - Without `register`, transformers' own classes stay as they are, and these can be used by name.
 """
 
+# transformers declares attributes of its models that modules shadow.
+# pyright: reportAttributeAccessIssue=false, reportIncompatibleVariableOverride=false
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -113,8 +117,8 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 - as the class it overrides
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -279,7 +283,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
     # -- checkpoints -------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *args: Any,
@@ -318,7 +322,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
             model.generation_config = GenerationConfig.from_pretrained(str(folder))
         return model.eval()
 
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def save_pretrained(
         self,
         save_directory: str | Path,
         is_main_process: bool = True,
