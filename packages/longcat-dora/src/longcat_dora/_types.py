@@ -283,7 +283,7 @@ class Sampled(Protocol):
 
     @property
     def log_probs(self) -> list[float]:
-        """One per sampled id, at temperature 1."""
+        """One per sampled id; of the model, or at the sampling's temperature: the engine says which."""
         ...
 
     @property
