@@ -76,6 +76,7 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     from longcat_dora import SchedulerConfig
     from longcat_fusion import MergeConfig
     from longcat_gspo import ClipRange, TrainerConfig
+    from longcat_noise import CurriculumConfig
 
     from .stages.cold_start import check_model
 
@@ -92,6 +93,10 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
                 learning_rate=rl.learning_rate, warmup_steps=rl.warmup_steps, epochs=rl.epochs,
                 baseline=rl.baseline, clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
             ),
+        ),
+        "noise": lambda: CurriculumConfig(
+            levels=tuple(recipe.noise.levels), max_gap=recipe.noise.max_gap,
+            min_pass_rate=recipe.noise.min_pass_rate,
         ),
         "fuse": lambda: MergeConfig(
             normalise=fuse.normalise, drop=fuse.drop, erase=fuse.erase, scale=fuse.scale

@@ -169,14 +169,14 @@ class Noise:
     """Imperfect users and tools during RL."""
 
     levels: list[float] = field(
-        default_factory=lambda: [0.0, 0.1, 0.2, 0.3], metadata={"range": Range(0, 1, False)}
+        default_factory=lambda: [0.0, 0.15, 0.3], metadata={"range": Range(0, 1, False)}
     )
     """What the curriculum climbs, rising."""
-    max_gap: float = _number(0.1, most=1)
-    """Climb while clean minus noisy pass rate is at most this."""
-    min_pass_rate: float = _number(0.5, most=1)
+    max_gap: float = _number(0.15, above=True, most=0.7)
+    """Climb once clean minus noisy pass rate is surely below a third more than this."""
+    min_pass_rate: float = _number(0.4, most=1)
     """Do not climb while the clean pass rate is below this."""
-    share_clean: float = _number(0.8, most=1)
+    share_clean: float = _number(0.6, most=1)
     """Episodes without noise, by which the gap is measured."""
 
 

@@ -212,8 +212,9 @@ class TaskSource:
         rate = sum(t.reward for t in group) / len(group)
         self._keys.record(group[0].info["key"], rate)
         self.pass_rate = 0.9 * self.pass_rate + 0.1 * rate if self.pass_rate else rate
-        for trajectory in group:
-            self.noise.record(trajectory.info["level"], passed=trajectory.reward == 1)
+        # Once a group, since attempts at one task are not independent; paired within a capability.
+        passed = sum(t.reward == 1 for t in group) / len(group)
+        self.noise.record(group[0].info["level"], passed=passed, key=group[0].info["key"])
         write_json(self._state, self.noise.state())
         example = {"reward": group[0].reward, "transcript": group[0].info["transcript"]}
         if len(self.samples["first"]) < 3:
