@@ -124,7 +124,7 @@ class Shards:
         """
         if key.endswith("rotary_emb.inv_freq"):
             return True
-        match = _EXPERT.match(key)
+        match = _EXPERT.match(key.removesuffix("_scale_inv"))
         if match is None:
             return False
         is_identity = config.n_routed_experts <= int(match[2]) < config.num_experts
