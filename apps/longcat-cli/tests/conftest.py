@@ -1,6 +1,7 @@
 """One smoke run, shared by everything that looks at a trained folder."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `sabotage`, also in processes that are spawned
+
+# Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 

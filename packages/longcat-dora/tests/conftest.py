@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: sweeps, run by `just long` (LONGCAT_LONG=1)")

@@ -160,7 +160,9 @@ def test_a_world_may_say_that_it_broke_itself(tmp_path):
         e["trajectory"] for e in read_events(tmp_path / "log") if e.get("reason") == "invalid"
     }
     assert not trained & invalid
-    started = collections.Counter(e["group"] for e in read_events(tmp_path / "log") if e["kind"] == "started")
+    started = collections.Counter(
+        e["group"] for e in read_events(tmp_path / "log") if e["kind"] == "started"
+    )
     # The limit is the group's: its attempts in all, not those of each seat.
     assert max(started.values()) <= SMALL.group_size * SMALL.max_attempts
 
