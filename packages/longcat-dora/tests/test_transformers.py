@@ -405,6 +405,7 @@ def _worker(folder) -> Worker:
     return chat_worker(folder, length_of, max_tokens=8, max_length=64, num_rows=8)
 
 
+@pytest.mark.usefixtures("importable")
 def test_a_run_goes_through_and_its_log_holds(folder, tmp_path):
     config = RunConfig(
         folder=tmp_path / "run", max_steps=3,
