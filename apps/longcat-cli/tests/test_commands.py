@@ -128,9 +128,14 @@ def test_serving_the_trained_model(trained):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port)]
+    command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port),
+               "--api-key-env", "KEYS_OF_CLIENTS"]  # fmt: skip
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "KEYS_OF_CLIENTS": "secret,other"},
     ) as server:
         try:
             assert server.stdout is not None
@@ -153,7 +158,10 @@ def _ask(url):
             except httpx.TransportError:
                 time.sleep(0.1)
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
-        return web.post("/v1/chat/completions", json=body, timeout=60).json()
+        refused = web.post("/v1/chat/completions", json=body, timeout=60)
+        assert refused.status_code == 401
+        key = {"Authorization": "Bearer secret"}
+        return web.post("/v1/chat/completions", json=body, headers=key, timeout=60).json()
 
 
 def test_chat_with_a_server(monkeypatch):
@@ -192,6 +200,10 @@ def test_chat_with_a_server(monkeypatch):
         ),
         (["serve", "nowhere"], "a checkpoint folder must hold tokenizer.json"),
         (["serve", "--port", "0"], "--port must be in 1 to 65535"),
+        (
+            ["serve", "--api-key-env", "NOT_SET"],
+            "--api-key-env NOT_SET: the variable must hold a key",
+        ),
         (["models", "get", "gpt-9"], "the model must be one of smollm2-135m"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def serve_model(
     max_tokens: int,
     speculate: bool,
     takes_weights: bool,
+    api_key_env: str | None = None,
 ) -> None:
     """Load, then serve until interrupted."""
+    keys = _keys(api_key_env)
     folder = model if model is not None else newest_run().fused
     _check_free(host, port)
     from longcat_moe import Engine, LongcatForCausalLM, load_chat_format
@@ -48,8 +51,20 @@ def serve_model(
     engine.add_model(0, network)
     name = name or folder.resolve().name
     typer.echo(f"{name} at http://{host}:{port}/v1 (Ctrl-C ends)")
-    app = create_app(engine, chat, model=name, max_tokens=max_tokens, takes_weights=takes_weights)
+    app = create_app(
+        engine, chat, model=name, max_tokens=max_tokens, takes_weights=takes_weights, api_keys=keys
+    )
     serve(app, host=host, port=port)
+
+
+def _keys(variable: str | None) -> list[str]:
+    """Keys of clients, from an environment variable: on the command line, anybody here could read them."""
+    if variable is None:
+        return []
+    keys = [key for key in os.environ.get(variable, "").replace(",", " ").split() if key]
+    if not keys:
+        raise UsageError(f"--api-key-env {variable}: the variable must hold a key, it is empty")
+    return keys
 
 
 def _check_free(host: str, port: int) -> None:
