@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from longcat_cli.checks import broken_rules, check_recipe, estimate, room_for
@@ -197,7 +198,7 @@ def test_the_estimate_grows_with_the_work_and_tells_what_is_missing(tmp_path, mo
     assert large.seconds > 20 * small.seconds
     assert small.parameters == large.parameters > 1_000_000
     assert list(room_for(small, tmp_path / "not" / "yet")) == []
-    monkeypatch.setattr("longcat_cli.checks.shutil.disk_usage", lambda _: (0, 0, 1000))
+    monkeypatch.setattr("longcat_cli.checks.shutil.disk_usage", lambda _: SimpleNamespace(free=1))
     assert "of disk" in next(room_for(small, tmp_path))
 
 
