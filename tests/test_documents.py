@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -17,10 +18,15 @@ READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")),
 MODULES = [path.name.replace("-", "_") for path in sorted((ROOT / "packages").iterdir())]
 
 
+# Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
+ENVIRONMENT = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+
+
 def _run(path: Path, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(path)], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, str(path)],
+        cwd=folder, capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip(), f"{path} printed nothing"
 

@@ -224,7 +224,7 @@ def make_tracker(
         return lambda step, metrics: None
     try:
         if kind == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboardX import SummaryWriter
 
             writer = SummaryWriter(str(out / "tensorboard"))
 
