@@ -19,7 +19,12 @@ MODULES = [path.name.replace("-", "_") for path in sorted((ROOT / "packages").it
 
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
-ENVIRONMENT = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+# And its workers give way to whatever else runs, until a test times out.
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_worker_niceness": "0",
+}
 
 
 def _run(path: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else they give way until a test times out
 
 
 def pytest_configure(config):
