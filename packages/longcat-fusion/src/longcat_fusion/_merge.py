@@ -47,6 +47,7 @@ def merge(
             names the tensor.
 
     Examples:
+        >>> import torch
         >>> expert = {"w": torch.tensor([3.0, 4.0])}
         >>> merge({"w": torch.zeros(2)}, [expert], config=MergeConfig(drop=0.0))["w"]
         tensor([3., 4.])
