@@ -85,31 +85,45 @@ def test_everything_is_killed_two_hundred_times(tmp_path, chaos_run):
     _kill_again_and_again(tmp_path, chaos_run, everything=True, num=200, steps=2500)
 
 
+def _steps_in(folder):
+    """How many steps a log holds, read as it grows."""
+    log = folder / "log" / "events.jsonl"
+    return log.read_bytes().count(b'"committed"') if log.is_file() else 0
+
+
+def _kill_when(process, rng, *, folder, at_step, early):
+    """Wait for the moment: soon after the start, or soon after a step; no clock decides how far it came."""
+    if early:
+        time.sleep(rng.uniform(0.05, 0.5))
+    while not early and _steps_in(folder) < at_step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.02))
+
+
 def _kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
-    rng, kills = random.Random(everything), 0
-    while True:
+    rng = random.Random(everything)
+    for kill in range(num + 1):
         process = subprocess.Popen(
             _command(tmp_path, f"steps={steps}"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        try:
-            process.wait(timeout=rng.uniform(0.4, 1.5) if kills < num else 300)
-        except subprocess.TimeoutExpired:
-            for pid in _processes(process.pid) if everything else [process.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.communicate()
-            _until_gone(process.pid)
-            kills += 1
-            if (tmp_path / "log" / "events.jsonl").is_file():
-                _ledger(tmp_path)
-            continue
-        out, error = process.communicate()
-        assert process.returncode == 0, error.decode()
-        break
-    assert kills == num
+        if kill == num:
+            break
+        at_step = steps * kill // (num + 1)
+        _kill_when(process, rng, folder=tmp_path, at_step=at_step, early=kill % 4 == 1)
+        assert process.poll() is None, process.communicate()
+        for pid in _processes(process.pid) if everything else [process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+        _until_gone(process.pid)
+        if (tmp_path / "log" / "events.jsonl").is_file():
+            _ledger(tmp_path)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()
     report = _ledger(tmp_path)
     assert report.num_open == 0
     assert max(report.staleness) <= 2
@@ -126,27 +140,23 @@ def _kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
     )
     on_disk = {trajectory.id for trajectory in read_trajectories(tmp_path / "log")}
     assert set(committed) <= on_disk
-    del out
 
 
 def test_a_synchronous_run_that_is_killed_ends_with_the_same_bits(tmp_path):
     whole = subprocess.run(
         _command(tmp_path / "whole", "sync"), capture_output=True, text=True, check=True
     )
-    rng, kills = random.Random(0), 0
-    while True:
+    rng = random.Random(0)
+    for kill in range(FEW):
         process = subprocess.Popen(
             _command(tmp_path / "cut", "sync"), stdout=subprocess.PIPE, text=True
         )
-        try:
-            out, _ = process.communicate(timeout=rng.uniform(0.5, 1.2) if kills < 4 else 60)
-        except subprocess.TimeoutExpired:
+        if kill < FEW - 1:
+            at_step = 40 * kill // FEW
+            _kill_when(process, rng, folder=tmp_path / "cut", at_step=at_step, early=kill == 1)
+            assert process.poll() is None
             process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        break
-    assert kills
+        out, _ = process.communicate(timeout=60)
     assert out == whole.stdout
     assert set(_ledger(tmp_path / "cut").staleness) == {0}
 

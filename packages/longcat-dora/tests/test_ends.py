@@ -354,17 +354,18 @@ def test_restarts_are_a_rate_and_a_step_is_progress(tmp_path):
     killed = []
 
     def kill(progress):
-        killed.append(progress.step)
-        os.kill(runtime.handles[0].process.pid, signal.SIGKILL)
+        pid = runtime.handles[0].process.pid
+        if pid not in killed:  # steps may be waiting that need no new rollouts
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
 
-    config = RunConfig(folder=tmp_path, max_steps=8, max_controller_restarts=2, scheduler=SMALL)
+    config = RunConfig(folder=tmp_path, max_steps=20, max_controller_restarts=2, scheduler=SMALL)
     runtime = LocalRuntime(
         config, factory=tabular_worker, trainer=TabularTrainer(learning_rate=0.05),
         tasks=_tasks_of_eight(), on_step=kill,
     )  # fmt: skip
-    assert runtime.run() == 8
-    assert len(killed) == 8 > config.max_controller_restarts
-    assert runtime.num_restarts >= 6
+    assert runtime.run() == 20
+    assert runtime.num_restarts >= len(killed) - 1 > config.max_controller_restarts
 
 
 class SlowToSave(TabularTrainer):
