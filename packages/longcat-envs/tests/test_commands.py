@@ -4,15 +4,18 @@ import json
 
 import pytest
 from longcat_envs.__main__ import main
+from longcat_envs.figures import held_out
 from longcat_envs.history import load_setting
 from longcat_envs.playing import play_in_terminal
 from longcat_envs.tasks import TaskMaker, WorldTask
+from longcat_envs.world import builtin_worlds
 
 
 def test_list_prints_a_row_for_each_domain(capsys):
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["domain"] for row in rows} == {"bank", "hotel", "hr"}
+    assert {row["domain"] for row in rows} == set(builtin_worlds())
+    assert {row["domain"] for row in rows if row["split"] == "held_out"} == held_out()
     for row in rows:
         assert row["tools"] == row["readers"] + row["writes"]
         assert {"split", "parts", "events"} <= set(row)
@@ -53,7 +56,10 @@ def test_a_domain_of_ones_own_is_begun_checked_drawn_and_grown(capsys, tmp_path,
 
 def test_mistakes_are_one_line(capsys, tmp_path):
     assert main(["check", "banc"]) == 2
-    assert "must be one of bank, hotel, hr or a file, got 'banc'" in capsys.readouterr().err
+    assert (
+        f"must be one of {', '.join(builtin_worlds())} or a file, got 'banc'"
+        in capsys.readouterr().err
+    )
     path = tmp_path / "bad.world"
     path.write_text("class a(person):\n    name: unique(txt)\n")
     assert main(["check", str(path)]) == 2

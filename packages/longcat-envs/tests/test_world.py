@@ -12,13 +12,14 @@ from longcat_envs.world import (
     CallRefused,
     LiveWorld,
     argument_names,
-    builtin_worlds,
     export,
     violations_by_sql,
 )  # fmt: skip
 
+CORE = ("bank", "hotel", "hr")
 
-@pytest.fixture(params=builtin_worlds())
+
+@pytest.fixture(params=CORE)
 def setting(request):
     return load_setting(request.param)
 

@@ -20,12 +20,12 @@ from longcat_envs.attacks import (
 from longcat_envs.graph import Graph, contracts
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, Step, TaskMaker, WorldEnvironment, WorldTask, goal_of
-from longcat_envs.world import builtin_worlds
 
+CORE = ("bank", "hotel", "hr")
 NUM_TASKS = 5
 
 
-@pytest.fixture(scope="module", params=builtin_worlds())
+@pytest.fixture(scope="module", params=CORE)
 def setting(request):
     return load_setting(request.param)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from importlib import resources
 from random import Random
 from statistics import mean, median
 from typing import Any
@@ -13,18 +14,22 @@ from .history import LEAST, Setting, load_setting
 from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask
 from .world import Store, builtin_worlds, export, violations_by_sql
 
-HELD_OUT: frozenset[str] = frozenset()
-"""Domains that are never trained on."""
+
+def held_out() -> frozenset[str]:
+    """Return the shipped domains that are never trained on."""
+    file = resources.files("longcat_envs") / "domains" / "held_out.txt"
+    return frozenset(file.read_text("utf-8").split()) if file.is_file() else frozenset()
 
 
 def list_rows() -> list[dict[str, Any]]:
     """Return one row for each shipped domain."""
     rows: list[dict[str, Any]] = []
+    apart = held_out()
     for name in builtin_worlds():
         spec, tools = load_setting(name).spec, load_setting(name).machine.tools
         readers = sum(not tool.is_writer for tool in tools.values())
         rows.append({
-            "domain": name, "split": "held_out" if name in HELD_OUT else "train",
+            "domain": name, "split": "held_out" if name in apart else "train",
             "tools": len(tools), "readers": readers, "parts": len(spec.parts),
             "writes": len(tools) - readers, "events": _num_events(load_setting(name)),
             "lines": spec.lines, "dependencies": Graph(tools).num_edges,
