@@ -40,14 +40,19 @@ def _why_nothing(facts: dict[str, object], wanted: int) -> list[str]:
 
 
 def relative_change(before: Path, after: Path) -> float:
-    """How far the weights of one checkpoint folder are from another's: |after - before| / |before|."""
+    """How far the weights of one checkpoint folder are from another's: |after - before| / |before|.
+
+    What only `after` holds counts from zero: rows that are all zero may be written, or not.
+    """
     from safetensors import safe_open
 
     change = norm = 0.0
     for file in sorted(after.glob("*.safetensors")):
         with safe_open(before / file.name, "pt") as old, safe_open(file, "pt") as new:
+            begun_with = set(old.keys())
             for name in new.keys():  # noqa: SIM118 (not a dictionary)
-                base = old.get_tensor(name).double()
-                change += float((new.get_tensor(name).double() - base).square().sum())
+                weight = new.get_tensor(name).double()
+                base = old.get_tensor(name).double() if name in begun_with else weight * 0
+                change += float((weight - base).square().sum())
                 norm += float(base.square().sum())
     return (change / norm) ** 0.5 if norm else 0.0
