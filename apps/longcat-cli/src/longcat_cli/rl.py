@@ -6,6 +6,7 @@ The folder it leaves:
     run/               DORA's log, checkpoints and metrics.jsonl
     samples.jsonl      some answers of every step, to be read while it runs
     evaluations.jsonl  held-out tasks: before, during and after
+    answers.jsonl      what was said to each of them, each time
     curve.svg          reward and evaluations
     model/             what transformers and vLLM load: merged, or the adapter with --adapter
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from .errors import UsageError
 
 if TYPE_CHECKING:
     from longcat_dora import Progress, Task, Worker
+    from longcat_dora.trackers import OnStep
     from longcat_gspo import GspoTrainer
 
 
@@ -107,6 +109,12 @@ def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
     return found
 
 
+def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Add objects to a file, one a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def model_folder(name: str) -> str:
     """A fetched model's folder, a folder, or a hub's name as it is."""
     from .models import SOURCES, get_model
@@ -174,7 +182,8 @@ class Reporter:
     def __init__(self, out: Path, options: RlOptions, held_out: list[Task]) -> None:
         self.out, self.options, self.held_out = out, options, held_out
         self._examiner: Worker | None = None
-        self._track = make_tracker(options.tracker, out, asdict(options))
+        self._track = open_tracker(options.tracker, out, asdict(options))
+        self._step = 0
 
     def step(self, progress: Progress) -> None:
         """After each step."""
@@ -183,14 +192,15 @@ class Reporter:
             {"step": progress.step, "task": t.task, "reward": t.reward, **t.info}
             for t in progress.batch[:: self.options.group_size]
         ]
-        with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        self._track(progress.step, {k: v for k, v in metrics.items() if isinstance(v, float | int)})
+        append_jsonl(self.out / "samples.jsonl", lines)
+        self._step = progress.step
+        self._track(progress)
         bar = "#" * round(40 * max(0.0, min(1.0, metrics["reward"])))
         typer.echo(f"step {progress.step:4d}  reward {metrics['reward']:.3f} {bar}")
 
     def evaluate(self, version: int, weights: bytes | memoryview) -> dict[str, float]:
         """Try the held-out tasks, each once, taking the likeliest words."""
+        from longcat_dora import Progress
         from longcat_dora.transformers import evaluate
 
         if self._examiner is None:
@@ -203,42 +213,38 @@ class Reporter:
             "reward": sum(rewards) / max(1, len(rewards)), "solved": exact / len(found),
             "failed": len(found) - len(rewards),
         }  # fmt: skip
-        with (self.out / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": version, **record}) + "\n")
+        append_jsonl(self.out / "evaluations.jsonl", [{"step": version, **record}])
+        append_jsonl(self.out / "answers.jsonl", [
+            {"step": version, "task": a.task, "reward": a.reward, **a.info} for a in found
+        ])  # fmt: skip
         typer.echo(
             f"held out, step {version}: reward {record['reward']:.3f}, solved {record['solved']:.1%}"
         )
-        self._track(version, {f"held_out/{key}": value for key, value in record.items()})
+        named = {"held_out/step": version, **{f"held_out/{k}": v for k, v in record.items()}}
+        # Under the step that was reported last: trackers drop what comes for an earlier one.
+        self._track(Progress(max(version, self._step), named, []))
         return record
 
 
-def make_tracker(
-    kind: str, out: Path, config: dict[str, Any]
-) -> Callable[[int, dict[str, Any]], None]:
+def open_tracker(kind: str, out: Path, config: dict[str, Any]) -> OnStep:
     """Return what takes a step's metrics.
 
     Raises:
         UsageError: The tracker is not installed.
     """
-    if not kind:
-        return lambda step, metrics: None
+    from longcat_dora import trackers
+
     try:
         if kind == "tensorboard":
-            from tensorboardX import SummaryWriter
-
-            writer = SummaryWriter(str(out / "tensorboard"))
-
-            def write(step: int, metrics: dict[str, Any]) -> None:
-                for key, value in metrics.items():
-                    writer.add_scalar(key, value, step)
-                writer.flush()
-
-            return write
-        module: Any = __import__(kind)
-        module.init(project="longcat", name=out.name, config=config)
-        return lambda step, metrics: module.log(metrics, step=step)
+            return trackers.tensorboard(out / "tensorboard")
+        opens = {"wandb": trackers.wandb, "trackio": trackers.trackio}
+        return opens[kind](project="longcat", name=out.name, config=config) if kind else _nowhere
     except ImportError as error:
-        raise UsageError(f"--tracker {kind} needs: pip install {kind}") from error
+        raise UsageError(f"--tracker {error}") from error
+
+
+def _nowhere(progress: Progress) -> None:
+    """Metrics are in `run/metrics.jsonl` in any case."""
 
 
 def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
