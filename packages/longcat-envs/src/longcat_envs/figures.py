@@ -12,7 +12,10 @@ from typing import Any
 from .graph import Graph
 from .history import LEAST, Setting, load_setting
 from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask
-from .world import Store, builtin_worlds, export, violations_by_sql
+from .world import Machine, Store, builtin_worlds, export, violations_by_sql
+
+MOST_ALIKE = 0.6
+"""Share of writers beyond which two domains are the same thing in other words."""
 
 
 def held_out() -> frozenset[str]:
@@ -35,6 +38,34 @@ def list_rows() -> list[dict[str, Any]]:
             "lines": spec.lines, "dependencies": Graph(tools).num_edges,
         })  # fmt: skip
     return rows
+
+
+def compare_figures(machines: Sequence[Machine]) -> dict[str, Any]:
+    """Compare domains pair by pair: the share of writers with a contract shape that both have.
+
+    A shape is types, guards and effects with the names taken out. The share is of the writers of
+    the first domain, weighted by tool.
+    """
+    shapes = {
+        m.spec.name: [t.action.shape for t in m.tools.values() if t.action is not None]
+        for m in machines
+    }
+    rows: list[dict[str, Any]] = []
+    for one, own in shapes.items():
+        for other, theirs in shapes.items():
+            if one != other:
+                alike = sum(shape in set(theirs) for shape in own)
+                rows.append({"domain": one, "other": other, "alike": alike, "writers": len(own),
+                             "share": round(alike / max(1, len(own)), 3)})  # fmt: skip
+    shares = [row["share"] for row in rows]
+    return {
+        "summary": {
+            "domains": len(shapes), "pairs": len(rows), "most": MOST_ALIKE,
+            "share_max": max(shares, default=0.0), "above": sum(s > MOST_ALIKE for s in shares),
+            "share_median": round(median(shares), 3) if shares else 0.0,
+        },
+        "rows": rows,
+    }  # fmt: skip
 
 
 def _num_events(setting: Setting) -> int:

@@ -5,9 +5,11 @@ from ._environment import REFUSE, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._make import Difficulty, TaskMaker
 from ._say import say_argument
+from ._solve import MAX_NODES, Solution, solve
 from ._task import Step, WorldTask
 
 __all__ = [
-    "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Step", "TaskMaker",
-    "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome", "say_argument", "system_prompt",
+    "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Solution",
+    "Step", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome",
+    "say_argument", "solve", "system_prompt",
 ]  # fmt: skip

@@ -140,11 +140,20 @@ class LiveWorld:
         self.events: list[Event] = []
         self.touched: set[tuple[str, str, str]] = set()
         """Class, id and field of everything that was ever written."""
+        self._last: tuple[list[Change], int, list[tuple[str, str, str]]] | None = None
 
     def reset(self) -> None:
         """Return to the start."""
         self.store.reset()
-        self.events, self.touched = [], set()
+        self.events, self.touched, self._last = [], set(), None
+
+    def undo(self) -> None:
+        """Take back the last write that succeeded, with its events; once for each write."""
+        assert self._last is not None, "there is nothing to take back"
+        (changes, num_events, touched), self._last = self._last, None
+        self.store.undo(changes)
+        del self.events[num_events:]
+        self.touched.difference_update(touched)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Run one tool.
@@ -314,6 +323,8 @@ class LiveWorld:
         return {"done": True, **result}
 
     def _log(self, changes: list[Change]) -> None:
+        num_events, fresh = len(self.events), list[tuple[str, str, str]]()
+        self._last = (changes, num_events, fresh)
         for change in changes:
             if change.before is None:
                 self.events.append(Event("made", change.of, change.id, ""))
@@ -321,7 +332,9 @@ class LiveWorld:
             for name, value in change.after.items():
                 if change.before[name] == value:
                     continue
-                self.touched.add((change.of, change.id, name))
+                if (key := (change.of, change.id, name)) not in self.touched:
+                    self.touched.add(key)
+                    fresh.append(key)
                 if name == "state":
                     what = f"{change.before[name]} > {value}"
                     self.events.append(Event("state", change.of, change.id, what))

@@ -1,0 +1,35 @@
+"""The `longcat-envs` command: look at domains, grow and audit tasks, run agents, begin a domain."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from longcat_envs._spec import DomainError
+
+from . import _domains, _tasks
+from ._common import say
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    whole = argparse.ArgumentParser(prog="longcat-envs", description=__doc__)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for room in (_domains, _tasks):
+        room.register(commands)
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        return int(given.run(given) or 0)
+    except (DomainError, OSError) as error:
+        say(f"error: {error}", is_error=True)
+        return 2
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 130
+
+
+__all__ = ["main", "parser"]

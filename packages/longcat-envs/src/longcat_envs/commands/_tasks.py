@@ -1,0 +1,102 @@
+"""Commands about tasks: grow, audit, agents, solve, difficulty, play."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from longcat_envs.attacks import agents_domain, audit_domain
+from longcat_envs.difficulty import Cut, cut, solve_figures
+from longcat_envs.figures import grow_figures
+from longcat_envs.history import Setting, load_setting
+from longcat_envs.playing import play_in_terminal
+from longcat_envs.tasks import TaskMaker, WorldTask
+
+from ._common import Commands, command, read_tasks, show, task_arguments, write_tasks
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this room."""
+    audit = command(commands, "audit", _audit, "attack freshly made tasks and print what is found",
+                    domain=True)  # fmt: skip
+    agents = command(commands, "agents", _agents,
+                     "run careless and careful agents on admitted tasks", domain=True)  # fmt: skip
+    grow = command(commands, "grow", _grow,
+                   "grow environments; print figures about them, or write them", domain=True)  # fmt: skip
+    for one in (audit, agents, grow):
+        task_arguments(one, tasks=20)
+    grow.add_argument("--out", type=Path, metavar="FILE", help="write tasks as JSONL")
+    solve = command(commands, "solve", _solve,
+                    "look for chains blindly; print what is not found, and loopholes", domain=True)  # fmt: skip
+    hard = command(commands, "difficulty", _difficulty,
+                   "measure how hard tasks are, and keep those within bounds", domain=True)  # fmt: skip
+    for one in (solve, hard):
+        task_arguments(one, tasks=10)
+        one.add_argument("--file", type=Path, help="take the tasks of this file instead")
+    for name, words in (("writes", "golden writes"), ("attempts", "calls of the blind solver")):
+        hard.add_argument(f"--{name}", type=_range, metavar="LOW:HIGH", help=f"bounds of {words}")
+    hard.add_argument("--out", type=Path, metavar="FILE", help="write the tasks that are kept")
+    play = command(commands, "play", _play, "be the agent of one task", domain=True)
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument("--difficulty", choices=("shallow", "deep"), default="deep")
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
+        raise argparse.ArgumentTypeError(f"a range is LOW:HIGH, such as 2:500, got {text!r}")
+    return int(low), int(high)
+
+
+def _made(setting: Setting, given: argparse.Namespace) -> list[WorldTask]:
+    if given.file is not None:
+        return read_tasks(given.file, setting.spec.name)
+    maker = TaskMaker(setting, seed=given.seed, difficulty=given.difficulty)
+    return [next(maker) for _ in range(given.tasks)]
+
+
+def _audit(given: argparse.Namespace) -> None:
+    show(given, audit_domain(
+        load_setting(given.domain), num_tasks=given.tasks, seed=given.seed,
+        difficulty=given.difficulty,
+    ))  # fmt: skip
+
+
+def _agents(given: argparse.Namespace) -> None:
+    show(given, agents_domain(
+        load_setting(given.domain), num_tasks=given.tasks, seed=given.seed,
+        difficulty=given.difficulty,
+    ))  # fmt: skip
+
+
+def _grow(given: argparse.Namespace) -> None:
+    setting = load_setting(given.domain)
+    tasks, summary = grow_figures(
+        setting, num_tasks=given.tasks, seed=given.seed, difficulty=given.difficulty
+    )
+    write_tasks(given.out, tasks)
+    show(given, {"summary": summary})
+
+
+def _solve(given: argparse.Namespace) -> None:
+    setting = load_setting(given.domain)
+    show(given, solve_figures(setting, _made(setting, given)))
+
+
+def _difficulty(given: argparse.Namespace) -> None:
+    setting = load_setting(given.domain)
+    bounds = Cut(writes=given.writes, attempts=given.attempts)
+    found = list(cut(setting, _made(setting, given), bounds))
+    kept = [task for task, _, is_kept in found if is_kept]
+    write_tasks(given.out, kept)
+    show(given, {
+        "summary": {"domain": setting.spec.name, "tasks": len(found), "kept": len(kept)},
+        "rows": [{**asdict(one), "kept": is_kept} for _, one, is_kept in found],
+    })  # fmt: skip
+
+
+def _play(given: argparse.Namespace) -> int:
+    setting = load_setting(given.domain)
+    task = next(TaskMaker(setting, seed=given.seed, difficulty=given.difficulty))
+    return play_in_terminal(setting, task)
