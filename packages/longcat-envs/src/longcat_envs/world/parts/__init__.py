@@ -7,13 +7,20 @@ from longcat_envs.lang import PartText
 
 from .approval import approval
 from .calendar import calendar
+from .document import document
 from .hierarchy import hierarchy
 from .ledger import ledger
 from .lines import lines
+from .membership import membership
+from .quota import quota
+from .schedule import schedule
+from .stock import stock
+from .thread import thread
 
 PARTS: dict[str, PartText] = {
-    "approval": approval, "calendar": calendar, "hierarchy": hierarchy, "ledger": ledger,
-    "lines": lines,
+    "approval": approval, "calendar": calendar, "document": document, "hierarchy": hierarchy,
+    "ledger": ledger, "lines": lines, "membership": membership, "quota": quota,
+    "schedule": schedule, "stock": stock, "thread": thread,
 }  # fmt: skip
 """Parts that are written in a class; record and lifecycle are the language itself."""
 
