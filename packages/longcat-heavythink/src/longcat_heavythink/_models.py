@@ -90,12 +90,14 @@ def _copy(value: Any) -> Any:
 def text_reply(content: str) -> Reply:
     """Return a reply made from a completion's text, its thoughts told apart."""
     if not may_hold_thoughts(content):
-        text = content.strip()
-        return Reply(text=text) if text else Reply(failure=_NOTHING)
+        text = plain_text(content).strip()
+        return Reply(text=text) if text.strip(_UNSEEN) else Reply(failure=_NOTHING)
     return judged(content)
 
 
 _NOTHING = Failure(FailureKind.EMPTY, "the answer is empty")
+_UNSEEN = "\u200b\u200c\u200d\u2060\ufeff \t\r\n"
+"""Letters of no width: an answer of nothing else is empty, whatever `str.strip` says."""
 
 
 def judged(
@@ -130,7 +132,7 @@ def judged(
         failure = Failure(FailureKind.FILTERED, "stopped by the server's content filter")
     elif unclosed:
         failure = Failure(FailureKind.UNCLOSED, "the thoughts never ended")
-    elif not text and not tool_calls:
+    elif not text.strip(_UNSEEN) and not tool_calls:
         failure = _NOTHING
     return Reply(
         text=text, thoughts=thoughts, tool_calls=tool_calls, finish_reason=finish_reason,

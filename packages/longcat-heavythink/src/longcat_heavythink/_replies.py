@@ -221,9 +221,12 @@ def reply_from_json(data: Mapping[str, Any]) -> Reply:
 
 
 def plain_text(content: Any) -> str:
-    """Return the text of a message's content: a string, or the text parts of a list."""
+    """Return the text of a message's content: a string, or the text parts of a list.
+
+    It can be written as UTF-8: halves of a surrogate pair are joined, a lone one is U+FFFD.
+    """
     if isinstance(content, str):
-        return content
+        return _writable(content)
     if not isinstance(content, list):
         return ""
     parts = cast("list[Any]", content)
@@ -235,4 +238,12 @@ def plain_text(content: Any) -> str:
             part = fields.get("text") if is_text else None
         if isinstance(part, str):
             texts.append(part)
-    return "".join(texts)
+    return _writable("".join(texts))
+
+
+def _writable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

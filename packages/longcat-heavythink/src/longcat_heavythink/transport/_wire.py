@@ -113,10 +113,9 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
 
 
 def _first_choice(fields: dict[str, Any]) -> dict[str, Any] | None:
-    choices = fields.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return cast("dict[str, Any]", choices[0])
-    return None
+    """Return the choice that was asked for; a server may send more (`n` among its defaults)."""
+    choices = _maps(fields.get("choices"))
+    return next((choice for choice in choices if not choice.get("index")), None)
 
 
 class StreamReader:
@@ -192,6 +191,8 @@ class StreamReader:
             self._fail(line[6:].decode("utf-8", "replace").strip())
 
     def _event(self, payload: bytes, deltas: list[Delta]) -> None:
+        if self.is_done:
+            return
         if payload == b"[DONE]":
             self.is_done = True
             return
