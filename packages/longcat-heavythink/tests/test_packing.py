@@ -58,6 +58,6 @@ async def test_answers_are_cut_in_the_summarys_prompt():
         seen.append(messages[-1]["content"])
         return "x" * 3000
 
-    await think([{"role": "user", "content": "Q"}], complete,
-                config=HeavyConfig(width=4, max_answer_chars=1000, max_prompt_chars=800))  # fmt: skip
+    config = HeavyConfig(width=4, max_answer_chars=1000, max_prompt_chars=800)
+    await think([{"role": "user", "content": "Q"}], complete, config=config)
     assert seen[-1].count("x") == 4 * 195

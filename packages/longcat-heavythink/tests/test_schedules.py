@@ -241,8 +241,8 @@ async def test_best_of_n_needs_a_scorer():
 
 @pytest.mark.parametrize(
     ("text", "pick"),
-    [("Best: 2", 2), ("1 is wrong.\n**Best:** 3", 3), (r"\boxed{1}", 1), ("Thinker #2", 2), ("3", 3),
-     ("Best: 9", None), ("none", None), ("Best: 0", None), ("Best: 1 ... Best: 2", 2)],
+    [("Best: 2", 2), ("1 is wrong.\n**Best:** 3", 3), (r"\boxed{1}", 1), ("Thinker #2", 2),
+     ("3", 3), ("Best: 9", None), ("none", None), ("Best: 0", None), ("Best: 1 ... Best: 2", 2)],
 )  # fmt: skip
 def test_a_pick_is_read(text, pick):
     assert read_pick(text, 3) == pick

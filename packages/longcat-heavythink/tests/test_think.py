@@ -79,7 +79,8 @@ async def test_some_may_fail_but_not_all():
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ("", FailureKind.EMPTY), (" \n", FailureKind.EMPTY), ("<think>on and", FailureKind.UNCLOSED),
+        ("", FailureKind.EMPTY), (" \n", FailureKind.EMPTY),
+        ("<think>on and", FailureKind.UNCLOSED),
         ("<think>all</think>", FailureKind.EMPTY), (None, FailureKind.MALFORMED),
         ({"text": "x"}, FailureKind.MALFORMED), (ValueError("x"), FailureKind.RAISED),
         (asyncio.CancelledError(), FailureKind.RAISED),
@@ -258,7 +259,8 @@ async def test_images_are_carried_into_the_summary():
     ("field", "value"),
     [
         ("width", 0), ("width", 2.5), ("width", True), ("depth", 0), ("max_answer_chars", 0),
-        ("temperature", "hot"), ("temperature", None), ("temperature", math.nan), ("temperature", -1), ("temperature", math.inf),
+        ("temperature", "hot"), ("temperature", None), ("temperature", math.nan),
+        ("temperature", -1), ("temperature", math.inf),
         ("summary_temperature", math.nan), ("quorum", 0), ("quorum", 5), ("packing", "best"),
         ("stream", "some"), ("schedule", "hevy:3"), ("max_prompt_chars", 0), ("summary_tries", 0),
         ("max_tokens", 0),

@@ -25,7 +25,8 @@ WHOLE = (
     + _line({"tool_calls": [{"index": 1, "id": "c2", "function": {"name": "g"}}]})
     + _line({"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]})
     + _line({}, "tool_calls")
-    + b'event: x\r\ndata: {"choices": [],\r\ndata: "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\r\n\r\n'
+    + b'event: x\r\ndata: {"choices": [],\r\n'
+    + b'data: "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\r\n\r\n'
     + b"data: [DONE]\n\n"
 )  # fmt: skip
 
@@ -81,7 +82,8 @@ def test_whole_replies():
     reply = read_reply(_body({"content": "a </think> b", "reasoning": "hm"}), URL)
     assert (reply.text, reply.thoughts) == ("a </think> b", "hm")  # told apart by the server
     reply = read_reply(_body({"content": None, "tool_calls": [
-        {"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}, {"function": {}}, 7]}), URL)  # fmt: skip
+        {"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}, {"function": {}}, 7,
+    ]}), URL)  # fmt: skip
     assert reply.tool_calls == (ToolCall("f", '{"a": 1}', "1"),)
     assert reply.good
     parts = [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "4"}, "2"]

@@ -67,8 +67,8 @@ async def golden(certificate, task):
                 done = False
                 while not done:
                     turns += 1
-                    function = {"name": "list_visits",
-                                "arguments": {"patient_id": step.call.arguments["patient_id"]}}  # fmt: skip
+                    patient = {"patient_id": step.call.arguments["patient_id"]}
+                    function = {"name": "list_visits", "arguments": patient}
                     look = await environment.call({"function": function})
                     done = step.call.arguments["day"] in look.content
                 break
@@ -243,7 +243,8 @@ def test_the_format_of_other_packages_is_read_and_a_step_that_comes_twice_is_don
         '{"tool": "add", "kind": "write", "class": "x", "reads": [], "writes": ["x.n"]}',
         (
             '{"task": "t", "chain": [{"tool": "get_x", "arguments": {"id": "X1"}},'
-            ' {"tool": "add", "arguments": {"id": "X1"}}, {"tool": "add", "arguments": {"id": "X1"}}]}'
+            ' {"tool": "add", "arguments": {"id": "X1"}},'
+            ' {"tool": "add", "arguments": {"id": "X1"}}]}'
         ),
     ]
     book, (task,) = read_jsonl(lines)

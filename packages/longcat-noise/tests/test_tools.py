@@ -1,4 +1,4 @@
-"""Each kind of tool noise: what it shows, on which contracts, and what really happens beneath it."""
+"""Each kind of tool noise: what it shows, on which contracts, and what happens beneath it."""
 
 import asyncio
 import json

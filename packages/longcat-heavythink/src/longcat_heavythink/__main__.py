@@ -128,8 +128,8 @@ def _think(options: argparse.Namespace) -> int:
     messages.append({"role": "user", "content": question})
     with Journal(options.journal) if options.journal else contextlib.nullcontext() as journal:
         answer = asyncio.run(
-            think(messages, endpoint, config=config, budget=budget, scorer=Judge(endpoint), journal=journal,
-                  on_event=None if options.json else panel)
+            think(messages, endpoint, config=config, budget=budget, scorer=Judge(endpoint),
+                  journal=journal, on_event=None if options.json else panel)
         )  # fmt: skip
     if options.json:
         print(json.dumps(_told(answer), ensure_ascii=False, indent=2))

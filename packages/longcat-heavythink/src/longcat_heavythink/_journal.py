@@ -11,7 +11,8 @@ One JSON document a line, appended as things happen:
 
 - A run's id comes from what decides it: messages, schedule, settings, models. The same run begun
   again takes its good calls from the journal, and all calls of stages that were over.
-- A line that a crash left half-written is ignored. Each line is flushed; power loss may take the last.
+- A line that a crash left half-written is ignored. Each line is flushed; power loss may take the
+  last.
 - API keys are never part of it.
 """
 

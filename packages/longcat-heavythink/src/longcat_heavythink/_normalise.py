@@ -11,13 +11,15 @@ import unicodedata
 from fractions import Fraction
 
 _ANSWER = re.compile(
-    r"(?im)(?:####|\b(?:final )?answers?(?: is| are)?\s*[:：=]?|答案(?:是|为)?\s*[:：]?)[ \t]*\**[ \t]*(\S[^\n]*)"
+    r"(?im)(?:####|\b(?:final )?answers?(?: is| are)?\s*[:：=]?|答案(?:是|为)?\s*[:：]?)"
+    r"[ \t]*\**[ \t]*(\S[^\n]*)"
 )
 _DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text|textbf|mbox|bf|rm)"
                     r"(?![a-zA-Z])|\\[!,;: ]|[$]|\\[()\[\]]|~")  # fmt: skip
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\d|[a-z])\s*(\{[^{}]*\}|\d|[a-z])")
 _NUMBER = re.compile(
-    r"([+-]?)(?:(\d+)\s+(?=\d+/))?(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d{1,4}))?(?:/(\d+(?:\.\d*)?))?(%?)"
+    r"([+-]?)(?:(\d+)\s+(?=\d+/))?(\d+(?:\.\d*)?|\.\d+)"
+    r"(?:e([+-]?\d{1,4}))?(?:/(\d+(?:\.\d*)?))?(%?)"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _POWER = re.compile(r"\s*(?:\\times|\\cdot|×|\*)\s*10\s*(?:\^|\*\*)\s*\{?([+-]?\d{1,4})\}?")

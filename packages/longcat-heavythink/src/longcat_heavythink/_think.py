@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from ._budget import Budget
 from ._events import OnEvent
@@ -208,7 +208,8 @@ async def think(
 
 def _check(messages: Sequence[Message]) -> None:
     for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        is_mapping = isinstance(cast("Any", message), Mapping)
+        if not is_mapping or not isinstance(message.get("role"), str):
             raise ValueError(f"each message must be a mapping with a role, got {message!r}")
     if not messages or messages[-1].get("role") not in ("user", "tool"):
         last = messages[-1].get("role") if messages else "nothing"

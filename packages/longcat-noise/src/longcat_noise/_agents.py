@@ -1,12 +1,12 @@
 """Three reference agents that know a golden chain and meet its noise, each with a habit of its own.
 
     retry      asks again until an answer is whole; sends the golden arguments
-    re-read    also reads contradictory sources until two answers agree; its later arguments are taken
-               from what it saw, so that what is wrong there ends in the wrong place
+    re-read    also reads contradictory sources until two answers agree; its later arguments are
+               taken from what it saw, so that what is wrong there ends in the wrong place
     re-route   on the first failure changes to another chain, if one leads on from here
 
-All three see only what an agent sees. Where the outcome of a write is unknown, they look before they
-repeat it, unless the tool knows a repetition.
+All three see only what an agent sees. Where the outcome of a write is unknown, they look before
+they repeat it, unless the tool knows a repetition.
 """
 
 from __future__ import annotations
@@ -109,9 +109,10 @@ class Agent:
             heard += content if message.get("role") == "user" else ""
         words = fold(self._task.opening)
         told = [p for p in map(fold, self._task.protected) if p and p in words]
+        heard = fold(heard)
         if self._task.opening and (
-            any(word not in fold(heard) for word in told)
-            or (not told and not set(words.split()) & set(fold(heard).split()))
+            any(word not in heard for word in told)
+            or (not told and not set(words.split()) & set(heard.split()))
         ):
             await self._say("What do you need, exactly?")
 

@@ -1,10 +1,10 @@
 """Prove, task by task and draw by draw, that noise leaves the goal within reach and within limits.
 
-Three reference agents replay a golden chain under the very noise of the episode. If all of them reach
-the goal within the limits and no write happens twice, the certificate says at what cost. If they need
-too many turns or tokens, the disturbances with a cost are thinned one by one, the least likely first
-to go, and the certificate says how many are left (`allowance`). What cannot be certified at all is
-refused with the reason.
+Three reference agents replay a golden chain under the very noise of the episode. If all of them
+reach the goal within the limits and no write happens twice, the certificate says at what cost. If
+they need too many turns or tokens, the disturbances with a cost are thinned one by one, the least
+likely first to go, and the certificate says how many are left (`allowance`). What cannot be
+certified at all is refused with the reason.
 
 The certificate and the episode know of each other: `Certificate.wrap` makes the environment whose
 noise was certified, and `turns` is what its turn limit must allow.
@@ -118,7 +118,8 @@ def certify(
         count: Counts tokens.
 
     Example:
-        >>> task = NoiseTask.read({"id": "t", "golden": [{"tool": "find", "arguments": {"n": "Ada"}}]})
+        >>> chain = [{"tool": "find", "arguments": {"n": "Ada"}}]
+        >>> task = NoiseTask.read({"id": "t", "golden": chain})
         >>> noise = NoiseConfig(level=1.0, tool_kinds=("failure",))
         >>> certify(task, noise, episode="e", max_turns=2).turns
         2
@@ -210,8 +211,10 @@ class _Trial:
             counted = _Counted(self.make(self.task), self.book)
             noisy = _noisy(counted, self.task, self.book, self.config, self.episode, self.allowance)
             doubts = self.config.level > 0 and "inconsistent" in self.config.tool_kinds
-            agent = Agent(habit, self.task, noisy, self.book, self.truth,
-                          max_turns=self.limits[0] or PATIENCE, doubts=doubts, count=self.count)  # fmt: skip
+            agent = Agent(
+                habit, self.task, noisy, self.book, self.truth,
+                max_turns=self.limits[0] or PATIENCE, doubts=doubts, count=self.count,
+            )  # fmt: skip
             replay = await agent.act()
             await self._judge(replay, counted)
             replays.append(replay)
@@ -239,7 +242,8 @@ class _Trial:
         """Return the certificate of a trial in which all went well."""
         own = min(len(calls) for calls in self.task.calls)
         return Certificate(
-            task=self.task.id, episode=self.episode, noise=json.loads(compact(dataclasses.asdict(self.config))),
+            task=self.task.id, episode=self.episode,
+            noise=json.loads(compact(dataclasses.asdict(self.config))),
             allowance=self.allowance, chain=_plain(self.task), disturbed=self.log,
             clean_turns=self.truth.turns, turns=max(r.turns for r in replays),
             tokens=max(r.tokens for r in replays), retries=max(r.calls for r in replays) - own,

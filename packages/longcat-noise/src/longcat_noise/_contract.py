@@ -5,8 +5,9 @@ A line declares a tool, by itself or inside an OpenAI function tool (`{"type": "
     {"name": "cancel", "reads": ["booking.state"], "writes": ["booking.state"],
      "idempotent": false, "key": "", "parameters": ["booking_id"], "replaces": ["cancel_by_phone"]}
 
-- `tool` is another word for `name`. `reads` and `writes` name fields; a tool with neither is *undeclared*, and only gets what is safe
-  for readers and writers alike. `kind: "write"` or `makes` declare a writer too.
+- `tool` is another word for `name`. `reads` and `writes` name fields; a tool with neither is
+  *undeclared*, and only gets what is safe for readers and writers alike. `kind: "write"` or `makes`
+  declare a writer too.
 - `key` is the argument by which the tool itself knows a call that comes twice.
 - `error` is a failure in the tool's own dialect, with `{message}` where the words go.
 - Other keys are ignored, so that whoever writes contracts may say more.
@@ -152,7 +153,7 @@ class Book:
     def with_schemas(self, tools: Iterable[Mapping[str, Any]]) -> Book:
         """Keep the tools that are there, and add the names of their arguments.
 
-        A book of a whole domain holds more tools than one episode; none listed means no restriction.
+        A book of a whole domain holds more tools than one episode; none listed: no restriction.
         """
         listed = list(tools)
         found = {} if listed else dict(self.contracts)
@@ -216,8 +217,11 @@ class Book:
         for reader in readers:
             if reader.name in sources:
                 continue
-            others = [o.name for o in readers
-                      if o.reads & reader.reads and o.name != reader.name and o.name not in found]  # fmt: skip
+            others = [
+                other.name
+                for other in readers
+                if other.reads & reader.reads and other.name not in (reader.name, *found)
+            ]
             if others:
                 found[reader.name] = others[0]
                 sources.add(others[0])

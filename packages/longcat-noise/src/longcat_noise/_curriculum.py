@@ -1,12 +1,13 @@
 """Raise the noise when the policy is robust at the present stage, and lower it when it is not.
 
-Robustness is the gap between clean and noisy pass rates on the same tasks (report 3.3.3; it gives no
-thresholds). Each pair of a clean and a noisy episode is one difference; two tests watch them:
+Robustness is the gap between clean and noisy pass rates on the same tasks (report 3.3.3; it gives
+no thresholds). Each pair of a clean and a noisy episode is one difference; two tests watch them:
 
-- up: is the gap below `fall_gap`? Passed in at most a share `max_false_climbs` of all runs, for ever,
-  if the gap is at least that. The first stay at a stage spends 9/10 of it, the n-th 1 / (10 n (n - 1)).
-- down: is the gap above `max_gap`? Passed in at most a share `max_false_falls` of the stays at a stage
-  if it is not.
+- up: is the gap below `fall_gap`? Passed in at most a share `max_false_climbs` of all runs, for
+  ever, if the gap is at least that. The first stay at a stage spends 9/10 of it, the n-th
+  1 / (10 n (n - 1)).
+- down: is the gap above `max_gap`? Passed in at most a share `max_false_falls` of the stays at a
+  stage if it is not.
 
 Between the two, `max_gap` and `fall_gap`, lies the hysteresis: neither test passes easily.
 `_evidence.py` states how a test spends its share over looks and trials.

@@ -1,4 +1,4 @@
-"""Evidence about the mean of a stream of paired differences, from trials that are looked at in turn.
+"""Evidence about the mean of a stream of paired differences, from trials looked at in turn.
 
 A trial asks whether the mean is below a bound. It has `LOOKS` looks, evenly spaced; at look k the
 standardised distance must be at least C sqrt(LOOKS / k) (O'Brien and Fleming's boundary). A trial
@@ -72,8 +72,8 @@ class Trials:
     def distance(self) -> float:
         """Return how far the mean lies below the bound, in standard errors.
 
-        The spread is taken about the bound: about the mean it would shrink with it, as that of rates
-        near 1 does, and pass too often.
+        The spread is taken about the bound: about the mean it would shrink with it, as that of
+        rates near 1 does, and pass too often.
         """
         mean = self.total / self.num
         away = self.square - 2 * self.bound * self.total + self.num * self.bound * self.bound

@@ -85,8 +85,8 @@ def measure(attempts: Sequence[Attempt], book: Book | None = None) -> list[dict[
       ways; `gap_low` and `gap_high` are the 2.5% and 97.5% points when tasks are drawn anew.
     - `recovery`: of the attempts that noise struck, at tasks passed at least once when clean, the
       share that passed; after ToolMaze's perturbation recovery rate.
-    - `extra_turns`, `extra_tokens`: what a passed noisy attempt costs beyond the mean passed clean one
-      of its task.
+    - `extra_turns`, `extra_tokens`: what a passed noisy attempt costs beyond the mean passed clean
+      one of its task.
     - `duplicate_writes`: writes that really happened again with the same arguments, an attempt.
     - `over_trust`: of the answers that were untrue or old, the share that was not looked at twice,
       by the same call or by the second source.

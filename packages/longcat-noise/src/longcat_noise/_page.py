@@ -8,7 +8,8 @@ from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 460, 240, 46
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.2rem .7rem;border-bottom:1px solid #ccc;text-align:right}
+table{border-collapse:collapse}
+td,th{padding:.2rem .7rem;border-bottom:1px solid #ccc;text-align:right}
 td:first-child,th:first-child{text-align:left}"""
 COLUMNS = ("level", "tasks", "attempts", "clean", "noisy", "gap", "gap_low", "gap_high", "recovery",
            "extra_turns", "extra_tokens", "duplicate_writes", "over_trust")  # fmt: skip

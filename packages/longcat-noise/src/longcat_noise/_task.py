@@ -35,7 +35,8 @@ class NoiseTask:
     """What must be known of a task to certify its noise.
 
     Example:
-        >>> task = NoiseTask.read({"id": "t", "golden": [{"tool": "find", "arguments": {"n": "Ada"}}]})
+        >>> chain = [{"tool": "find", "arguments": {"n": "Ada"}}]
+        >>> task = NoiseTask.read({"id": "t", "golden": chain})
         >>> task.chains[0][0].call.tool, task.protected
         ('find', ('Ada',))
     """

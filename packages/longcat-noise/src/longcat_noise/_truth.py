@@ -1,4 +1,4 @@
-"""What a task's chains are like in a perfect world: the turns, what reads answer, what checks show."""
+"""A task's chains in a perfect world: the turns, what reads answer, what checks show."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Truth:
     sources: dict[Name, dict[str, list[Source]]] = field(
         default_factory=dict[Name, dict[str, list[Source]]]
     )
-    """Arguments that an agent can only know from an earlier answer, and where they stand there, chain
-    by chain."""
+    """Arguments that an agent can only know from an earlier answer, and where they stand there,
+    chain by chain."""
 
     def arguments(self, call: Call, seen: Mapping[Name, Any]) -> dict[str, Any]:
         """Return a call's arguments as an agent knows them that trusts what it saw."""

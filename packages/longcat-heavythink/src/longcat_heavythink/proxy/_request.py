@@ -59,13 +59,14 @@ def read_request(data: Any, *, default: Schedule, max_calls: int) -> HeavyReques
     model, schedule = _split_name(name, default)
     if schedule.num_calls > max_calls:
         raise RequestError(f"{schedule} makes up to {schedule.num_calls} calls, over {max_calls}")
-    options = body.get("stream_options")
+    options: Any = body.get("stream_options")
+    wanted = cast("dict[str, Any]", options) if isinstance(options, dict) else {}
     return HeavyRequest(
         messages=messages, model="" if model in ("default", "heavy") else model,
         schedule=schedule, temperature=_number(body, "temperature"),
         max_tokens=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
         tools=body.get("tools") or [], is_stream=bool(body.get("stream")),
-        wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        wants_usage=bool(wanted.get("include_usage")),
         extra={key: value for key, value in body.items() if key not in _OWN},
     )  # fmt: skip
 
@@ -86,7 +87,8 @@ def _messages(value: Any) -> list[dict[str, Any]]:
         raise RequestError("messages must be a list that is not empty")
     messages = cast("list[dict[str, Any]]", value)
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        is_object = isinstance(cast("Any", message), dict)
+        if not is_object or not isinstance(message.get("role"), str):
             raise RequestError("each message must be an object with a role")
     if messages[-1]["role"] not in ("user", "tool"):
         raise RequestError("messages must end with a user message or a tool's")

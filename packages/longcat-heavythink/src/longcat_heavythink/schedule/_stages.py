@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 WEIGHTS = ("count", "mean", "tail", "lowest", "bottom")
 
@@ -32,7 +32,7 @@ def check_temperature(name: str, value: float | None) -> None:
     """Refuse a temperature that is not finite or is negative."""
     if value is None:
         return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    is_number = isinstance(cast("Any", value), int | float) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
 

@@ -1,4 +1,4 @@
-"""The client library's words in ours: bodies, exceptions, redirections, proxies, lists of models."""
+"""The client library's words in ours: bodies, exceptions, redirects, proxies, lists of models."""
 
 from __future__ import annotations
 
