@@ -67,6 +67,7 @@ WRONG = [
     ("grow.eval_tasks=0", "grow.eval_tasks must be at least 1"),
     ("grow.id_digits=0", "grow.id_digits must be at least 1"),
     ("grow.id_digits=9", "grow.id_digits must be at least 1 and at most 6"),
+    ("grow.id_digits=1", "grow: id_digits=1 must leave room for"),
     ("grow.share_compound=1.5", "grow.share_compound must be at least 0 and at most 1"),
     ("grow.share_compound=0.97", "must not exceed 1 together"),
     ("model.moe_topk=99", "model: moe_topk=99 must not exceed"),

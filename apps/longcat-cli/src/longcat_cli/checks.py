@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .machine import memory_bytes
 from .recipe import Recipe
 
 
@@ -74,6 +75,7 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
 def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     """Section to what builds the packages' configuration from it."""
     from longcat_dora import SchedulerConfig
+    from longcat_envs import GrowthConfig
     from longcat_fusion import MergeConfig
     from longcat_gspo import ClipRange, TrainerConfig
     from longcat_noise import CurriculumConfig
@@ -82,6 +84,10 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
 
     rl, fuse = recipe.rl, recipe.fuse
     return {
+        "grow": lambda: GrowthConfig(
+            id_digits=recipe.grow.id_digits, share_compound=recipe.grow.share_compound,
+            share_clarify=recipe.grow.share_clarify,
+        ),
         "model": lambda: check_model(recipe),
         "rl": lambda: (
             SchedulerConfig(
@@ -173,22 +179,9 @@ def room_for(needs: Needs, folder: Path) -> Iterator[str]:
     free = shutil.disk_usage(place).free
     if free < needs.disk_bytes:
         yield f"the run needs about {size(needs.disk_bytes)} of disk, {place} has {size(free)} free"
-    memory = _memory()
+    memory = memory_bytes()
     if memory and memory < needs.memory_bytes:
         yield f"the run needs about {size(needs.memory_bytes)} of memory, this machine has {size(memory)}"
-
-
-def _memory() -> int:
-    """Bytes this process may use; 0 where that cannot be known."""
-    limits: list[int] = []
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(path).is_file():
-            text = Path(path).read_text("utf-8").strip()
-            limits += [int(text)] if text.isdigit() else []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        limits.append(int(meminfo.read_text("utf-8").split()[1]) * 1024)
-    return min(limits, default=0)
 
 
 def size(num_bytes: float) -> str:

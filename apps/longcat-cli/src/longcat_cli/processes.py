@@ -8,37 +8,78 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+TELL_EVERY_S = 1.0
+
+
+class Pool:
+    """Fresh processes that say how far they are while one waits for them."""
+
+    def __init__(self, executor: ProcessPoolExecutor, counter: Any) -> None:
+        self._executor, self._counter = executor, counter
+
+    def submit(self, function: Callable[..., Result], /, *arguments: Any) -> Future[Result]:
+        """Run a module's function in one of the processes."""
+        return self._executor.submit(function, *arguments)
+
+    def finished(
+        self, futures: Iterable[Future[Result]], tell: Callable[[int], object]
+    ) -> Iterator[Future[Result]]:
+        """Yield each as it ends; meanwhile `tell`, once a second, how often `count` was called in all."""
+        left = set(futures)
+        while left:
+            done, left = wait(left, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
+            if not done:
+                tell(self._counter.value)
+            yield from done
 
 
 @contextmanager
-def worker_pool(size: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(size: int) -> Iterator[Pool]:
     """A pool of fresh processes; on Ctrl-C or an error they are killed, not waited for."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(size, mp_context=context, initializer=_follow_parent)
+    counter = context.Value("q", 0)
+    executor = ProcessPoolExecutor(
+        size, mp_context=context, initializer=_begin, initargs=(counter,)
+    )
     try:
-        yield pool
+        yield Pool(executor, counter)
     except BaseException:
         for child in multiprocessing.active_children():
             child.kill()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def count() -> None:
+    """In a process of a pool: something more is done. Elsewhere nothing."""
+    if _COUNTER:
+        with _COUNTER[0].get_lock():
+            _COUNTER[0].value += 1
+
+
+_COUNTER: list[Any] = []
+"""Of this process, if it is one of a pool; a process has no other way to what its pool shares."""
+
+
+def _begin(counter: Any) -> None:
     """End with the parent, even with one that was killed; leave Ctrl-C to it."""
+    _COUNTER[:] = [counter]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in the processes of a pool"
 
-    def wait() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def tune_process() -> None:

@@ -20,9 +20,7 @@ class ServerTalker:
     """Any OpenAI-compatible server; its model is found by asking when it is not named."""
 
     def __init__(self, url: str, api_key: str, model: str | None) -> None:
-        self.url, self.model = url.rstrip("/").removesuffix("/chat/completions"), model
-        if not self.url.endswith("/v1"):
-            self.url += "/v1"
+        self.url, self.model = root_of(url), model
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def stream(
@@ -42,22 +40,12 @@ class ServerTalker:
             body["tools"] = list(tools)
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT, headers=self.headers) as client:
-                body["model"] = self.model = self.model or await self._ask_model(client)
+                body["model"] = self.model = self.model or await first_model(client, self.url)
                 async for piece in self._answer(client, body):
                     yield piece
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = str(error) or type(error).__name__
             raise UsageError(f"{self.url} must answer, but: {why}") from error
-
-    async def _ask_model(self, client: httpx.AsyncClient) -> str:
-        """The first model that the server names; servers that name none take any name."""
-        response = await client.get(f"{self.url}/models")
-        if response.status_code in (401, 403):
-            raise UsageError(_refusal(self.url, response.status_code, response.text))
-        try:
-            return str(response.json()["data"][0]["id"])
-        except (ValueError, LookupError, TypeError):
-            return "default"
 
     async def _answer(
         self, client: httpx.AsyncClient, body: dict[str, Any]
@@ -65,7 +53,7 @@ class ServerTalker:
         async with client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
             if response.status_code != 200:
                 text = (await response.aread()).decode(errors="replace")
-                raise UsageError(_refusal(self.url, response.status_code, text))
+                raise UsageError(refusal(self.url, response.status_code, text))
             calls: dict[int, dict[str, str]] = {}
             has_ended = False
             async for line in response.aiter_lines():
@@ -88,7 +76,33 @@ class ServerTalker:
                 raise UsageError(f"{self.url} cut the answer off before its end")
 
 
-def _refusal(url: str, status: int, text: str) -> str:
+def root_of(url: str) -> str:
+    """The root of a server's API, however much of it was given.
+
+    >>> root_of("http://127.0.0.1:8000/v1/chat/completions")
+    'http://127.0.0.1:8000/v1'
+    """
+    url = url.rstrip("/").removesuffix("/chat/completions")
+    return url if url.endswith("/v1") else f"{url}/v1"
+
+
+async def first_model(client: httpx.AsyncClient, root: str) -> str:
+    """The first model that a server names; servers that name none take any name.
+
+    Raises:
+        UsageError: The server wants a key.
+    """
+    response = await client.get(f"{root}/models")
+    if response.status_code in (401, 403):
+        raise UsageError(refusal(root, response.status_code, response.text))
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, LookupError, TypeError):
+        return "default"
+
+
+def refusal(url: str, status: int, text: str) -> str:
+    """What is said of a request that a server refuses."""
     try:
         error = json.loads(text)["error"]
         text = str(error.get("message", error) if isinstance(error, dict) else error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,18 +37,31 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
 def train(folder: RunFolder) -> dict[str, Any]:
     """Run what is not done yet; return the evaluation's averages."""
     stages = stages_of(folder.recipe)
+    folder.note_session()
     with Display(list(stages)) as display:
         for name, stage in stages.items():
             if folder.is_done(name):
                 display.end(name, "done before")
                 continue
-            display.begin(name)
+            display.begin(name, functools.partial(_waits_for, folder, name))
             began = time.monotonic()
             facts = stage(folder, display)
             seconds = round(time.monotonic() - began, 1)
             folder.mark_done(name, {"seconds": seconds, **facts})
             display.end(name, f"{seconds:.0f} s  {_brief(facts)}")
     return folder.facts("evaluate")
+
+
+def _waits_for(folder: RunFolder, stage: str) -> dict[str, Any]:
+    """What DORA says it waits for while an expert trains."""
+    status = folder.expert(stage.removeprefix("expert-")) / "dora" / "status.json"
+    try:
+        said = json.loads(status.read_text("utf-8"))
+    except (OSError, ValueError):  # not begun, or just being replaced
+        return {}
+    if said.get("pid") != os.getpid():  # of a process that ended before
+        return {}
+    return {"now": f"{said['why']}"}
 
 
 def _brief(facts: dict[str, Any]) -> str:

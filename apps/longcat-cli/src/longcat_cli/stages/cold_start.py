@@ -42,7 +42,8 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     recipe, settings = folder.recipe, folder.recipe.cold_start
     tune_process()
     torch.manual_seed(recipe.seed)
-    demos = asyncio.run(_demonstrations(folder))
+    demos = asyncio.run(_demonstrations(folder, display))
+    display.note(doing=f"learning a vocabulary of {recipe.model.vocab_size}")
     tokenizer = _tokenizer(demos, recipe)
     samples = [_sample(demo, ChatFormat(tokenizer, declare=DECLARE)) for demo in demos]
     samples = [s for s in samples if len(s.token_ids) <= recipe.rl.max_length and any(s.loss_mask)]
@@ -55,6 +56,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
 
     config = model_config(recipe)
     model = LongcatForCausalLM(config)
+    display.note(doing="laying out the model")
     if recipe.model.induction:
         init_induction(model, twins=space_twins(tokenizer))
     before = model.lm_head.weight.detach().clone()
@@ -127,7 +129,7 @@ def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
     return sum(p.numel() for p in model.parameters()), best / (length * len(batch))
 
 
-async def _demonstrations(folder: RunFolder) -> list[Demonstration]:
+async def _demonstrations(folder: RunFolder, display: Display) -> list[Demonstration]:
     recipe = folder.recipe
     rng = Random(recipe.seed)
     worlds = load_worlds(recipe.domains)
@@ -140,6 +142,7 @@ async def _demonstrations(folder: RunFolder) -> list[Demonstration]:
             )
             if demo is not None:
                 demos.append(demo)
+            display.note(demonstrations=len(demos))
     rng.shuffle(demos)
     return demos
 

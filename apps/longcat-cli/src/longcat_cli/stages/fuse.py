@@ -30,7 +30,9 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Merge, then learn; return the facts."""
     recipe = folder.recipe
     tune_process()
+    display.note(doing=f"merging {len(recipe.groups)} experts")
     merge_experts(folder, folder.merged)
+    display.note(doing="reading what the experts did well")
     samples = samples_of(folder)
     model = LongcatForCausalLM.from_pretrained(folder.merged).train()
     steps = recipe.fuse.steps if samples else 0

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from longcat_envs import Grower, GrowthConfig, Task, load_domain
 
 from longcat_cli.display import Display
+from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
-from longcat_cli.processes import worker_pool
+from longcat_cli.processes import count, worker_pool
+from longcat_cli.recipe import Recipe
 
 TRAIN_SEED, EVAL_SEED = 1, 1_000_003
+MOST_REPEATED = 2000
+"""Tasks in a row that were there before: then a domain is taken to have no more."""
 
 
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Grow what is missing; return the facts."""
     recipe = folder.recipe
-    config = GrowthConfig(
-        id_digits=recipe.grow.id_digits,
-        share_compound=recipe.grow.share_compound,
-        share_clarify=recipe.grow.share_clarify,
-    )
     for domain in recipe.domains:
         load_domain(domain)  # a broken file is an error here, not in a process
     wanted = [
-        (domain, split, folder.tasks(domain, split), count, recipe.seed + seed)
+        (domain, split, folder.tasks(domain, split), number, recipe.seed + seed)
         for domain in recipe.domains
-        for split, count, seed in (
+        for split, number, seed in (
             ("train", recipe.grow.train_tasks, TRAIN_SEED),
             ("eval", recipe.grow.eval_tasks, EVAL_SEED),
         )
@@ -36,24 +34,70 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     missing = [job for job in wanted if not job[2].is_file()]
     facts: dict[str, Any] = {}
     with worker_pool(min(2, len(missing) or 1)) as pool:
-        futures = [pool.submit(_grow, *job, config) for job in missing]
-        for number, future in enumerate(as_completed(futures), start=1):
+        futures = [pool.submit(_grow, *job, recipe) for job in missing]
+        tell = _Teller(display, sum(job[3] for job in missing))
+        for future in pool.finished(futures, tell):
             name, fact = future.result()
             facts[name] = fact
-            display.update(done=number / len(futures), last=name, **fact)
+            tell.last = name
+    display.update(done=1.0, files=len(wanted))
     return facts
 
 
-def _grow(
-    domain: str, split: str, path: Path, count: int, seed: int, config: GrowthConfig
-) -> tuple[str, dict[str, Any]]:
+class _Teller:
+    """Shows how many tasks there are."""
+
+    def __init__(self, display: Display, total: int) -> None:
+        self.display, self.total, self.last = display, total, "none yet"
+
+    def __call__(self, grown: int) -> None:
+        self.display.update(
+            done=grown / self.total, tasks=f"{grown}/{self.total}", last_file=self.last
+        )
+
+
+def grow_tasks(domain: str, split: str, number: int, seed: int, recipe: Recipe) -> list[Task]:
+    """So many different tasks of a domain.
+
+    Raises:
+        UsageError: The domain does not give so many.
+    """
+    return list(_grown(domain, split, number, seed, recipe)[0].values())
+
+
+def _grown(
+    domain: str, split: str, number: int, seed: int, recipe: Recipe
+) -> tuple[dict[tuple[str, ...], Task], Grower]:
+    config = GrowthConfig(
+        id_digits=recipe.grow.id_digits,
+        share_compound=recipe.grow.share_compound,
+        share_clarify=recipe.grow.share_clarify,
+    )
     grower = Grower(
         load_domain(domain), seed=seed, config=config, prefix=f"{Path(domain).stem}-{split}"
     )
     tasks: dict[tuple[str, ...], Task] = {}
-    while len(tasks) < count:
+    repeated = 0
+    while len(tasks) < number:
         task = next(grower)
-        tasks[task.opening, str(task.golden)] = task  # no task twice
+        key = (task.opening, str(task.golden))
+        if key in tasks:
+            repeated += 1
+            if repeated > MOST_REPEATED:
+                raise UsageError(
+                    f"{domain} gives {len(tasks)} different tasks, and {number} are wanted"
+                )
+            continue
+        repeated = 0
+        tasks[key] = task
+        count()
+    return tasks, grower
+
+
+def _grow(
+    domain: str, split: str, path: Path, number: int, seed: int, recipe: Recipe
+) -> tuple[str, dict[str, Any]]:
+    tasks, grower = _grown(domain, split, number, seed, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text("".join(task.to_json() + "\n" for task in tasks.values()), encoding="utf-8")
