@@ -12,12 +12,13 @@ from longcat_heavythink import (
     CallFinished,
     CallStarted,
     FellBack,
+    Panel,
     Reply,
     StageDecided,
     StageStarted,
 )
 from longcat_heavythink.__main__ import main
-from longcat_heavythink._panel import Panel, grid, printable
+from longcat_heavythink._panel import grid, printable
 
 
 def run(capsys, *arguments):
@@ -33,7 +34,7 @@ def test_think_streams_the_summary_and_tells_who_said_what(fault_server, capsys,
         capsys, "think", "What?", "--url", server.url, "--k", 3, "--journal", journal
     )
     assert (status, out) == (0, "seen 2 \n")
-    assert err.count("sample ") == 3
+    assert err.count("thinker ") == 3
     assert "the answer is empty" in err
     assert "decided by summary; 4 calls" in err
     status, out, _ = run(

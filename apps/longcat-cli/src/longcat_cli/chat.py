@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longcat_heavythink import HeavyConfig, HeavyThinkError, strip_thoughts, think
+from longcat_heavythink import HeavyThinkError
 from rich.console import Console
 
 from .errors import UsageError
+from .heavy_chat import HeavyTalk
 from .line_input import LineInput, help_text, history_file, is_command
 from .talkers import Call, Message, Piece, Talker, answer_of, make_talker
 from .tool_programs import ToolPrograms, read_tools
@@ -105,6 +106,7 @@ class Conversation:
     def __init__(self, talker: Talker, options: ChatOptions, tools: ToolPrograms) -> None:
         self.talker, self.options, self.tools = talker, options, tools
         self.messages: list[Message] = []
+        self._heavy = HeavyTalk(talker, options, tools) if options.heavy else None
         self.reset()
 
     def reset(self) -> None:
@@ -112,13 +114,19 @@ class Conversation:
         self.messages[:] = (
             [{"role": "system", "content": self.options.system}] if self.options.system else []
         )
+        if self._heavy is not None:
+            self._heavy.reset()
 
     async def ask(self, text: str, *, show: Any) -> None:
         """Say something and take the answer in; one that does not come leaves no question behind."""
+        if self._heavy is not None:
+            show(Piece(await self._heavy.ask(text)))
+            self.messages[:] = self._heavy.messages
+            return
         before = len(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
-            await (self._heavy(show) if self.options.heavy else self._plain(show))
+            await self._plain(show)
         except BaseException:
             del self.messages[before:]
             raise
@@ -145,19 +153,3 @@ class Conversation:
             messages, max_tokens=self.options.max_tokens, temperature=temperature,
             tools=self.tools.tools,
         )  # fmt: skip
-
-    async def _heavy(self, show: Any) -> None:
-        async def one(messages: Any, temperature: float) -> str:
-            answer = await answer_of(self._stream(list(messages), temperature))
-            return strip_thoughts(answer["content"])
-
-        def attempt(number: int, answer: str) -> None:
-            first = answer.strip().splitlines()[0][:70] if answer.strip() else "(nothing)"
-            print(f"  thinker {number + 1}: {first}", file=sys.stderr)
-
-        config = HeavyConfig(
-            width=self.options.heavy, temperature=max(self.options.temperature, 0.7)
-        )
-        result = await think(self.messages, one, config=config, on_attempt=attempt)
-        show(Piece(result.answer))
-        self.messages.append({"role": "assistant", "content": result.answer})

@@ -18,6 +18,7 @@ from ._journal import Journal, ReplayError, read_journal
 from ._models import Complete, Model
 from ._normalise import final_answer, normalise
 from ._page import journal_page
+from ._panel import Panel
 from ._prompts import CHINESE, ENGLISH, Prompts
 from ._replies import Call, Delta, Failure, FailureKind, Reply, Timing, ToolCall, Usage
 from ._scorers import Judge, RewardEndpoint
@@ -71,6 +72,7 @@ __all__ = [
     "Journal",
     "Judge",
     "Model",
+    "Panel",
     "Price",
     "Prompts",
     "Record",

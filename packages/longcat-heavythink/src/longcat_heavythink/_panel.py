@@ -26,6 +26,7 @@ from ._events import (
 _LEAST_WIDTH = 28
 _LINES = 4
 _PERIOD_S = 0.1
+_SPEAKERS = {"sample": "thinker", "summarise": "summary"}
 
 
 @dataclass(slots=True)
@@ -108,7 +109,8 @@ class Panel:
             self._draw()
         else:
             first = next(iter(cell.text.strip().splitlines()), "(calls tools)")
-            self._say(f"{self._stage} {event.index + 1}: {first[:100]} ({cell.state})")
+            speaker = _SPEAKERS.get(self._stage, self._stage)
+            self._say(f"{speaker} {event.index + 1}: {first[:100]} ({cell.state})")
 
     def _say(self, words: str) -> None:
         self._out.write(f"  {words}\n")
