@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from longcat_envs import (
     Environment,
     Episode,
     Task,
-    TaskEnvironment,
     ToolResult,
     World,
     run_episode,
 )
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
-from longcat_noise import NoiseConfig, NoisyEnvironment
+
+from .noise import in_noise
 
 DECLARE = "brief"
 """Small models are trained on the tools themselves; their names are reminder enough."""
@@ -30,21 +30,14 @@ def read_tasks(path: Path) -> list[Task]:
     return [Task.from_json(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def protected_literals(task: Task) -> list[str]:
-    """Names, ids and values in a request that noise must spare."""
-    values = [value for step in task.golden for value in step.arguments.values()]
-    words = [word for value in values for word in re.findall(r"\w+", value)]
-    return [*values, *words]
-
-
-def make_environment(world: World, task: Task, *, level: float, episode: str) -> Environment:
-    """An environment, in noise if `level` is above 0."""
-    plain = TaskEnvironment(world, task)
-    if level <= 0:
-        return plain
-    literals = protected_literals(task)
-    noise = NoiseConfig(level=level)
-    return NoisyEnvironment(plain, noise, episode=episode, protected=literals)
+def make_environment(
+    world: World, task: Task, *, level: float, episode: str, max_turns: int | None = None
+) -> Environment:
+    """An environment, in noise that a patient agent survives if `level` is above 0."""
+    drawn = asyncio.run(
+        in_noise(world, task, level=level, episode=episode, max_turns=max_turns)
+    )  # fmt: skip
+    return drawn.environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +47,10 @@ class Attempt:
     episode: Episode
     failed_turns: list[int]
     """Which of the assistant's messages, counted from 0, hold a call that failed."""
+    level: float = 0.0
+    """Of the noise that was in force: 0 if none could be certified."""
+    num_refused: int = 0
+    """Draws of noise that were refused before."""
 
 
 class _Watched:
@@ -74,14 +71,17 @@ class _Watched:
 async def act(
     worlds: dict[str, World], task: Task, policy: Any, *, level: float, episode: str, max_turns: int
 ) -> Attempt:
-    """Let a policy try a task."""
-    plain = make_environment(worlds[task.domain], task, level=level, episode=episode)
-    environment = _Watched(plain)
+    """Let a policy try a task, in noise that leaves it within reach in `max_turns`."""
+    drawn = await in_noise(
+        worlds[task.domain], task, level=level, episode=episode, max_turns=max_turns
+    )
+    environment = _Watched(drawn.environment)
     try:
         done = await run_episode(environment, policy, max_turns=max_turns)
     finally:
         await environment.close()
-    return Attempt(done, _failed_turns(done.messages, environment.has_failed))
+    failed = _failed_turns(done.messages, environment.has_failed)
+    return Attempt(done, failed, drawn.level, drawn.num_refused)
 
 
 def _failed_turns(messages: Sequence[Mapping[str, Any]], has_failed: list[bool]) -> list[int]:

@@ -76,6 +76,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
         "staleness": {str(k): v for k, v in sorted(report.staleness.items())},
         "ended": dict(report.reasons),
         "noise_level": source.noise.level,
+        "noise_refused": source.num_without,
         "trajectories": report.num_committed,
     }
 
@@ -129,7 +130,8 @@ def make_worker(run: str, group: str) -> Worker:
             return Invalid(str(error))
         episode = attempt.episode
         return episode.reward.total, {
-            "level": payload["level"],
+            "level": attempt.level,
+            "refused": attempt.num_refused,
             "key": payload["key"],
             "episode": payload["episode"],
             "failed_turns": attempt.failed_turns,
@@ -195,6 +197,8 @@ class TaskSource:
             seed=self._rng.randrange(2**31),
         )
         self._num = 0
+        self.num_without = 0
+        """Groups that were to be noisy and had a perfect world, since no draw was certified."""
 
     def __iter__(self) -> Iterator[Job]:
         while self._num < self._max_groups:
@@ -212,6 +216,8 @@ class TaskSource:
         rate = sum(t.reward for t in group) / len(group)
         self._keys.record(group[0].info["key"], rate)
         self.pass_rate = 0.9 * self.pass_rate + 0.1 * rate if self.pass_rate else rate
+        info = group[0].info
+        self.num_without += info.get("refused", 0) > 0 and not info["level"]
         # Once a group, since attempts at one task are not independent; paired within a capability.
         passed = sum(t.reward == 1 for t in group) / len(group)
         self.noise.record(group[0].info["level"], passed=passed, key=group[0].info["key"])

@@ -1,0 +1,95 @@
+"""Noise around a task of a world, within a certificate: whoever is patient passes in the turns that are given.
+
+    task, contracts, episode, turns ──> certify ──> the environment in that very noise
+                                           └─ refused: drawn again, in the end a perfect world
+
+What is drawn is a pure function of the task, the level, the episode's name and the turns, so that an attempt
+can be derived a second time from what was written about it (see `audit`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from longcat_envs import Environment, Task, TaskEnvironment, World
+from longcat_noise import Book, Certificate, NoiseConfig, NoiseTask, certify_async
+
+MAX_DRAWS = 3
+"""Draws of one episode before it is given a perfect world."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The environment of one attempt, and what was refused on the way to it."""
+
+    environment: Environment
+    level: float
+    """Of the noise around it: what was asked for, or 0 if no draw could be certified."""
+    num_refused: int
+
+
+async def in_noise(
+    world: World, task: Task, *, level: float, episode: str, max_turns: int | None
+) -> Drawn:
+    """Put a task in noise that a patient agent survives within `max_turns`; in none if `level` is 0."""
+    plain = TaskEnvironment(world, task)
+    if level <= 0:
+        return Drawn(plain, 0.0, 0)
+    book, known, config = contracts_of(world), noise_task(task), NoiseConfig(level=level)
+    for refused in range(MAX_DRAWS):
+        # The first draw bears the episode's own name; the others are draws of their own.
+        found = await certify_async(
+            known, config, episode=f"{episode}~{refused}" if refused else episode, book=book,
+            world=lambda _: TaskEnvironment(world, task), max_turns=max_turns,
+        )  # fmt: skip
+        if isinstance(found, Certificate):
+            return Drawn(found.wrap(plain, known, book), level, refused)
+    return Drawn(plain, 0.0, MAX_DRAWS)
+
+
+def contracts_of(world: World) -> Book:
+    """Return what the tools of a world read and write, column by column."""
+    return Book.of(
+        {
+            "name": tool.name,
+            "reads": sorted(_columns(world, tool.reads)),
+            "writes": sorted(_columns(world, tool.writes)),
+            "parameters": tool.schema()["function"]["parameters"],
+        }
+        for tool in world.tools.values()
+    )
+
+
+def _columns(world: World, names: Iterable[str]) -> Iterator[str]:
+    """Spell out `table.*`."""
+    for name in names:
+        table, _, column = name.partition(".")
+        if column != "*":
+            yield name
+            continue
+        entity = world.domain.entities[table]
+        parents = (f"{parent}_id" for parent in entity.parents)
+        yield from (f"{table}.{field}" for field in (*entity.columns, *parents, "state"))
+
+
+def noise_task(task: Task) -> NoiseTask:
+    """Return a task as the certificate knows it: the question, the golden calls, the answer."""
+    chain: list[dict[str, Any]] = []
+    if task.withheld:
+        chain.append({"say": f"Which {task.withheld.split()[1]}?"})
+    chain += [{"tool": step.tool, "arguments": step.arguments} for step in task.golden]
+    chain.append({"say": task.answer})
+    return NoiseTask.read(
+        {"id": task.id, "opening": task.opening, "chain": chain,
+         "protected": protected_literals(task)}
+    )  # fmt: skip
+
+
+def protected_literals(task: Task) -> list[str]:
+    """Names, ids and values in a request that noise must spare."""
+    values = [value for step in task.golden for value in step.arguments.values()]
+    words = [word for value in values for word in re.findall(r"\w+", value)]
+    return [*values, *words]
