@@ -35,11 +35,6 @@ class Display:
         self.console = console or Console()
         self.stages = dict.fromkeys(stages, "")
         self.is_live = self.console.is_terminal
-        self._live = (
-            Live(console=self.console, refresh_per_second=4, get_renderable=self._panel)
-            if self.is_live
-            else None
-        )
         self._clock, self._lock = clock, threading.Lock()
         self._present, self._began, self._printed = "", clock(), 0.0
         self._first: tuple[float, float] | None = None
@@ -47,6 +42,11 @@ class Display:
         self._watched: Callable[[], dict[str, Any]] = dict
         self._is_over = threading.Event()
         self._beats: threading.Thread | None = None
+        self._live: Live | None = None
+        if self.is_live:
+            self._live = Live(
+                console=self.console, refresh_per_second=4, get_renderable=self._panel
+            )
 
     def __enter__(self) -> Display:
         if self._live is not None:

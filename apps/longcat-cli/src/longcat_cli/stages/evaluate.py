@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from longcat_envs import InvalidEpisode
 
 from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript
 from longcat_cli.display import Display
+from longcat_cli.evals.trials import sampled
 from longcat_cli.folder import RunFolder, write_json
-from longcat_cli.processes import tune_process, worker_pool
+from longcat_cli.processes import count, tune_process, worker_pool
 
 NUM_SLOTS = 64
-NUM_EXAMPLES = 2
+NUM_EXAMPLES = 8
+"""Attempts of a cell that are kept whole, so that the report finds some worth showing."""
 
 
 def models(folder: RunFolder) -> dict[str, tuple[Path, list[str]]]:
@@ -43,21 +44,24 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     done_before = _read(folder.path / "evaluation.part.json")
     results = {tuple(key): row for key, row in done_before}
     missing = [cell for cell in cells if (cell[1], cell[3], cell[4]) not in results]
+    total = max(1, recipe.evaluate.tasks * len(missing))
     with worker_pool(recipe.evaluate.processes) as pool:
         futures = {pool.submit(evaluate_cell, *cell): cell for cell in missing}
-        for number, future in enumerate(as_completed(futures), start=1):
+        last: dict[str, str] = {}
+
+        def tell(tried: int) -> None:
+            display.update(done=tried / total, attempts=f"{tried}/{total}", **last)
+
+        for future in pool.finished(futures, tell):
             cell = futures[future]
             results[cell[1], cell[3], cell[4]] = future.result()
             write_json(
                 folder.path / "evaluation.part.json", [[list(k), v] for k, v in results.items()]
             )
-            rate = results[cell[1], cell[3], cell[4]]["row"]
-            display.update(
-                done=number / len(missing),
-                model=rate["model"],
-                domain=rate["domain"],
-                passed=f"{rate['passed']}/{rate['total']}",
-            )
+            row = results[cell[1], cell[3], cell[4]]["row"]
+            last = {"last_cell": f"{row['model']}/{row['domain']}@{row['noise']:g}",
+                    "passed": f"{row['passed']}/{row['total']}"}  # fmt: skip
+    display.update(done=1.0, cells=len(cells))
     ordered = [results[cell[1], cell[3], cell[4]] for cell in cells]
     write_json(folder.path / "evaluation.json", [result["row"] for result in ordered])
     write_json(folder.path / "examples.json", [result["examples"] for result in ordered])
@@ -103,12 +107,15 @@ async def _evaluate(
             return None  # the world's fault: counted apart, and never as a failure
         finally:
             await session.close()
+            count()
         episode = attempt.episode
         return {
             "task": task.id,
             "reward": episode.reward.total,
             "rubrics": dict(episode.reward.parts),
             "transcript": transcript(episode.messages),
+            "tokens": sampled(session.segments),
+            "is_refused": attempt.num_refused > 0 and not attempt.level,
         }
 
     tried = await asyncio.gather(*(one(task) for task in tasks))
@@ -119,6 +126,8 @@ async def _evaluate(
         "passed": sum(outcome["reward"] == 1 for outcome in outcomes),
         "total": len(outcomes),
         "invalid": len(tried) - len(outcomes),
+        "refused": sum(outcome["is_refused"] for outcome in outcomes),
+        "tokens": sum(outcome["tokens"] for outcome in outcomes),
     }
     return {
         "row": row,

@@ -1,0 +1,85 @@
+"""What one sees while a run goes on: something new at least every five seconds, in every stage."""
+
+import io
+import threading
+from itertools import pairwise
+
+from longcat_cli.display import PLAIN_EVERY_S, Display
+from rich.console import Console
+
+
+class _Clock:
+    """Time that goes on as it is told, and lines with the time at which they came."""
+
+    def __init__(self):
+        self.now, self.lines, self.changed = 0.0, [], threading.Condition()
+        self.console = Console(file=self, force_terminal=False, width=200)
+
+    def write(self, text):
+        with self.changed:
+            self.lines += [(self.now, line) for line in text.splitlines() if line.strip()]
+            self.changed.notify_all()
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_stage_that_says_nothing_is_shown_with_how_long_it_has_been_at_it(monkeypatch):
+    monkeypatch.setattr("longcat_cli.display.BEAT_S", 0.005)
+    clock = _Clock()
+    with Display(["cold_start"], console=clock.console, clock=clock) as display:
+        display.begin("cold_start", lambda: {"now": "reading"})
+        for second in range(1, 31):
+            clock.now = float(second)
+            with clock.changed:
+                assert clock.changed.wait_for(
+                    lambda: clock.now - clock.lines[-1][0] < PLAIN_EVERY_S, timeout=30
+                )
+    times = [at for at, _ in clock.lines]
+    assert max(b - a for a, b in pairwise(times)) <= 4
+    assert times[-1] >= 27
+    assert "now reading  after" in clock.lines[-1][1]
+
+
+def test_lines_are_not_printed_more_often_than_needed():
+    clock = _Clock()
+    display = Display(["grow"], console=clock.console, clock=clock)
+    display.begin("grow")
+    for tenth in range(100):
+        clock.now = tenth / 10
+        display.update(done=tenth / 1000, tasks=tenth)
+    figures = [at for at, line in clock.lines if "tasks" in line]
+    assert len(figures) == int(9.9 / PLAIN_EVERY_S)
+    display.update(done=1.0, tasks=100)
+    assert "done 100%" in clock.lines[-1][1]
+
+
+def test_the_time_left_leaves_out_what_came_before_the_first_figures():
+    clock = _Clock()
+    display = Display(["cold_start"], console=clock.console, clock=clock)
+    display.begin("cold_start")
+    for number in range(60):  # a minute of preparation
+        clock.now = float(number)
+        display.note(demonstrations=number)
+    display.update(done=0.0, loss=7.0)
+    clock.now = 70.0
+    display.update(done=0.1, loss=6.0)  # a tenth in 11 seconds
+    assert "left 99 s" in clock.lines[-1][1]
+
+
+def test_in_a_terminal_the_panel_is_drawn_from_the_same_figures():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100)
+    with Display(["grow", "report"], console=console) as display:
+        display.end("grow", "4 s")
+        display.begin("report", lambda: {"now": "drawing"})
+        display.update(done=0.5, curves=2)
+        panel = Console(file=(seen := io.StringIO()), width=100)
+        panel.print(display._panel())
+    assert "curves 2" in seen.getvalue()
+    assert "now drawing" in seen.getvalue()
+    assert "done" in seen.getvalue()
