@@ -213,20 +213,25 @@ def hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("stage", ["thinking", "waiting", "summary", "stream"])
-def test_ctrl_c_leaves_nothing_in_flight(fault_server, stage):
+STOPPED = [("thinking", 200), ("waiting", 200), ("summary", 100), ("stream", 4)]
+STOPPED_AT_512 = [
+    pytest.param(stage, 512, marks=pytest.mark.long, id=f"{stage}-512") for stage, _ in STOPPED
+]
+
+
+@pytest.mark.parametrize(("stage", "width"), [*STOPPED, *STOPPED_AT_512])
+def test_ctrl_c_leaves_nothing_in_flight(fault_server, stage, width):
     modes = {
         "thinking": lambda n, body: "dead", "waiting": lambda n, body: "429:30",
-        "summary": lambda n, body: "ok" if n < 100 else "dead",
-        "stream": lambda n, body: "ok" if n < 4 else "delay:30",
+        "summary": lambda n, body: "ok" if n < width else "dead",
+        "stream": lambda n, body: "ok" if n < width else "delay:30",
     }  # fmt: skip
     server = fault_server(modes[stage])
-    width = {"thinking": 200, "waiting": 200, "summary": 100, "stream": 4}[stage]
     command = [sys.executable, "-c", CTRL_C, server.url, str(width)]
     if stage == "stream":
         command = [sys.executable, "-m", "longcat_heavythink", "think", "q", "--url", server.url,
-                   "--k", "4"]  # fmt: skip
-    least = {"thinking": 64, "waiting": 2, "summary": 101, "stream": 5}[stage]
+                   "--k", str(width)]  # fmt: skip
+    least = {"thinking": 64, "waiting": 2, "summary": width + 1, "stream": width + 1}[stage]
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
