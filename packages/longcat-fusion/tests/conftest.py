@@ -125,3 +125,15 @@ def make():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def inputs():
+    """A base and three experts of unlike strength, float32; half of the elements unmoved."""
+    rng, shape = np.random.default_rng(7), (48, 40)
+    base = rng.standard_normal(shape).astype(np.float32)
+    experts = [
+        (base + size * rng.standard_normal(shape) * (rng.random(shape) < 0.5)).astype(np.float32)
+        for size in (0.1, 0.3, 0.05)
+    ]
+    return base, experts

@@ -26,8 +26,9 @@ from ._plan import Plan, plan_merge
 
 __all__ = [
     "KINDS", "METHODS", "PROTECTED",
-    "Breadcrumbs", "ByName", "Dare", "Della", "Gradient", "Interference", "IsoC", "Karcher", "Linear", "MergeConfig",
-    "Method", "Plan", "Progress", "Ram", "Recipe", "ResMerge", "Rule", "Sce", "Slerp",
-    "TaskArithmetic", "Ties",
-    "interference", "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge", "run_plan",
+    "Breadcrumbs", "ByName", "Dare", "Della", "Gradient", "Interference", "IsoC", "Karcher",
+    "Linear", "MergeConfig", "Method", "Plan", "Progress", "Ram", "Recipe", "ResMerge",
+    "Rule", "Sce", "Slerp", "TaskArithmetic", "Ties",
+    "interference", "kind_of", "merge", "merge_folders", "merge_tensor", "method_of", "plan_merge",
+    "run_plan",
 ]  # fmt: skip

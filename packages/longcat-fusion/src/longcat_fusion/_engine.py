@@ -18,7 +18,7 @@ from ._numbers import FLOATS, Array
 from ._sources import BlockScaled, Source, Stored
 from ._view import UNIT, View
 
-TILE = 1 << 18
+TILE = 1 << 16
 """Elements of a tile where the budget allows: small enough to stay in a CPU's cache."""
 _COPY_BYTES = 1 << 22
 _HALF_PRECISION_STEP = 2.0**-21  # changes below it are rounding of the float32 sums themselves
@@ -74,6 +74,7 @@ class TensorTask:
         wide = 2 if self.match.base.dtype == "F64" else 1
         # Inputs in both forms, as many arrays again for a method's work, and 64-bit words.
         per_element = wide * (4 + 4) * (num_experts + 1) + wide * 4 * num_experts + 64
+        per_element += wide * self.settings.method.held_bytes(num_experts)
         total = tile * per_element + sum(part.memory_bytes for part in self.match.experts)
         total += (1 << 19) * 2 * num_experts  # histograms
         if self.scales:

@@ -1,4 +1,4 @@
-"""Will it work? How the task vectors of the experts lie to each other, from one pass over the files.
+"""Will it work? How the task vectors of the experts lie to each other, from one pass over files.
 
 The sums are of tensors; layers, kinds and the whole are sums of these. What the figures mean:
 

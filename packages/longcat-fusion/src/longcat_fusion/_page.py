@@ -1,4 +1,4 @@
-"""The interference report as one HTML page with plots by layer; no script, nothing from elsewhere."""
+"""The interference report as one HTML page with plots by layer; no script, nothing fetched."""
 
 from __future__ import annotations
 

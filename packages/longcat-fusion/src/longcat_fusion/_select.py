@@ -1,20 +1,183 @@
 """The k-th largest of many numbers, exactly, in linear time and a fixed memory.
 
-The bits of numbers that are not negative sort as the numbers do. So a histogram of the upper 16
-bits says in which bucket the k-th largest lies, and a histogram of the next 16 bits of that
-bucket's members says where in it: two passes for float32, four for float64, whatever the size.
+A sample says between which two values the k-th largest must lie. One pass then counts what lies
+outside and keeps the few values inside, among which the answer is picked. Where the sample misled,
+which the counts show, or too many values lie inside, the bits decide: those of numbers that are not
+negative sort as the numbers do, so a histogram of the upper 16 bits says in which bucket the k-th
+largest lies, and one of the next 16 bits of that bucket's members where in it: two passes for
+float32, four for float64. Either way the answer is the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ._numbers import Array
 
 _BUCKETS = 1 << 16
+
+Passes = Callable[[], Iterable[Sequence[Array]]]
+"""Begins a pass: parts, each of one array per stream, of values that are not negative."""
+Rank = int | Callable[[int], int]
+"""A rank, counted from 1 (0 stands for infinity), or what it is by the number of values above 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What is known before the first pass."""
+
+    parts: Passes
+    """A few parts of the streams, spread evenly over them."""
+    size: int
+    """Values of each stream."""
+    room: int
+    """Values that may be kept for each rank."""
+
+
+def kth_largest(
+    passes: Passes, ranks: Sequence[Sequence[Rank]], sample: Sample | None = None
+) -> list[list[float]]:
+    """Find the k-th largest value of each stream, for each k of that stream.
+
+    Args:
+        passes: Called once for each pass. The arrays hold float32 or float64.
+        ranks: For each stream, its ks.
+        sample: Saves passes; the answer does not depend on it.
+
+    Returns:
+        For each stream and k, the value t: at least k values are t or more, fewer than k exceed it.
+    """
+    wanted = [(stream, rank) for stream, found in enumerate(ranks) for rank in found]
+    if sample is not None:
+        windows = _windows(wanted, sample)
+        _fill(windows, passes)
+        wanted = [(w.stream, w.resolved()) for w in windows]
+        answers = [w.answer(rank) for w, (_, rank) in zip(windows, wanted, strict=True)]
+    else:
+        above_0 = _above_0(passes, wanted)
+        wanted = [(s, rank(above_0[s]) if callable(rank) else rank) for s, rank in wanted]
+        answers = [None] * len(wanted)
+    missed = [place for place, answer in enumerate(answers) if answer is None]
+    searches = [_Search(wanted[place][0], wanted[place][1]) for place in missed]
+    for place, answer in zip(missed, _by_histogram(passes, searches), strict=True):
+        answers[place] = answer
+    flat = iter(answers)
+    return [[next(flat) for _ in found] for found in ranks]  # type: ignore[misc]
+
+
+# -- by a window ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Window:
+    """The values between `low` and `high`, both left out, of one stream."""
+
+    stream: int
+    rank: Rank
+    low: float
+    high: float
+    room: int
+    size: int = 0
+    above_0: int = 0
+    below_high: int = 0
+    at_high: int = 0
+    at_low: int = 0
+    num_kept: int = 0
+    parts: list[Array] = field(default_factory=list)
+
+    def add(self, values: Array) -> None:
+        """Count one part, and keep what lies inside."""
+        inside = values < self.high
+        self.size += len(values)
+        self.below_high += int(np.count_nonzero(inside))
+        self.at_high += int(np.count_nonzero(values == self.high))
+        self.at_low += int(np.count_nonzero(values == self.low))
+        inside &= values > self.low
+        if callable(self.rank):
+            self.above_0 += int(np.count_nonzero(values))
+        if self.num_kept <= self.room:
+            kept = values[inside]
+            self.num_kept += len(kept)
+            self.parts.append(kept)
+        if self.num_kept > self.room:
+            self.parts.clear()
+
+    def resolved(self) -> int:
+        """The rank, where it depends on the values."""
+        return self.rank(self.above_0) if callable(self.rank) else self.rank
+
+    def answer(self, rank: int) -> float | None:
+        """The value of that rank; None where it lies outside, or too much lies inside."""
+        if rank <= 0:
+            return math.inf
+        rank -= self.size - self.below_high - self.at_high
+        if rank <= 0:
+            return None
+        if rank <= self.at_high:
+            return self.high
+        rank -= self.at_high
+        if self.num_kept > self.room:
+            return None
+        if rank <= self.num_kept:
+            values = np.concatenate(self.parts)
+            values.partition(len(values) - rank)
+            return float(values[len(values) - rank])
+        return self.low if rank <= self.num_kept + self.at_low else None
+
+
+def _windows(wanted: Sequence[tuple[int, Rank]], sample: Sample) -> list[_Window]:
+    if sample.size <= sample.room:  # all of it is kept
+        return [_Window(s, rank, -math.inf, math.inf, sample.room) for s, rank in wanted]
+    parts = [tuple(arrays) for arrays in sample.parts()]
+    windows: list[_Window] = []
+    for stream, rank in wanted:
+        low, high = _bounds([arrays[stream] for arrays in parts], rank, sample.size)
+        windows.append(_Window(stream, rank, low, high, sample.room))
+    return windows
+
+
+def _bounds(parts: Sequence[Array], rank: Rank, size: int) -> tuple[float, float]:
+    """Two values between which the k-th largest lies, by what these parts hold."""
+    values = np.concatenate(parts)
+    count = len(values)
+
+    def ranked(place: int) -> Array:
+        return np.partition(values, count - 1 - place)[count - 1 - place]
+
+    if callable(rank):
+        rank = rank(round(int(np.count_nonzero(values)) / count * size))
+    share = min(max(rank / size, 0.0), 1.0)
+    # Neighbours are alike, so the parts say more about the error than their number of values does.
+    guess = ranked(min(int(share * count), count - 1))
+    shares = [np.count_nonzero(part >= guess) / len(part) for part in parts]
+    error = max(np.std(shares) / math.sqrt(len(parts)), math.sqrt(share * (1 - share) / count))
+    reach = 4 * error * count + 8
+    first, last = math.floor(share * count - reach), math.ceil(share * count + reach)
+    high = float(ranked(first)) if first >= 0 else math.inf
+    low = float(ranked(last)) if last < count else -math.inf
+    return low, high
+
+
+def _fill(windows: Sequence[_Window], passes: Passes) -> None:
+    for arrays in passes():
+        for window in windows:
+            window.add(arrays[window.stream])
+
+
+def _above_0(passes: Passes, wanted: Sequence[tuple[int, Rank]]) -> dict[int, int]:
+    streams = {stream for stream, rank in wanted if callable(rank)}
+    counts = dict.fromkeys(streams, 0)
+    for arrays in passes() if streams else ():
+        for stream in streams:
+            counts[stream] += int(np.count_nonzero(arrays[stream]))
+    return counts
+
+
+# -- by histograms -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -26,21 +189,8 @@ class _Search:
     counts: Array | None = None
 
 
-def kth_largest(
-    passes: Callable[[], Iterable[Sequence[Array]]], ranks: Sequence[Sequence[int]]
-) -> list[list[float]]:
-    """Find the k-th largest value of each stream, for each k of that stream.
-
-    Args:
-        passes: Called once for each pass; yields parts, each of one array per stream. The arrays
-            hold float32 or float64 values that are not negative.
-        ranks: For each stream, its ks, counted from 1; 0 stands for infinity.
-
-    Returns:
-        For each stream and k, the value t: at least k values are t or more, fewer than k exceed it.
-    """
-    searches = [[_Search(stream, rank) for rank in wanted] for stream, wanted in enumerate(ranks)]
-    live = [search for found in searches for search in found if search.rank > 0]
+def _by_histogram(passes: Passes, searches: Sequence[_Search]) -> list[float]:
+    live = [search for search in searches if search.rank > 0]
     kind, shift = np.dtype(np.uint32), 16
     level = 0
     while live and shift >= 0:
@@ -52,11 +202,8 @@ def kth_largest(
             _descend(search)
         level, shift = level + 1, shift - 16
     return [
-        [
-            float("inf") if s.rank <= 0 else float(np.array(s.prefix, kind).view(_float(kind)))
-            for s in found
-        ]
-        for found in searches
+        math.inf if s.rank <= 0 else float(np.array(s.prefix, kind).view(_float(kind)))
+        for s in searches
     ]
 
 

@@ -208,7 +208,7 @@ class Adapted:
 
 
 class Extended:
-    """A table that is cut or filled to `shape`: rows it lacks are the mean of `fillers` with them."""
+    """A table cut or filled to `shape`: rows it lacks are the mean of `fillers` with them."""
 
     def __init__(self, own: Source, shape: tuple[int, ...], fillers: Sequence[Source]) -> None:
         self.shape, self.watching = shape, 0

@@ -22,6 +22,9 @@ from ._sources import Source, matrix_shape
 
 UNIT = 4096
 """Elements that are summed in float32 before sums of units are added exactly."""
+SAMPLE, ROOM, REMEMBERED_BYTES = 2, 4, 64
+"""What a method may hold from one pass to the next, for each element of a tile: values of a sample,
+values for each of its thresholds, bytes of masks."""
 
 
 @dataclass(slots=True)
@@ -101,6 +104,27 @@ class View:
         """Go over the task vectors alone."""
         for tile in self.tiles(unit):
             yield tile.deltas()
+
+    def sample(self) -> Iterator[list[Array]]:
+        """Give the task vectors of a few units, spread evenly; for a guess, not for a result."""
+        count = max(1, SAMPLE * self._tile_size // UNIT)
+        for source in self._sources:
+            source.watching = min(self._watching, 1)  # digests want everything in order
+        for place in range(count):
+            start = place * self.size // count
+            stop = min(start + UNIT, self.size)
+            base, *experts = (source.read(start, stop) for source in self._sources)
+            yield Tile(start, stop, base, experts).deltas()
+
+    @property
+    def room(self) -> int:
+        """Numbers that a method may keep for each of its thresholds."""
+        return ROOM * self._tile_size
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Bytes of masks that a method may keep from one pass to the next."""
+        return REMEMBERED_BYTES * self._tile_size
 
     def keys(self, purpose: str) -> list[int]:
         """One key for the masks of each expert: of seed, the expert's content here, and the name.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 
 from longcat_fusion._numbers import Array
-from longcat_fusion._view import UNIT, Apply, Tile, View
+from longcat_fusion._select import Rank, Sample, kth_largest
+from longcat_fusion._view import ROOM, SAMPLE, UNIT, Apply, Tile, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,10 @@ class Method(abc.ABC):
     """Whether the method has a merged task vector that `scale` multiplies."""
     whole: ClassVar[bool] = False
     """Whether the method needs the whole matrix in memory at once."""
+
+    def held_bytes(self, num_experts: int) -> int:
+        """Bytes that the method holds for each element of a tile, from one pass to the next."""
+        return 0
 
     @abc.abstractmethod
     def prepare(self, view: View) -> Apply:
@@ -63,6 +68,29 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def thresholds(
+    view: View, measure: Callable[[list[Array]], list[Array]], ranks: Sequence[Sequence[Rank]]
+) -> list[list[float]]:
+    """Find the k-th largest values of what `measure` makes of the task vectors; see `kth_largest`.
+
+    Holds `threshold_bytes`.
+    """
+    sample = Sample(lambda: map(measure, view.sample()), view.size, view.room)
+    return kth_largest(lambda: map(measure, view.deltas()), ranks, sample)
+
+
+def threshold_bytes(num_ranks: int, num_streams: int) -> int:
+    """Bytes that `thresholds` holds for each element of a tile; each value twice, when joined."""
+    return 2 * 4 * (SAMPLE + ROOM * num_ranks) * num_streams
+
+
+def magnitudes(deltas: list[Array]) -> list[Array]:
+    """Turn task vectors into their absolute values."""
+    for delta in deltas:
+        np.abs(delta, out=delta)
+    return deltas
+
+
 def combine(
     deltas: Sequence[Array], weights: Sequence[float], *, erase: bool, average: bool
 ) -> Array:
@@ -84,18 +112,20 @@ def combine(
     if not erase:
         divisor = math.fsum(weights)
         return total / divisor if average and divisor else total
-    positive, undecided = np.signbit(total), total == 0
+    # Whole arrays times booleans: assignments by a mask take ten times as long.
+    positive, is_decided = np.signbit(total), total != 0
     kept_weight = np.zeros_like(total) if average else None
     total[:] = 0
     for delta, weight in zip(deltas, weights, strict=True):
         agrees = np.signbit(delta) == positive
-        agrees &= delta != 0
-        total += delta * agrees
+        agrees &= is_decided
         if kept_weight is not None:
+            agrees &= delta != 0
             kept_weight += agrees * total.dtype.type(weight)
-    total[undecided] = 0
+        delta *= agrees
+        total += delta
     if kept_weight is not None:
-        kept_weight[kept_weight == 0] = 1
+        kept_weight += kept_weight == 0
         total /= kept_weight
     return total
 

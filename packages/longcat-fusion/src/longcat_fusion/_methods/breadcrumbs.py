@@ -9,11 +9,17 @@ from typing import ClassVar, Self
 import numpy as np
 
 from longcat_fusion._numbers import Array
-from longcat_fusion._select import kth_largest
 from longcat_fusion._view import Apply, Tile, View, per_expert
 
-from ._base import Method, check_share, combine, onto_base
-from .ties import magnitudes
+from ._base import (
+    Method,
+    check_share,
+    combine,
+    magnitudes,
+    onto_base,
+    threshold_bytes,
+    thresholds,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +32,7 @@ class Breadcrumbs(Method):
 
     name: ClassVar[str] = "breadcrumbs"
     pays: ClassVar[str] = "when single weights ran away in training"
-    passes: ClassVar[int] = 3
+    passes: ClassVar[int] = 2
 
     density: float | Sequence[float] = 0.9
     gamma: float | Sequence[float] = 0.01
@@ -40,6 +46,9 @@ class Breadcrumbs(Method):
     def dense(self) -> Self:
         return replace(self, density=1.0)
 
+    def held_bytes(self, num_experts: int) -> int:
+        return threshold_bytes(2, num_experts)
+
     def prepare(self, view: View) -> Apply:
         densities = per_expert(self.density, view.num_experts, "density")
         gammas = per_expert(self.gamma, view.num_experts, "gamma")
@@ -50,7 +59,7 @@ class Breadcrumbs(Method):
         cuts = [density < 1 for density in densities]
         bounds = [[0.0, float("inf")]] * view.num_experts
         if any(cuts):
-            bounds = kth_largest(lambda: magnitudes(view), ranks)
+            bounds = thresholds(view, magnitudes, ranks)
 
         def apply(tile: Tile) -> Array:
             deltas = tile.deltas()

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from longcat_fusion._masks import keep_mask
-from longcat_fusion._view import Apply, View, per_expert
+from longcat_fusion._numbers import Array
+from longcat_fusion._view import REMEMBERED_BYTES, Apply, View, per_expert
 
-from ._base import Method, check_choice, check_share, combine, onto_base
-from ._rescale import RESCALES, l1_factors
+from ._base import Method, check_choice, check_share
+from ._drop import RESCALES, Drop, Remembered, l1_factors, merge_dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +35,28 @@ class Dare(Method):
     def dense(self) -> Self:
         return replace(self, density=1.0)
 
+    def held_bytes(self, num_experts: int) -> int:
+        return REMEMBERED_BYTES if self.rescale == "l1" else 0
+
     def prepare(self, view: View) -> Apply:
         densities = per_expert(self.density, view.num_experts, "density")
-        drops = any(density < 1 for density in densities)
-        keys = view.keys("drop") if drops else []
+        factors = [1.0] * view.num_experts
+        drop = self._drop(view, densities)
+        if drop is not None and self.rescale == "expected":
+            factors = [1 / density for density in densities]
+        elif drop is not None and self.rescale == "l1":
+            drop = Remembered(drop, view.remembered_bytes)
+            factors = l1_factors(view, drop)
+        return merge_dropped(view, drop, factors, erase=self.erase, average=self.average)
 
-        def drop(start, stop, deltas) -> None:
+    def _drop(self, view: View, densities: Sequence[float]) -> Drop | None:
+        if all(density == 1 for density in densities):
+            return None
+        keys = view.keys("drop")
+
+        def drop(start: int, stop: int, deltas: Sequence[Array]) -> None:
             for delta, key, density in zip(deltas, keys, densities, strict=True):
                 if density < 1:
                     delta *= keep_mask(key, start, stop, density)
 
-        factors = [1.0] * view.num_experts
-        if drops and self.rescale == "expected":
-            factors = [1 / density for density in densities]
-        elif drops and self.rescale == "l1":
-            factors = l1_factors(view, drop)
-
-        def apply(tile):
-            deltas = tile.deltas()
-            if drops:
-                drop(tile.start, tile.stop, deltas)
-            for delta, factor in zip(deltas, factors, strict=True):
-                if factor != 1:
-                    delta *= factor
-            merged = combine(deltas, view.weights, erase=self.erase, average=self.average)
-            return onto_base(tile, merged, view.scale)
-
-        return apply
+        return drop

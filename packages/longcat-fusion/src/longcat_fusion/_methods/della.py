@@ -10,10 +10,10 @@ import numpy as np
 
 from longcat_fusion._masks import random_words
 from longcat_fusion._numbers import Array
-from longcat_fusion._view import Apply, View, per_expert
+from longcat_fusion._view import REMEMBERED_BYTES, Apply, View, per_expert
 
-from ._base import Method, check_choice, check_share, combine, onto_base
-from ._rescale import RESCALES, l1_factors
+from ._base import Method, check_choice, check_share
+from ._drop import RESCALES, Drop, Remembered, l1_factors, merge_dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,39 +46,41 @@ class Della(Method):
     def unit(self, view_shape: tuple[int, ...]) -> int:
         return max(1, view_shape[-1]) if view_shape else 1
 
+    def held_bytes(self, num_experts: int) -> int:
+        return REMEMBERED_BYTES if self.rescale == "l1" else 0
+
     def prepare(self, view: View) -> Apply:
         densities = per_expert(self.density, view.num_experts, "density")
         spreads = per_expert(self.epsilon, view.num_experts, "epsilon")
         for density, spread in zip(densities, spreads, strict=True):
             _check_reach(density, spread)
-        drops = any(density < 1 for density in densities)
-        keys = view.keys("drop") if drops else []
-        expected = self.rescale == "expected"
-
-        def drop(start, stop, deltas) -> None:
-            for delta, key, density, spread in zip(deltas, keys, densities, spreads, strict=True):
-                if density < 1:
-                    chances = _chances(delta.reshape(-1, view.columns), density, spread)
-                    words = random_words(key, start, stop)
-                    delta *= words < np.minimum(chances * 2.0**32, 2.0**32 - 1)
-                    if expected:
-                        delta /= chances.astype(delta.dtype)
-
         factors = [1.0] * view.num_experts
-        if drops and self.rescale == "l1":
+        drop = self._drop(view, densities, spreads)
+        if drop is not None and self.rescale == "l1":
+            drop = Remembered(drop, view.remembered_bytes)
             factors = l1_factors(view, drop, view.columns)
+        return merge_dropped(view, drop, factors, erase=self.erase, average=self.average)
 
-        def apply(tile):
-            deltas = tile.deltas()
-            if drops:
-                drop(tile.start, tile.stop, deltas)
-            for delta, factor in zip(deltas, factors, strict=True):
-                if factor != 1:
-                    delta *= factor
-            merged = combine(deltas, view.weights, erase=self.erase, average=self.average)
-            return onto_base(tile, merged, view.scale)
+    def _drop(
+        self, view: View, densities: Sequence[float], spreads: Sequence[float]
+    ) -> Drop | None:
+        if all(density == 1 for density in densities):
+            return None
+        keys = view.keys("drop")
 
-        return apply
+        def drop(start: int, stop: int, deltas: Sequence[Array]) -> None:
+            for delta, key, density, spread in zip(deltas, keys, densities, spreads, strict=True):
+                if density == 1:
+                    continue
+                order = _in_order_of_size(delta.reshape(-1, view.columns))
+                chances = _chances(view.columns, density, spread)
+                limits = np.minimum(np.ceil(chances.astype(np.float64) * 2.0**32), 2.0**32 - 1)
+                limits = _spread_out(limits.astype(np.uint32), order)
+                delta *= random_words(key, start, stop) < limits
+                if self.rescale == "expected":
+                    delta /= _spread_out(chances.astype(delta.dtype), order)
+
+        return drop
 
 
 def _check_reach(density: float, spread: float) -> None:
@@ -88,18 +90,27 @@ def _check_reach(density: float, spread: float) -> None:
         )
 
 
-def _chances(delta_RC: Array, density: float, spread: float) -> Array:
-    """Chance of each element to be kept, flat; R rows, C columns."""
-    columns = delta_RC.shape[1]
-    if columns == 1:
-        return np.full(delta_RC.size, density)
-    # Sorting the bits with the column behind them sorts by size, equal ones by column.
+def _in_order_of_size(delta_RC: Array) -> Array:
+    """Places of the elements, row after row from the smallest to the largest; R rows, C columns."""
+    # Sorting the bits with the place behind them sorts by size, equal ones by column.
     words = np.abs(delta_RC).astype(np.float32).view(np.uint32).astype(np.uint64)
     words <<= np.uint64(32)
-    words |= np.arange(columns, dtype=np.uint64)
+    words |= np.arange(delta_RC.size, dtype=np.uint64).reshape(delta_RC.shape)
     words.sort(axis=1)
-    order = (words & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    words &= np.uint64(0xFFFFFFFF)
+    return words.view(np.int64).reshape(-1)
+
+
+def _chances(columns: int, density: float, spread: float) -> Array:
+    """Chance to be kept by the rank in a row."""
+    if columns == 1:
+        return np.full(1, density, np.float32)
     by_rank = (density - spread) + np.arange(columns) * (2 * spread / (columns - 1))
-    chances = np.empty(delta_RC.shape, np.float32)
-    np.put_along_axis(chances, order, by_rank.astype(np.float32)[None], axis=1)
-    return chances.reshape(-1).astype(np.float64)
+    return by_rank.astype(np.float32)
+
+
+def _spread_out(by_rank_C: Array, order: Array) -> Array:
+    """Give each element what its rank in its row has."""
+    found = np.empty(order.size, by_rank_C.dtype)
+    found[order] = np.tile(by_rank_C, order.size // by_rank_C.size)
+    return found

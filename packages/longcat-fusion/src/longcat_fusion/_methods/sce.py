@@ -10,10 +10,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from longcat_fusion._numbers import Array
-from longcat_fusion._select import kth_largest
 from longcat_fusion._view import Apply, Sums, Tile, View
 
-from ._base import Method, check_share, combine, onto_base
+from ._base import Method, check_share, combine, onto_base, threshold_bytes, thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,7 @@ class Sce(Method):
 
     name: ClassVar[str] = "sce"
     pays: ClassVar[str] = "when experts moved by unlike amounts, and the larger move should count"
-    passes: ClassVar[int] = 4
+    passes: ClassVar[int] = 3
 
     select: float = 1.0
 
@@ -35,6 +34,9 @@ class Sce(Method):
 
     def dense(self) -> Self:
         return replace(self, select=1.0)
+
+    def held_bytes(self, num_experts: int) -> int:
+        return threshold_bytes(1, 1)
 
     def prepare(self, view: View) -> Apply:
         threshold = self._threshold(view) if self.select < 1 else 0.0
@@ -59,9 +61,11 @@ class Sce(Method):
 
     def _threshold(self, view: View) -> float:
         """The smallest variance that is kept; infinity where none is."""
-        moved = sum(int(np.count_nonzero(_variance(deltas))) for deltas in view.deltas())
-        rank = int(self.select * moved)
-        return kth_largest(lambda: ([_variance(d)] for d in view.deltas()), [[rank]])[0][0]
+
+        def rank(moved: int) -> int:
+            return int(self.select * moved)
+
+        return thresholds(view, lambda deltas: [_variance(deltas)], [[rank]])[0][0]
 
 
 def _variance(deltas: Sequence[Array]) -> Array:
@@ -70,9 +74,9 @@ def _variance(deltas: Sequence[Array]) -> Array:
     for delta in deltas[1:]:
         mean += delta
     mean /= len(deltas)
-    total = np.zeros_like(mean)
+    total, apart = np.zeros_like(mean), np.empty_like(mean)
     for delta in deltas:
-        apart = delta - mean
+        np.subtract(delta, mean, out=apart)
         apart *= apart
         total += apart
     total /= len(deltas)

@@ -9,10 +9,17 @@ from typing import ClassVar, Self
 import numpy as np
 
 from longcat_fusion._numbers import Array
-from longcat_fusion._select import kth_largest
 from longcat_fusion._view import Apply, Tile, View, per_expert, share_count
 
-from ._base import Method, check_share, combine, onto_base
+from ._base import (
+    Method,
+    check_share,
+    combine,
+    magnitudes,
+    onto_base,
+    threshold_bytes,
+    thresholds,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +31,7 @@ class Ties(Method):
 
     name: ClassVar[str] = "ties"
     pays: ClassVar[str] = "when experts moved many weights a little and a few weights far"
-    passes: ClassVar[int] = 3
+    passes: ClassVar[int] = 2
 
     density: float | Sequence[float] = 0.2
     average: bool = True
@@ -36,29 +43,23 @@ class Ties(Method):
     def dense(self) -> Self:
         return replace(self, density=1.0)
 
+    def held_bytes(self, num_experts: int) -> int:
+        return threshold_bytes(1, num_experts)
+
     def prepare(self, view: View) -> Apply:
         densities = per_expert(self.density, view.num_experts, "density")
         ranks = [[share_count(density, view.size)] for density in densities]
         if all(density == 1 for density in densities):
-            thresholds = [0.0] * view.num_experts
+            least = [0.0] * view.num_experts
         else:
-            found = kth_largest(lambda: magnitudes(view), ranks)
-            thresholds = [found[0] for found in found]
+            least = [found[0] for found in thresholds(view, magnitudes, ranks)]
 
         def apply(tile: Tile) -> Array:
             deltas = tile.deltas()
-            for delta, threshold in zip(deltas, thresholds, strict=True):
+            for delta, threshold in zip(deltas, least, strict=True):
                 if threshold > 0:
                     delta *= np.abs(delta) >= threshold
             merged = combine(deltas, view.weights, erase=True, average=self.average)
             return onto_base(tile, merged, view.scale)
 
         return apply
-
-
-def magnitudes(view: View):
-    """Go over the absolute values of the task vectors."""
-    for deltas in view.deltas():
-        for delta in deltas:
-            np.abs(delta, out=delta)
-        yield deltas
