@@ -1,8 +1,8 @@
-"""Rewrite every host in a uv lock to `index.invalid`, and drop sizes: standard input to standard output.
+"""Rewrite every host in a uv lock to `index.invalid`, and drop sizes: standard input to output.
 
 A lock that names no host works with any mirror. uv sees that the lock's index is none of its own,
-resolves again against the user's index, and keeps the locked versions and hashes. Some indexes tell the sizes of
-files and others do not; without them the lock is the same after either.
+resolves again against the user's index, and keeps the locked versions and hashes. Some indexes
+tell the sizes of files and others do not; without them the lock is the same after either.
 """
 
 import re

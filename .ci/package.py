@@ -2,8 +2,8 @@
 
     python .ci/package.py longcat-noise dist
 
-READMEs have relative links, so that they lead somewhere in a clone; a page on an index has no folder to look in.
-Everything else of the package is built as it is.
+READMEs have relative links, so that they lead somewhere in a clone; a page on an index has no
+folder to look in. Everything else of the package is built as it is.
 """
 
 import re

@@ -4,8 +4,9 @@
     python .ci/results.py render     # each benchmarks/RESULTS.md, from benchmarks/results/*.json
     python .ci/results.py check      # exits 1 and names what is stale, incomplete or by hand
 
-A benchmark prints its table for people and, as the last line of its output, one JSON object: what `FROM_SCRIPT` names.
-`record` runs it from the root of the repository and adds what `ADDED` names. A result holds both:
+A benchmark prints its table for people and, as the last line of its output, one JSON object: what
+`FROM_SCRIPT` names. `record` runs it from the root of the repository and adds what `ADDED` names.
+A result holds both:
 
 - nothing here is typed by hand: the command that stands beside a figure is the one that gave it;
 - a picture lies beside the JSON and is named relative to `benchmarks/`.
@@ -57,7 +58,8 @@ def faults(result: Any) -> list[str]:
     if not lines:
         width = len(result["columns"])
         lines = [f"row {row!r} must have {width} cells, as there are columns"
-                 for row in result["rows"] if not isinstance(row, list) or len(row) != width]  # fmt: skip
+                 for row in result["rows"]
+                 if not isinstance(row, list) or len(row) != width]  # fmt: skip
     return lines
 
 
@@ -145,7 +147,7 @@ def record(package: str, name: str, command: list[str]) -> Path:
 
 
 def _portable(command: list[str]) -> str:
-    """The command as anybody types it: an interpreter's path is `python`, paths start at the root."""
+    """The command as anybody types it: an interpreter is `python`, paths start at the root."""
     words = [word.replace(f"{ROOT}{os.sep}", "") for word in command]
     if Path(words[0]).name.startswith("python"):
         words[0] = "python"

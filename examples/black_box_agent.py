@@ -2,9 +2,10 @@
 
     pip install 'longcat-dora[endpoint]' openai
 
-Each rollout has a base URL of its own; what the agent hears there is sampled, recorded as tokens, and trained
-on. Engine and renderer are toys here; with a language model they are
-`Worker(engine=longcat_moe.Engine(...), renderer=longcat_moe.ChatFormat(...), rollout=black_box(agent))`.
+Each rollout has a base URL of its own; what the agent hears there is sampled, recorded as tokens,
+and trained on. Engine and renderer are toys here; with a language model they are
+`Worker(engine=longcat_moe.Engine(...), renderer=longcat_moe.ChatFormat(...),
+rollout=black_box(agent))`.
 """
 
 import tempfile

@@ -2,9 +2,10 @@
 
     pip install 'longcat-dora[ray]'
 
-With `address="auto"` (or `"ray://head:10001"`) controllers and worlds are actors of a cluster, on the nodes whose CPUs
-are idlest; without one, as here, Ray is started on this machine. A node that is lost costs what it was sampling, and
-no more; a world that dies costs its rollout, which is tried again.
+With `address="auto"` (or `"ray://head:10001"`) controllers and worlds are actors of a cluster, on
+the nodes whose CPUs are idlest; without one, as here, Ray is started on this machine. A node that
+is lost costs what it was sampling, and no more; a world that dies costs its rollout, which is
+tried again.
 """
 
 import tempfile

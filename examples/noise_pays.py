@@ -2,9 +2,9 @@
 
 usage: python noise_pays.py RUN [DOMAIN]    RUN is a finished run of `longcat train`
 
-Both runs share RUN's environments and cold start and differ in the noise levels alone; most episodes
-of the second are noisy once the level has risen. Prints each one's held-out pass rate, clean and
-noisy, and what it loses under noise.
+Both runs share RUN's environments and cold start and differ in the noise levels alone; most
+episodes of the second are noisy once the level has risen. Prints each one's held-out pass rate,
+clean and noisy, and what it loses under noise.
 """
 
 import json

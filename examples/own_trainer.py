@@ -1,7 +1,7 @@
 """A trainer of your own for longcat-dora: four methods, here a table that learns with plain Python.
 
-`train` gets whole groups: advantages are yours to form. What `weights` returns goes to every engine's
-`load_weights`; `save` and `restore` make a run continue where it was killed.
+`train` gets whole groups: advantages are yours to form. What `weights` returns goes to every
+engine's `load_weights`; `save` and `restore` make a run continue where it was killed.
 """
 
 import json

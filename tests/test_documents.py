@@ -18,8 +18,8 @@ READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")),
 MODULES = [path.name.replace("-", "_") for path in sorted((ROOT / "packages").iterdir())]
 
 
-# Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
-# And its workers give way to whatever else runs, until a test times out.
+# Ray would start every worker by `uv run` where the tests were: seconds each, for the same
+# environment. And its workers give way to whatever else runs, until a test times out.
 ENVIRONMENT = {
     **os.environ,
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",

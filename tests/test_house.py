@@ -1,4 +1,4 @@
-"""Rules of the house: who imports whom, light imports, exports, a lock without hosts, no big files."""
+"""Rules of the house: who imports whom, light imports, exports, a lock without hosts."""
 
 import ast
 import re

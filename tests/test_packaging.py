@@ -44,8 +44,8 @@ def test_a_package_says_what_an_index_shows(folder):
 
 
 def test_every_package_leads_to_the_same_home():
-    homes = {tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Homepage"]
-             for folder in FOLDERS}  # fmt: skip
+    texts = [(folder / "pyproject.toml").read_text("utf-8") for folder in FOLDERS]
+    homes = {tomllib.loads(text)["project"]["urls"]["Homepage"] for text in texts}
     assert len(homes) == 1
 
 

@@ -1,4 +1,4 @@
-"""Published figures: recorded by a command, rendered and never typed, and what is not so is noticed."""
+"""Published figures: recorded by a command and rendered; what is not so is noticed."""
 
 import importlib.util
 import json

@@ -118,7 +118,7 @@ class Conversation:
             self._heavy.reset()
 
     async def ask(self, text: str, *, show: Any) -> None:
-        """Say something and take the answer in; one that does not come leaves no question behind."""
+        """Say something and take the answer in; without one the question is forgotten too."""
         if self._heavy is not None:
             show(Piece(await self._heavy.ask(text)))
             self.messages[:] = self._heavy.messages

@@ -1,7 +1,7 @@
 """What several keys of a recipe must keep together, found before anything runs.
 
-The packages' own configurations are built once, so that each rule is written where it belongs; what they say is
-told with the recipe's section.
+The packages' own configurations are built once, so that each rule is written where it belongs;
+what they say is told with the recipe's section.
 """
 
 from __future__ import annotations
@@ -145,11 +145,11 @@ BYTES_TRAINED = 16
 """A parameter that is trained: weight, gradient and Adam's two moments, in float32."""
 TOKENS_OF_AN_ATTEMPT = 150
 RL_COST = 2.5
-"""Seconds of RL a token that is trained on, over those of a supervised step: sampling, retries, epochs."""
+"""Seconds of RL a token trained on, over those of a supervised step: sampling, retries, epochs."""
 
 
 def estimate(recipe: Recipe) -> Needs:
-    """Measure one training step of the recipe's model here and scale it up: a guess within a factor of two."""
+    """Measure one training step of the recipe's model here, scaled up: within a factor of two."""
     from .stages.cold_start import seconds_per_token
 
     parameters, pace = seconds_per_token(recipe)
@@ -181,7 +181,10 @@ def room_for(needs: Needs, folder: Path) -> Iterator[str]:
         yield f"the run needs about {size(needs.disk_bytes)} of disk, {place} has {size(free)} free"
     memory = memory_bytes()
     if memory and memory < needs.memory_bytes:
-        yield f"the run needs about {size(needs.memory_bytes)} of memory, this machine has {size(memory)}"
+        yield (
+            f"the run needs about {size(needs.memory_bytes)} of memory, this machine has "
+            f"{size(memory)}"
+        )
 
 
 def size(num_bytes: float) -> str:

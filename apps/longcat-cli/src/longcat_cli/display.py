@@ -1,7 +1,7 @@
 """What one sees while a run goes on: a live panel in a terminal, plain lines elsewhere.
 
-Figures come at least every five seconds, also while a stage has none yet: a thread shows what it is doing and
-for how long.
+Figures come at least every five seconds, also while a stage has none yet: a thread shows what it
+is doing and for how long.
 """
 
 from __future__ import annotations

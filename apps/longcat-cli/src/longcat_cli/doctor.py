@@ -31,7 +31,10 @@ SHARED_MEMORY = 256_000_000
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what is installed, what this machine has, and what will be slow; exit code 1 if something will fail."""
+    """Say what is installed, what this machine has, and what will be slow.
+
+    Exit code 1: something will fail.
+    """
     facts = examine()
     problems = list(judge(facts))
     if as_json:
@@ -104,7 +107,7 @@ def _judge_space(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "fails",
             (
-                f"/dev/shm has {size(facts['shared_memory_bytes'])}, weights of a few versions need "
+                f"/dev/shm has {size(facts['shared_memory_bytes'])}, weights of some versions need "
                 f"{size(SHARED_MEMORY)}; in a container: --shm-size=1g"
             ),
         )

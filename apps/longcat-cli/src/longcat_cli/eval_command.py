@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Try held-out tasks several times: avg@n, pass@k, pass^k, tokens per success, the gap that noise opens.
+    """Try held-out tasks several times: avg@n, pass@k, pass^k, tokens per success, noise gap.
 
     Intervals are 95%, over tasks. pass@k: one of k attempts passes; pass^k: all of k do.
     """

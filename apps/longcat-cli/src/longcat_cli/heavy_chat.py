@@ -1,7 +1,7 @@
 """`longcat chat --heavy K`: each answer is thought about K times, then once about the answers.
 
-A server is asked through `longcat_heavythink.Endpoint`: one client, retries, cut streams as failures.
-Any other talker is a function that gives an answer.
+A server is asked through `longcat_heavythink.Endpoint`: one client, retries, cut streams as
+failures. Any other talker is a function that gives an answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whether each stage of a run learned what it is there to learn, from the facts that it left.
 
-A run can end with every artefact and have learned nothing: no group had both passes and failures, no attempt
-passed that a fused model could learn from. That is said, and has an exit code of its own.
+A run can end with every artefact and have learned nothing: no group had both passes and failures,
+no attempt passed that a fused model could learn from. That is said, and has an exit code of its
+own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading what a person types: editing, history, pasting of several lines, completion of commands."""
+"""Reading what a person types: editing, history, pasted lines, completion of commands."""
 
 from __future__ import annotations
 

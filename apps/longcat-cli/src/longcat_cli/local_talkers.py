@@ -36,7 +36,7 @@ class TransformersTalker:
         temperature: float,
         tools: Sequence[Any],
     ) -> AsyncIterator[Piece | Call]:
-        """Yield text as the model generates it in a thread, which ends when nobody listens any more."""
+        """Yield text as the model generates it in a thread, which ends when nobody listens."""
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
         inputs = self.tokenizer.apply_chat_template(

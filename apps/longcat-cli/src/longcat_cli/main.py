@@ -129,8 +129,8 @@ def audit(
 ) -> None:
     """Check what a run left behind by deriving it a second time; exit code 1 if it does not stand.
 
-    Rewards are derived from the sampled tokens, log-probs from the weights of their version, the weights from
-    the batches, the fused model from the logs, the table from the models.
+    Rewards are derived from the sampled tokens, log-probs from the weights of their version, the
+    weights from the batches, the fused model from the logs, the table from the models.
     """
     from .audit import audit as derive_again
     from .folder import RunFolder
@@ -259,8 +259,8 @@ def serve(
 
     serve_model(
         model, host=host, port=port, name=name, slots=slots, max_waiting=max_waiting,
-        max_length=max_length, max_tokens=max_tokens, speculate=speculate, takes_weights=takes_weights,
-        api_key_env=api_key_env,
+        max_length=max_length, max_tokens=max_tokens, speculate=speculate,
+        takes_weights=takes_weights, api_key_env=api_key_env,
     )  # fmt: skip
 
 
@@ -276,7 +276,7 @@ app.command(epilog="Example: longcat sft --model smollm2-135m --data chat.jsonl"
 
 @app.command(context_settings=PASSED_ON)
 def fuse(context: typer.Context) -> None:
-    """Merge checkpoints of your own: `longcat fuse plan|merge|report PLAN.toml`; see longcat-fusion."""
+    """Merge checkpoints of your own: `longcat fuse plan|merge|report PLAN.toml`."""
     from longcat_fusion.__main__ import main
 
     raise typer.Exit(main(context.args))
@@ -284,7 +284,7 @@ def fuse(context: typer.Context) -> None:
 
 @app.command(context_settings=PASSED_ON)
 def think(context: typer.Context) -> None:
-    """Think several times, then once about the answers: `longcat think QUESTION`; see longcat-heavythink."""
+    """Think several times, then once about the answers: `longcat think QUESTION`."""
     from longcat_heavythink.__main__ import main
 
     raise typer.Exit(main(["think", *context.args]))

@@ -38,7 +38,7 @@ def models_root() -> Path:
 
 
 def known_models() -> list[dict[str, Any]]:
-    """Every model that can be fetched, or was: its name, folder and size; no folder if it is not here."""
+    """Every model that can be fetched, or was: name, folder and size; no folder if not here."""
     root = models_root()
     others = sorted(path.parent.name for path in root.glob("*/config.json"))
     return [

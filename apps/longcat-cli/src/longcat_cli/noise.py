@@ -1,10 +1,10 @@
-"""Noise around a task of a world, within a certificate: whoever is patient passes in the turns that are given.
+"""Noise around a task of a world, within a certificate: whoever is patient passes in time.
 
     task, contracts, episode, turns ──> certify ──> the environment in that very noise
                                            └─ refused: drawn again, in the end a perfect world
 
-What is drawn is a pure function of the task, the level, the episode's name and the turns, so that an attempt
-can be derived a second time from what was written about it (see `audit`).
+What is drawn is a pure function of the task, the level, the episode's name and the turns, so that
+an attempt can be derived a second time from what was written about it (see `audit`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Drawn:
 async def in_noise(
     world: World, task: Task, *, level: float, episode: str, max_turns: int | None
 ) -> Drawn:
-    """Put a task in noise that a patient agent survives within `max_turns`; in none if `level` is 0."""
+    """Put a task in noise that a patient agent survives in `max_turns`; in none if `level` is 0."""
     plain = TaskEnvironment(world, task)
     if level <= 0:
         return Drawn(plain, 0.0, 0)

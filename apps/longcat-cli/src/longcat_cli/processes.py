@@ -30,7 +30,7 @@ class Pool:
     def finished(
         self, futures: Iterable[Future[Result]], tell: Callable[[int], object]
     ) -> Iterator[Future[Result]]:
-        """Yield each as it ends; meanwhile `tell`, once a second, how often `count` was called in all."""
+        """Yield each as it ends; meanwhile `tell`, once a second, how often `count` was called."""
         left = set(futures)
         while left:
             done, left = wait(left, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)

@@ -1,8 +1,8 @@
 """A recipe: every number of a training run, in one frozen object.
 
-TOML files and `--set section.key=value` build the same object. An unknown key is an error that names its
-neighbours; a value outside of its range is one that names the key and the rule. What several keys must
-keep together is in `checks.py`.
+TOML files and `--set section.key=value` build the same object. An unknown key is an error that
+names its neighbours; a value outside of its range is one that names the key and the rule. What
+several keys must keep together is in `checks.py`.
 """
 
 from __future__ import annotations

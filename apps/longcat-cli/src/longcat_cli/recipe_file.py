@@ -34,7 +34,7 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     """Build a recipe from a shipped name or a TOML file and `key=value` changes.
 
     Raises:
-        UsageError: No such recipe, not TOML, an unknown key, or a value of the wrong type or out of range.
+        UsageError: No such recipe, not TOML, an unknown key, a value of the wrong type or range.
     """
     raw = _read(name_or_path)
     for change in changes:

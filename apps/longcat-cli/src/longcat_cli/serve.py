@@ -58,7 +58,7 @@ def serve_model(
 
 
 def _keys(variable: str | None) -> list[str]:
-    """Keys of clients, from an environment variable: on the command line, anybody here could read them."""
+    """Keys of clients, from a variable: on the command line, anybody here could read them."""
     if variable is None:
         return []
     keys = [key for key in os.environ.get(variable, "").replace(",", " ").split() if key]

@@ -1,4 +1,4 @@
-"""How a run begins or goes on: its recipe is checked whole, and a resumed one may change what is to come."""
+"""How a run begins or goes on: its recipe is checked whole; a resumed one may change the rest."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def plan(folder: RunFolder) -> Iterator[str]:
         yield f"{stage:24} {'done before' if folder.is_done(stage) else 'to do'}"
     yield f"model: {needs.parameters:,} parameters, on {recipe.device}"
     yield (
-        f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here just "
-        f"now, {size(needs.memory_bytes)} of memory, {size(needs.disk_bytes)} of disk"
+        f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here "
+        f"just now, {size(needs.memory_bytes)} of memory, {size(needs.disk_bytes)} of disk"
     )
     yield from room_for(needs, folder.path)

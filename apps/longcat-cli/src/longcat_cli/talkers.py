@@ -81,7 +81,7 @@ def make_talker(model: str, *, api_key_env: str, server_model: str | None) -> Ta
     """Choose by what `model` is: a URL, a folder, or the name of a model that can be fetched.
 
     Raises:
-        UsageError: It is none of these, the folder holds no model, or `server_model` is given without a server.
+        UsageError: It is none of these, the folder holds no model, or `server_model` has no server.
     """
     if model.startswith(("http://", "https://")):
         from .server_talker import ServerTalker

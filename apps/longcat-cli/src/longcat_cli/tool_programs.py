@@ -1,8 +1,8 @@
-"""Tools for `longcat chat`: a JSON list of OpenAI function tools, each with the program that does it.
+"""Tools for `longcat chat`: a JSON list of OpenAI function tools, each with its program.
 
-A tool may carry `"command": ["python", "weather.py"]` beside its `function`. The program gets the call's
-arguments as JSON on its standard input, and what it prints is the result. A tool without a command is shown to
-the model and only printed when it is called.
+A tool may carry `"command": ["python", "weather.py"]` beside its `function`. The program gets the
+call's arguments as JSON on its standard input, and what it prints is the result. A tool without a
+command is shown to the model and only printed when it is called.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Check a finished run against what it left behind, by another way than the one that made it.
 
-A run's files say what was learned; a stage that did nothing, or something else, can leave the same kinds of files.
-So each stage is derived a second time:
+A run's files say what was learned; a stage that did nothing, or something else, can leave the
+same kinds of files. So each stage is derived a second time:
 
 - grow        golden chains pass in their worlds, empty ones fail, no held-out task was trained on
-- cold start  held-out demonstrations are likelier than under fresh weights; masked turns are those that fail
-- experts     rewards follow from the sampled tokens; log-probs from the version's weights; weights from the batches
-- fuse        the merge from its inputs; the samples from the logs; the fused weights from the samples
+- cold start  held-out demonstrations are likelier than under fresh weights; masked turns fail
+- experts     rewards follow from the sampled tokens; log-probs from the version's weights;
+              weights from the batches
+- fuse        the merge from its inputs; the samples from the logs; the fused weights from these
 - evaluate    each model's answers, asked again
 - report      the page's figures from the evaluation
 

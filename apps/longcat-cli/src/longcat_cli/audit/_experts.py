@@ -1,4 +1,4 @@
-"""An expert: rewards from the tokens, log-probs from the version's weights, weights from the batches."""
+"""An expert: rewards from tokens, log-probs from the version's weights, weights from batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from longcat_cli.stages import experts
 from ._again import attempt_of
 
 TOLERANCE = 0.02
-"""Nats a token, on average over a trajectory, between the engine's log-probs and a plain forward pass."""
+"""Nats a token, a trajectory's mean, between the engine's log-probs and a plain forward pass."""
 
 
 def complaints(folder: RunFolder, limit: int, *, group: str) -> list[str]:
@@ -98,7 +98,10 @@ def _weights(
     try:
         for step in replay(log, trainer):  # type: ignore[arg-type]
             if not step.is_exact:
-                yield f"step to version {step.version}: its batch gives other weights than were published"
+                yield (
+                    f"step to version {step.version}: its batch gives other weights than were "
+                    f"published"
+                )
                 return
     except LongcatDoraError as error:
         yield str(error)

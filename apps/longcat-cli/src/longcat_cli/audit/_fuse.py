@@ -1,4 +1,4 @@
-"""fuse: the merge from its inputs, the samples from the logs, the fused weights from the samples."""
+"""fuse: the merge from its inputs, the samples from the logs, the weights from the samples."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """From attempts to figures: rates, estimators over k, cost, and the gap that noise opens.
 
-A task was tried n times and passed c times. Tasks are what intervals are drawn over: attempts at one task are
-not independent.
+A task was tried n times and passed c times. Tasks are what intervals are drawn over: attempts at
+one task are not independent.
 
 - avg@n: the mean of c / n.
-- pass@k: the chance that one of k attempts passes, 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
+- pass@k: the chance that one of k attempts passes, 1 - C(n - c, k) / C(n, k)
+  (Chen et al. 2021, equation 1).
 - pass^k: the chance that all of k attempts pass, C(c, k) / C(n, k) (tau-bench, section 3).
 - tokens per success: tokens sampled in all attempts, failed ones too, over the number that passed.
 - gap: clean minus noisy rate of the same task, averaged over the tasks that were tried both ways.
@@ -90,7 +91,7 @@ def row(cell: Cell, ks: Iterable[int]) -> dict[str, Any]:
 def tokens_per_success(cell: Cell) -> dict[str, float] | None:
     """Tokens of all attempts over those that passed, with an interval over tasks.
 
-    `None` where nothing passed or tokens are not known. Drawings without a success count as infinite.
+    `None` where nothing passed or tokens are not known. A drawing without a success is infinite.
     """
     if any(attempt.tokens is None for attempt in cell.attempts):
         return None
@@ -132,7 +133,7 @@ def gaps(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def over_domains(cells: Sequence[Cell], ks: Sequence[int]) -> list[dict[str, Any]]:
-    """Each model's figures at each level with its domains' tasks pooled, where it has several domains."""
+    """Each model's figures at each level, the tasks of its domains pooled, where it has several."""
     pools: dict[tuple[str, float], list[Cell]] = {}
     for cell in cells:
         pools.setdefault((cell.model, cell.level), []).append(cell)

@@ -1,7 +1,7 @@
 """What `longcat eval` asks, and on which tasks.
 
-A run's model is asked about the tasks that the run held out; elsewhere tasks are grown anew, the same ones for
-every model.
+A run's model is asked about the tasks that the run held out; elsewhere tasks are grown anew, the
+same ones for every model.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def ask_name(url: str, api_key_env: str) -> str:
 
 
 def limits_for(home: RunFolder | None, wish: Wish, target: Target) -> Limits:
-    """The run's own limits for our models; room for wordier ones elsewhere; what was wished for first."""
+    """The run's own limits for our models, room for wordier ones; what was wished for first."""
     rl = (home.recipe if home else Recipe()).rl
     is_ours = target.kind == "longcat"
     limits = Limits(

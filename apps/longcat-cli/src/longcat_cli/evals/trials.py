@@ -1,4 +1,4 @@
-"""One model on one domain at one level of noise: every task several times, in a process of its own."""
+"""One model on one domain at one level: every task several times, in a process of its own."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def _try(
 
     from longcat_cli.agent import act
 
-    # The first attempt meets the noise that `longcat train` evaluates with; each further one its own.
+    # The first attempt meets the noise that `longcat train` evaluates with; others their own.
     episode = f"eval:{task.id}" + (f":{number}" if number else "")
     async with free:
         policy, tokens, close = talk(seed_of(question.limits.seed, task.id, number))

@@ -1,4 +1,4 @@
-"""The page that a run ends with, `report.html`: one file, nothing fetched, light and dark, wide and narrow.
+"""The page that a run ends with, `report.html`: one file, light and dark, wide and narrow.
 
 facts.py     what is told: numbers made short, stages in words
 charts.py    curves as inline SVG that takes the page's colours

@@ -92,11 +92,14 @@ def story(stage: str, facts: dict[str, Any]) -> str:
         tasks = sum(fact["tasks"] for fact in files)
         tools = sorted({fact["tools"] for fact in files})
         between = f"{tools[0]} to {tools[-1]}" if len(tools) > 1 else str(tools[0] if tools else 0)
-        return f"{tasks:,} tasks, each verified by acting out its golden chain; {between} tools a world"
+        return (
+            f"{tasks:,} tasks, each verified by acting out its golden chain; "
+            f"{between} tools a world"
+        )
     if stage == "cold_start":
         return (
-            f"{facts['steps']:,} supervised steps on {facts['trajectories']:,} verified trajectories "
-            f"of {facts['mean_tokens']:.0f} tokens; vocabulary {facts['vocabulary']:,}"
+            f"{facts['steps']:,} supervised steps on {facts['trajectories']:,} verified "
+            f"trajectories of {facts['mean_tokens']:.0f} tokens; vocabulary {facts['vocabulary']:,}"
         )
     if stage.startswith("expert-"):
         return _expert(facts)
@@ -117,8 +120,8 @@ def _expert(facts: dict[str, Any]) -> str:
     ended = ", ".join(f"{count:,} {reason.replace('_', ' ')}"
                       for reason, count in facts.get("ended", {}).items())  # fmt: skip
     return (
-        f"{facts['steps']} steps on {facts['trajectories']:,} trajectories, {mean:.2f} versions behind "
-        f"on average; noise rose to {facts['noise_level']:g}"
+        f"{facts['steps']} steps on {facts['trajectories']:,} trajectories, {mean:.2f} versions "
+        f"behind on average; noise rose to {facts['noise_level']:g}"
         + (f"; not trained on: {ended}" if ended else "")
         + f". Event log: {facts['contract']}"
     )

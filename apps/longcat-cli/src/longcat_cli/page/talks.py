@@ -1,4 +1,4 @@
-"""Conversations side by side: the same held-out task before and after, RL's first and last attempts."""
+"""Conversations side by side: a task before and after, RL's first and last attempts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def _chosen(before: Sequence[Example], after: Sequence[Example]) -> tuple[Exampl
 def first_and_last(samples: dict[str, dict[str, list[Example]]]) -> str:
     """Each expert's first and last attempt in RL."""
     return "".join(
-        _pair(f"expert {group}", ("first attempt", found["first"][0]), ("last attempt", found["last"][-1]))
+        _pair(f"expert {group}", ("first attempt", found["first"][0]),
+              ("last attempt", found["last"][-1]))
         for group, found in samples.items()
         if found["first"] and found["last"]
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """What an expert did well, as samples to learn from: its newest passed attempts, mistakes masked.
 
-As in the cold start, a turn whose call failed stays in the context and is not imitated (report 3.1.2, turn-level
-loss mask), although the attempt passed in the end.
+As in the cold start, a turn whose call failed stays in the context and is not imitated (report
+3.1.2, turn-level loss mask), although the attempt passed in the end.
 """
 
 from __future__ import annotations

@@ -39,32 +39,55 @@ TOKENIZER_TEXTS = 1500
 
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Train from nothing, or from the last checkpoint of this stage; return the facts."""
-    recipe, settings = folder.recipe, folder.recipe.cold_start
+    recipe = folder.recipe
     tune_process()
     torch.manual_seed(recipe.seed)
+    tokenizer, samples = _material(folder, display)
+    display.note(doing="laying out the model")
+    model = LongcatForCausalLM(model_config(recipe))
+    if recipe.model.induction:
+        init_induction(model, twins=space_twins(tokenizer))
+    before = model.lm_head.weight.detach().clone()
+    steps = _learn(folder, model.train(), samples, display)
+    model.save_pretrained(folder.cold_start)
+    save_tokenizer(tokenizer, folder.cold_start, declare=DECLARE)
+    moved = (model.lm_head.weight.detach() - before).norm() / before.norm()
+    return {
+        "steps": steps,
+        "moved": float(moved),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trajectories": len(samples),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "mean_tokens": sum(len(s.token_ids) for s in samples) / max(len(samples), 1),
+    }
+
+
+def _material(folder: RunFolder, display: Display) -> tuple[Tokenizer, list[Sample]]:
+    """A vocabulary, and what is learned in it."""
+    recipe = folder.recipe
     demos = asyncio.run(_demonstrations(folder, display))
     display.note(doing=f"learning a vocabulary of {recipe.model.vocab_size}")
     tokenizer = _tokenizer(demos, recipe)
     samples = [_sample(demo, ChatFormat(tokenizer, declare=DECLARE)) for demo in demos]
-    samples = [s for s in samples if len(s.token_ids) <= recipe.rl.max_length and any(s.loss_mask)]
+    longest = recipe.rl.max_length
+    return tokenizer, [s for s in samples if len(s.token_ids) <= longest and any(s.loss_mask)]
+
+
+def _learn(
+    folder: RunFolder, model: LongcatForCausalLM, samples: list[Sample], display: Display
+) -> int:
+    """Take the steps, from the last checkpoint of this stage on; return how many it has."""
+    settings = folder.recipe.cold_start
     batches = token_batches(
         [len(sample.token_ids) for sample in samples],
         batch_tokens=settings.batch_tokens,
         num_batches=settings.steps,
-        seed=recipe.seed + 1,
+        seed=folder.recipe.seed + 1,
     )
-
-    config = model_config(recipe)
-    model = LongcatForCausalLM(config)
-    display.note(doing="laying out the model")
-    if recipe.model.induction:
-        init_induction(model, twins=space_twins(tokenizer))
-    before = model.lm_head.weight.detach().clone()
-    trainer = _trainer(model, recipe)
+    trainer = _trainer(model, folder.recipe)
     state = folder.path / "cold_start.state"
     if (state / "trainer.pt").is_file():
         trainer.restore(state)
-    model.train()
     log = folder.path / "cold_start.jsonl"
     while trainer.num_steps < settings.steps:
         step = trainer.num_steps
@@ -78,17 +101,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
             loss=metrics["loss"],
             active_experts=metrics["active_experts"],
         )
-    model.save_pretrained(folder.cold_start)
-    save_tokenizer(tokenizer, folder.cold_start, declare=DECLARE)
-    moved = (model.lm_head.weight.detach() - before).norm() / before.norm()
-    return {
-        "steps": trainer.num_steps,
-        "moved": float(moved),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trajectories": len(samples),
-        "vocabulary": tokenizer.get_vocab_size(),
-        "mean_tokens": sum(len(s.token_ids) for s in samples) / max(len(samples), 1),
-    }
+    return trainer.num_steps
 
 
 def model_config(recipe: Recipe) -> LongcatConfig:
@@ -110,7 +123,7 @@ def check_model(recipe: Recipe) -> None:
 
 
 def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
-    """Parameters of the model, and what one token of a training step costs here (the faster of two)."""
+    """Parameters of the model, and what one token of a training step costs here."""
     tune_process()
     model = LongcatForCausalLM(model_config(recipe)).train()
     trainer = _trainer(model, recipe)

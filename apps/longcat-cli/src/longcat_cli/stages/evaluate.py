@@ -86,6 +86,31 @@ def evaluate_cell(run: str, name: str, model: str, domain: str, noise: float) ->
 async def _evaluate(
     recipe: Any, model: Path, name: str, tasks: list[Any], worlds: Any, noise: float
 ) -> dict[str, Any]:
+    tried = await _try_all(recipe, model, tasks, worlds, noise)
+    outcomes = [outcome for outcome in tried if outcome is not None]
+    cell = {"model": name, "domain": next(iter(worlds)), "noise": noise}
+    row = {
+        **cell,
+        "passed": sum(outcome["reward"] == 1 for outcome in outcomes),
+        "total": len(outcomes),
+        "invalid": len(tried) - len(outcomes),
+        "refused": sum(outcome["is_refused"] for outcome in outcomes),
+        "tokens": sum(outcome["tokens"] for outcome in outcomes),
+    }
+    return {
+        "row": row,
+        "examples": {**row, "examples": outcomes[:NUM_EXAMPLES]},
+        "outcomes": {
+            **cell,
+            "rewards": {outcome["task"]: outcome["reward"] for outcome in outcomes},
+        },
+    }
+
+
+async def _try_all(
+    recipe: Any, model: Path, tasks: list[Any], worlds: Any, noise: float
+) -> list[dict[str, Any] | None]:
+    """One attempt at each task; `None` where the world failed."""
     rl = recipe.rl
     worker = load_agent(
         model, num_slots=NUM_SLOTS, max_length=rl.max_length, max_tokens=rl.max_tokens,
@@ -118,25 +143,7 @@ async def _evaluate(
             "is_refused": attempt.num_refused > 0 and not attempt.level,
         }
 
-    tried = await asyncio.gather(*(one(task) for task in tasks))
-    outcomes = [outcome for outcome in tried if outcome is not None]
-    cell = {"model": name, "domain": next(iter(worlds)), "noise": noise}
-    row = {
-        **cell,
-        "passed": sum(outcome["reward"] == 1 for outcome in outcomes),
-        "total": len(outcomes),
-        "invalid": len(tried) - len(outcomes),
-        "refused": sum(outcome["is_refused"] for outcome in outcomes),
-        "tokens": sum(outcome["tokens"] for outcome in outcomes),
-    }
-    return {
-        "row": row,
-        "examples": {**row, "examples": outcomes[:NUM_EXAMPLES]},
-        "outcomes": {
-            **cell,
-            "rewards": {outcome["task"]: outcome["reward"] for outcome in outcomes},
-        },
-    }
+    return list(await asyncio.gather(*(one(task) for task in tasks)))
 
 
 def averages(rows: list[dict[str, Any]]) -> dict[str, Any]:

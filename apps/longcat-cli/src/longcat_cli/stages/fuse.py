@@ -1,8 +1,8 @@
 """fuse: the experts into one model, over the cold start they share.
 
-First the models are merged (`merged/`), then the merged model learns from what the experts did well:
-the successful trajectories of their RL runs, mistakes in them masked (`fused/`). The 2601 report calls the two model-level and
-data-level merging.
+First the models are merged (`merged/`), then the merged model learns from what the experts did
+well: the successful trajectories of their RL runs, mistakes in them masked (`fused/`). The 2601
+report calls the two model-level and data-level merging.
 """
 
 from __future__ import annotations

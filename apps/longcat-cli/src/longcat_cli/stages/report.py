@@ -46,8 +46,8 @@ def _sections(
 
 
 _BEFORE = (
-    "<p>Of the first held-out tasks, one that the fused model passes and the cold start fails, where there is "
-    "one. A plus is a rubric that was met.</p>"
+    "<p>Of the first held-out tasks, one that the fused model passes and the cold start fails, "
+    "where there is one. A plus is a rubric that was met.</p>"
 )
 
 
@@ -60,8 +60,9 @@ def stages_in_order(folder: RunFolder) -> list[str]:
 def _head(folder: RunFolder, rows: list[dict[str, Any]]) -> str:
     recipe = folder.recipe
     about = (
-        f"<p>A model trained from nothing to act in {len(recipe.domains)} worlds with tools: cold start on "
-        f"verified trajectories, {len(recipe.groups)} experts by GSPO in rising noise, fused into one.</p>"
+        f"<p>A model trained from nothing to act in {len(recipe.domains)} worlds with tools: cold "
+        f"start on verified trajectories, {len(recipe.groups)} experts by GSPO in rising noise, "
+        f"fused into one.</p>"
     )
     title = f"<h1>{facts.escape(recipe.name)}: {facts.escape(folder.path.name)}</h1>"
     means, levels = averages(rows), sorted({row["noise"] for row in rows})
@@ -71,8 +72,8 @@ def _head(folder: RunFolder, rows: list[dict[str, Any]]) -> str:
 
 def _evaluation(rows: list[dict[str, Any]]) -> str:
     return (
-        "<p>One attempt at each held-out task. Under each rate, and as a bar, Wilson's 95% interval; the best "
-        "rate of a column is green.</p>"
+        "<p>One attempt at each held-out task. Under each rate, and as a bar, Wilson's 95% "
+        "interval; the best rate of a column is green.</p>"
         f"{tables.matrix(rows)}<details><summary>Every cell</summary>{_table(rows)}</details>"
     )
 
@@ -98,7 +99,7 @@ def curves(folder: RunFolder) -> list[str]:
     return [
         chart(loss, title="Cold start: loss", x="step", y="nats per token", is_log=True,
               png=folder.path / "cold_start.png"),
-        chart(rewards, title="RL: pass rate of all that was sampled; dotted, of what was trained on",
+        chart(rewards, title="RL: pass rate of all that was sampled; dotted: trained on",
               x="step", y="mean of 10 steps", is_share=True, png=folder.path / "reward.png"),
         chart(stale, title="RL: how old each batch was on average", x="step", y="versions behind",
               png=folder.path / "staleness.png"),
@@ -144,8 +145,8 @@ def _foot(folder: RunFolder) -> str:
     name = facts.escape(folder.path.name)
     return (
         f"<footer><p>Again: <code>longcat train --recipe {facts.escape(recipe.name)}"
-        f"{facts.escape(sets)}</code>. Derived a second time: <code>longcat audit runs/{name}</code>. "
-        f"More attempts a task: <code>longcat eval runs/{name} -k 4</code>.</p></footer>"
+        f"{facts.escape(sets)}</code>. Derived a second time: <code>longcat audit runs/{name}"
+        f"</code>. More attempts a task: <code>longcat eval runs/{name} -k 4</code>.</p></footer>"
     )
 
 
