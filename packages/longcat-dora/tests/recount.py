@@ -12,10 +12,26 @@ from pathlib import Path
 LINE = re.compile(rb'\{"crc":(\d+),"event":(.*)\}\n', re.DOTALL)
 
 
+def summary_of(folder):
+    """What archived files have left, if the first ones are gone: the head of the least that will do."""
+    files = sorted(Path(folder).glob("events-*.jsonl"))
+    first = int(files[0].stem[7:]) if files else 0
+    if not files:
+        head = (Path(folder) / "events.jsonl").read_bytes().partition(b"\n")[0]
+        first = json.loads(head)["event"]["number"]
+    for path in sorted(Path(folder).glob("archived-*.jsonl")) if first else ():
+        if int(path.name[9:15]) >= first:
+            return json.loads(path.read_bytes().partition(b"\n")[0])
+    return None
+
+
 def events_of(folder):
     """Every event up to a torn end; raises where a line does not follow the one before."""
     events, crc = [], 0
     files = [*sorted(Path(folder).glob("events-*.jsonl")), Path(folder) / "events.jsonl"]
+    if (summary := summary_of(folder)) is not None:
+        crc = summary["chain"]
+        files = [f for f in files if len(f.stem) < 7 or int(f.stem[7:]) >= summary["before"]]
     for file in files:
         for line in file.read_bytes().splitlines(keepends=True):
             found = LINE.fullmatch(line)
@@ -34,7 +50,10 @@ def recount(folder):
     ends, started, version_of, staleness = Counter(), [], {}, Counter()
     steps = []
     reasons = Counter()
-    for event in events_of(folder):
+    past = summary_of(folder)
+    first = 0 if past is None else past["version"]
+    opened = [] if past is None else [e for g in past["open"] for e in g["events"]]
+    for event in [*opened, *events_of(folder)]:
         match event["kind"]:
             case "started":
                 started.append(event["trajectory"])
@@ -59,13 +78,21 @@ def recount(folder):
         trained.update(names)
         staleness.update(version - version_of[name] for name in names if name not in masked)
     assert len(set(started)) == len(started), "an id is used twice"
-    assert [version for version, _, _ in steps] == [*range(len(steps))], "a step is missing"
+    assert [v for v, _, _ in steps] == [*range(first, first + len(steps))], "a step is missing"
     over = trained + ends
     assert max(over.values(), default=0) <= 1, f"ended twice: {over.most_common(3)}"
-    return {
+    found = {
         "started": len(started), "committed": trained.total(), "ended": ends.total(),
         "open": len(set(started) - set(over)), "staleness": staleness, "reasons": reasons,
     }  # fmt: skip
+    if past is not None:
+        counts = past["counts"]
+        found["started"] += counts["started"] - sum(e["kind"] == "started" for e in opened)
+        found["committed"] += counts["committed"]
+        found["ended"] += counts["ended"]
+        staleness.update({int(k): num for k, num in counts["staleness"].items()})
+        reasons.update(counts["reasons"])
+    return found
 
 
 def agree(folder, report):

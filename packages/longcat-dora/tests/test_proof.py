@@ -205,7 +205,7 @@ def test_a_log_of_another_format_is_one_error(run, head):
     if head == "none":
         lines = lines[1:]
     else:
-        from longcat_dora._log.log import encode_event
+        from longcat_dora._log.lines import encode_event
 
         told = {"kind": "log", "format": 99, "number": 0, "chain": 0}
         if head == "older":

@@ -7,10 +7,12 @@ from ._books.queue import SampleQueue
 from ._books.scheduler import Scheduler, Start
 from ._books.simulate import Plan, Simulation, plan, simulate
 from ._books.why import why
-from ._log.check import Report, check
-from ._log.log import EventLog, read_events, read_trajectories
+from ._log.check import check
+from ._log.log import EventLog
 from ._log.payloads import PayloadFile, PayloadReader
+from ._log.reader import read_events, read_trajectories
 from ._log.replay import ReplayedStep, replay
+from ._log.report import Report
 from ._log.timeline import timeline
 from ._rollout.controller import RolloutController
 from ._rollout.session import Session

@@ -8,13 +8,15 @@ import importlib
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from ._books.archive import archive, find_archivable
 from ._books.config import SchedulerConfig
 from ._books.simulate import plan
 from ._books.why import why
 from ._log.check import check
-from ._log.log import read_events, read_trajectories
+from ._log.reader import read_events, read_trajectories
 from ._log.repair import find_damage, repair
 from ._log.replay import replay
 from ._log.timeline import timeline
@@ -27,61 +29,69 @@ from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.act(options)
+    except (LongcatDoraError, ValueError) as error:
+        print(f"longcat-dora: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longcat-dora",
         description=__doc__,
         epilog="example: longcat-dora check runs/latest/experts/library/log",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    checker = commands.add_parser("check", help="replay an event log and report every breach")
-    checker.add_argument("log", type=Path, help="a run folder, its log folder, or a file of it")
-    fixer = commands.add_parser(
-        "repair", help="cut a damaged log back to its last good line; shows first what that loses"
-    )
-    fixer.add_argument("run", type=Path, help="a run folder, or its log folder")
-    fixer.add_argument("--yes", action="store_true", help="do not ask")
-    waiter = commands.add_parser("why", help="say in one line who waits for what in a run")
-    waiter.add_argument("run", type=Path, help="a run folder")
-    planner = commands.add_parser(
-        "plan", help="try hard staleness bounds on the latencies of a finished run"
-    )
-    planner.add_argument("run", type=Path, help="a run folder with a log and metrics.jsonl")
-    planner.add_argument("--train-s", type=float, help="seconds of a training step; the run's own")
-    planner.add_argument("--max-running", type=int, default=SchedulerConfig().max_running)
-    planner.add_argument("--groups-per-batch", type=int, default=SchedulerConfig().groups_per_batch)
-    planner.add_argument("--soft", type=int, default=1, help="soft staleness")
-    drawer = commands.add_parser("timeline", help="write a trace that ui.perfetto.dev opens")
-    drawer.add_argument("run", type=Path, help="a run folder with a log")
+
+    def add(
+        name: str, act: Callable[[argparse.Namespace], int], told: str, folder: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=told)
+        command.set_defaults(act=act)
+        if folder:
+            command.add_argument("run", type=Path, help=folder)
+        return command
+
+    log = "a run folder, or its log folder"
+    add(
+        "check", lambda o: _check(_log_of(o.run)), "replay an event log and report every breach",
+        "a run folder, its log folder, or a file of it",
+    )  # fmt: skip
+    told = "cut a damaged log back to its last good line; shows first what that loses"
+    fixer = add("repair", _repair, told, log)
+    told = "move or delete what of a log is trained through; shows first what that is"
+    archiver = add("archive", _archive, told, log)
+    archiver.add_argument("--to", type=Path, help="move it to this folder")
+    archiver.add_argument("--delete", action="store_true", help="delete it")
+    for command in (fixer, archiver):
+        command.add_argument("--yes", action="store_true", help="do not ask")
+    add("why", _why, "say in one line who waits for what in a run", "a run folder")
+    _add_planner(add("plan", _plan, "try hard staleness bounds on a finished run's latencies", log))
+    drawer = add("timeline", _timeline, "write a trace that ui.perfetto.dev opens", log)
     drawer.add_argument("out", type=Path, help="the trace, a .json file")
-    replayer = commands.add_parser(
-        "replay", help="train again on a log; the same bits, or it says where not"
-    )
-    replayer.add_argument("run", type=Path, help="a run folder with a log")
-    replayer.add_argument(
-        "--trainer",
-        required=True,
-        help="who builds the trainer as it was, as package.module:function",
-    )
-    commands.add_parser("demo", help="train a tabular policy with real processes")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "check":
-            return _check(_log_of(options.log))
-        if options.command == "repair":
-            return _repair(_log_of(options.run), is_sure=options.yes)
-        if options.command == "why":
-            print(why(options.run))
-            return 0
-        if options.command == "timeline":
-            return _timeline(options.run, options.out)
-        if options.command == "replay":
-            return _replay(options.run, options.trainer)
-        return _plan(options) if options.command == "plan" else _demo()
-    except (LongcatDoraError, ValueError) as error:
-        print(f"longcat-dora: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    told = "train again on a log; the same bits, or it says where not"
+    replayer = add("replay", _replay, told, log)
+    told = "who builds the trainer as it was, as package.module:function"
+    replayer.add_argument("--trainer", required=True, help=told)
+    add("demo", lambda _: _demo(), "train a tabular policy with real processes")
+    return parser
+
+
+def _add_planner(planner: argparse.ArgumentParser) -> None:
+    default = SchedulerConfig()
+    planner.add_argument("--train-s", type=float, help="seconds of a training step; the run's own")
+    planner.add_argument("--max-running", type=int, default=default.max_running)
+    planner.add_argument("--groups-per-batch", type=int, default=default.groups_per_batch)
+    planner.add_argument("--soft", type=int, default=1, help="soft staleness")
+
+
+def _why(options: argparse.Namespace) -> int:
+    print(why(options.run))
+    return 0
 
 
 def _check(log: Path) -> int:
@@ -94,13 +104,14 @@ def _check(log: Path) -> int:
     return 0 if report.is_clean else 1
 
 
-def _repair(log: Path, *, is_sure: bool) -> int:
+def _repair(options: argparse.Namespace) -> int:
+    log = _log_of(options.run)
     damage = find_damage(log)
     if damage is None:
         print(f"nothing to repair in {log}")
         return 0
     print(damage.describe())
-    if not is_sure and input("Cut the log there? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and input("Cut the log there? [y/N] ").strip().lower() not in ("y", "yes"):
         print("nothing was changed")
         return 1
     repair(damage)
@@ -108,8 +119,28 @@ def _repair(log: Path, *, is_sure: bool) -> int:
     return 0
 
 
-def _timeline(run: Path, out: Path) -> int:
-    trace = timeline(read_events(_log_of(run)))
+def _archive(options: argparse.Namespace) -> int:
+    log, to = _log_of(options.run), options.to
+    if to is not None and options.delete:
+        raise LongcatDoraError("say either --to FOLDER or --delete")
+    found = find_archivable(log)
+    print(found.describe())
+    if not found.files and not found.payloads:
+        return 0
+    if to is None and not options.delete:
+        print("nothing was changed: say --to FOLDER to move it, or --delete")
+        return 0
+    question = "Delete it?" if to is None else f"Move it to {to}?"
+    if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        print("nothing was changed")
+        return 1
+    archive(log, to=to)
+    print("done; continue the run as before")
+    return 0
+
+
+def _timeline(options: argparse.Namespace) -> int:
+    trace, out = timeline(read_events(_log_of(options.run))), options.out
     try:
         out.write_text(json.dumps(trace), encoding="utf-8")
     except OSError as error:
@@ -118,9 +149,9 @@ def _timeline(run: Path, out: Path) -> int:
     return 0
 
 
-def _replay(run: Path, name: str) -> int:
+def _replay(options: argparse.Namespace) -> int:
     step, num = None, 0
-    for step in replay(_log_of(run), _trainer(name)):
+    for step in replay(_log_of(options.run), _trainer(options.trainer)):
         num += 1
         if not step.is_exact:
             print(f"step {step.version} differs: {step.recorded} then, {step.digest} now")

@@ -29,7 +29,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.ray needs: pip install 'longcat-dora[ray]'") from error
 
-from ._log.payloads import PayloadFile
+from ._log.payloads import PAYLOAD_BYTES, PayloadFile
 from ._rollout.controller import Factory, RolloutController
 from ._rollout.messages import (
     Broken,
@@ -269,6 +269,8 @@ class RayRuntime(Runtime):
         if self.is_over:
             return
         if self._file is None:
-            self._file = PayloadFile(self.config.folder / "log", self.manager.writer())
+            self._file = PayloadFile(
+                self.config.folder / "log", self.manager.writer(), most_bytes=PAYLOAD_BYTES
+            )
         payload = self._file.append([buffer.view])
         self.receive(handle, RolloutFinished(finished, payload))

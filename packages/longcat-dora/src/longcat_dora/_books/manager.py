@@ -21,7 +21,7 @@ from pathlib import Path
 from longcat_dora._log import events as ev
 from longcat_dora._log.events import Event, PayloadFields
 from longcat_dora._log.lock import FolderLock
-from longcat_dora._log.log import EventLog
+from longcat_dora._log.log import SEGMENT_BYTES, EventLog
 from longcat_dora._log.payloads import PayloadFile, PayloadReader
 from longcat_dora._rollout.messages import (
     AbortRollout,
@@ -64,6 +64,7 @@ class RolloutManager:
         seed: Of what is sampled, by engines that take one.
         on_group: Called with each complete group, before it is filtered or queued.
         lock: Of the folder, if it is held already.
+        segment_bytes: Of a part of the log, after which another one is begun.
 
     Raises:
         LongcatDoraError: Another process writes to the folder, the log is damaged, or its end is lost.
@@ -79,6 +80,7 @@ class RolloutManager:
         seed: int = 0,
         on_group: Callable[[list[Trajectory]], None] | None = None,
         lock: FolderLock | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.on_group, self.seed = on_group, seed
         self._tasks = TaskFeed(tasks)
@@ -99,7 +101,9 @@ class RolloutManager:
         state = RecoveryState(
             version, on_admitted=lambda e: self._tasks.pass_over(e["domain"], e["task"])
         )
-        self.log = EventLog(folder, visit=state.read, lock=lock)
+        self.log = EventLog(
+            folder, begin=state.begin, visit=state.read, lock=lock, segment_bytes=segment_bytes
+        )
         try:
             self._reader = PayloadReader(folder, verify=self.log.num_before > 0)
             self.queue = SampleQueue(self._reader)

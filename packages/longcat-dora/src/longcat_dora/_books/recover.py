@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from longcat_dora._log import events as ev
 from longcat_dora._log.events import Event
+from longcat_dora._log.summary import Summary
 from longcat_dora._types import EndReason, LongcatDoraError, Task
 
 
@@ -85,8 +86,43 @@ class RecoveryState:
         """Of trajectories that are not over for good."""
         self._steps: deque[tuple[int, list[_Open]]] = deque()
         """Version, and the groups that were trained on; those that may be undone."""
-        self._oldest_kept = 0
-        self._num_events = 0
+        self._oldest_kept = self._num_events = 0
+        self._first = 0
+        """Version before which nothing can be undone, since it was archived."""
+
+    def begin(self, summary: Summary) -> None:
+        """Go on from what archived parts of the log left."""
+        head = summary.head
+        groups = {group["admitted"]["group"]: group for group in head["open"]}
+        for name, domain, task in summary.admissions():
+            group = groups.get(name)
+            self._admitted(
+                {"kind": "admitted", "group": name, "task": task, "domain": domain, "size": 0}
+                if group is None
+                else group["admitted"]
+            )
+            if group is None:
+                del self._open[name]
+            else:
+                seats = self._open[name].seats
+                seats.clear()
+                for member, attempt in group["seats"]:
+                    seats[member] = attempt
+        for event in summary.events():
+            if event["kind"] != "admitted":
+                self._take(event)
+        counts = head["counts"]
+        self.num_trajectories, self.num_writers = counts["started"], counts["writers"]
+        self._num_events = counts["events"]
+        self.newest = self._first = head["version"]
+        if head["saved"] is not None:
+            self._oldest_kept = min(head["saved"]["kept"], default=0)
+
+    def open_groups(self) -> Iterator[tuple[ev.Admitted, list[list[int]], list[str]]]:
+        """Yield what is open: how it was admitted, its seats, and its members that have not ended."""
+        for group in self._open.values():
+            seats = [list(seat) for seat in group.seats.items()]
+            yield group.admitted, seats, sorted([*group.running, *group.finished])
 
     def read(self, event: Event) -> None:
         """Take note of the next event of the log.
@@ -188,6 +224,11 @@ class RecoveryState:
             raise LongcatDoraError(
                 f"the log ends at version {self.newest or 0}, and the checkpoint is of version {version}: the end of"
                 " the log is lost. Put it back, or move newer checkpoints away; what lies between is sampled anew"
+            )
+        if version < self._first:
+            raise LongcatDoraError(
+                f"the checkpoint is of version {version}, and the log before version {self._first} was"
+                " archived: put its parts back, or a newer checkpoint"
             )
         self._undo(version)
         out: list[Event] = [{"kind": "restored", "version": version}]

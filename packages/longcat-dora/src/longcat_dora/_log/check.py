@@ -19,68 +19,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longcat_dora._types import LongcatDoraError, Payload
 
 from .events import FORMAT, KINDS
-from .log import LogReader
 from .payloads import PayloadReader
-
-
-@dataclass(slots=True)
-class Report:
-    """What a log holds."""
-
-    breaches: list[str] = field(default_factory=list[str])
-    not_judged: list[str] = field(default_factory=list[str])
-    """What the log does not tell enough of."""
-    notes: list[str] = field(default_factory=list[str])
-    """What is no breach, and worth saying."""
-    num_events: int = 0
-    num_started: int = 0
-    num_committed: int = 0
-    num_moved: int = 0
-    """Went on under a newer version."""
-    num_masked: int = 0
-    """Committed, and not learned from."""
-    num_reused: int = 0
-    """Trained on once more."""
-    num_ended: int = 0
-    """Ended or evicted, with a reason."""
-    num_open: int = 0
-    """Neither, at the end of the log."""
-    num_payloads: int = 0
-    """Trajectories whose bytes were read and are whole."""
-    staleness: Counter[int] = field(default_factory=Counter[int])
-    """Staleness to the number of committed trajectories."""
-    reasons: Counter[str] = field(default_factory=Counter[str])
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether everything was judged, and no breach was found."""
-        return not self.breaches and not self.not_judged
-
-    def summary(self) -> str:
-        """One line for people."""
-        ledger = (
-            f"{self.num_started} started = {self.num_committed} committed + {self.num_ended} ended"
-            f" + {self.num_open} open"
-        )
-        worst = max(self.staleness, default=0)
-        return f"{self._verdict()}: {self.num_events} events, {ledger}, worst staleness {worst}"
-
-    def _verdict(self) -> str:
-        if self.breaches:
-            return f"{len(self.breaches)} breaches"
-        if not self.not_judged:
-            return "C1 C2 C3 hold"
-        open_rules = {text.partition(" ")[0] for text in self.not_judged}
-        held = [rule for rule in ("C1", "C2", "C3") if rule not in open_rules]
-        told = "; ".join(self.not_judged)
-        return f"{' '.join(held)} hold; {told}" if held and "nothing" not in open_rules else told
+from .reader import LogReader
+from .report import Report
+from .summary import Summary
 
 
 @dataclass(slots=True)
@@ -93,8 +42,14 @@ class _Step:
     reused: list[str]
 
 
-class _Books:
-    def __init__(self, payloads: PayloadReader | None) -> None:
+class Checker:
+    """The checker's books: `read` each event, then `close`.
+
+    Args:
+        payloads: Where trajectories' bytes are read; they are not when absent.
+    """
+
+    def __init__(self, payloads: PayloadReader | None = None) -> None:
         self.report = Report()
         self.payloads = payloads
         self.log: LogReader | None = None
@@ -117,6 +72,8 @@ class _Books:
         """Trajectories whose bytes are not what was written, and what is wrong."""
         self.steps: list[_Step] = []
         self.is_closed = False
+        self.num_archived = 0
+        """Trajectories that were started in parts of the log that a summary stands for."""
         self.handlers = {
             "opened": self._opened, "published": self._published, "started": self._started,
             "moved": self._moved, "produced": self._produced, "ended": self._ended,
@@ -124,7 +81,28 @@ class _Books:
             "weights": self._weights,
         }  # fmt: skip
 
+    def begin(self, summary: Summary) -> None:
+        """Go on from what archived parts of the log left; nothing was committed that could be undone."""
+        head, counts, report = summary.head, summary.head["counts"], self.report
+        self._opened(head["opened"])
+        self.version = self.first = head["version"]
+        if head["digest"] is not None:
+            self.digests[head["version"]] = head["digest"]
+        for event in summary.events():
+            self.read(event)
+        self.num_archived = counts["started"]
+        report.num_events, report.num_started = counts["events"], counts["started"]
+        report.num_committed, report.num_ended = counts["committed"], counts["ended"]
+        report.num_moved, report.num_masked = counts["moved"], counts["masked"]
+        report.num_reused = counts["reused"]
+        report.reasons = Counter(counts["reasons"])
+        report.staleness = Counter({int(k): num for k, num in counts["staleness"].items()})
+        report.notes.append(
+            f"judged from part {summary.before} of the log on; before it by its summary: {summary}"
+        )
+
     def read(self, event: Any) -> None:
+        """Take note of the next event."""
         self.report.num_events += 1
         try:
             kind = event["kind"]
@@ -138,6 +116,7 @@ class _Books:
             self.breach("form", f"{str(event)[:80]} is no event of format {FORMAT}: {error!r}")
 
     def breach(self, rule: str, text: str) -> None:
+        """Note a breach of a rule."""
         self.report.breaches.append(f"{rule}, {self._where()}: {text}")
 
     def _where(self) -> str:
@@ -175,12 +154,17 @@ class _Books:
 
     def _started(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
-        if name in self.open or name in self.closed:
+        if name in self.open or name in self.closed or self._is_archived(name):
             self.breach("C2", f"{name} is started twice")
         if self.version is None or version > self.version:
             self.breach("C1", f"{name} is started on version {version}, newest is {self.version}")
         self.report.num_started += 1
         self.open[name] = version
+
+    def _is_archived(self, name: str) -> bool:
+        """Whether a name was given before the first part that is read: they are numbered."""
+        number = name.removeprefix("t")
+        return number.isdigit() and int(number) < self.num_archived
 
     def _moved(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
@@ -336,8 +320,11 @@ class _Books:
             report.not_judged.append("nothing judged: the log is empty")
         elif self.bound is None:
             report.not_judged.append("C3 not judged: no bound in the log")
-        if self.log is not None and self.log.first:
-            report.notes.append(f"judged from part {self.log.first} of the log on")
+        if self.log is not None and self.log.first and self.log.summary is None:
+            report.not_judged.append(
+                f"nothing judged before part {self.log.first} of the log: earlier ones are not here, and"
+                " left no summary"
+            )
         if self.log is not None and self.log.torn_bytes:
             report.notes.append(
                 f"the last line is not finished ({self.log.torn_bytes} bytes): a crash, or a run that"
@@ -363,14 +350,16 @@ def check(events: Iterable[Mapping[str, Any]] | LogReader | Path | str) -> Repor
     """
     log = LogReader(events) if isinstance(events, (str, Path)) else events
     if not isinstance(log, LogReader):
-        books = _Books(None)
+        books = Checker()
         for event in log:
             books.read(event)
         return books.close()
     payloads = PayloadReader(log.folder)
-    books = _Books(payloads)
+    books = Checker(payloads)
     books.log = log
     try:
+        if log.summary is not None:
+            books.begin(log.summary)
         for event in log:
             books.read(event)
     finally:

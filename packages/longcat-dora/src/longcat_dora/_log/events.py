@@ -7,7 +7,7 @@ costs nothing at run time. A field that is added later is `NotRequired`; anythin
     admitted ─> started ─> (moved) ─> produced ─> leased ─> committed ─> published, weights, (saved)
                    │                     │
                    └──── ended ──────────┴──> evicted
-    noticed, closed
+    archived, noticed, closed
 """
 
 # Without `from __future__ import annotations`: `__required_keys__` would not see `NotRequired`.
@@ -177,6 +177,15 @@ class Committed(_Timed):
     reused: NotRequired[list[str]]
 
 
+class Archived(_Timed):
+    """Files of the log before a number may be gone: their summary stands for them."""
+
+    kind: Literal["archived"]
+    before: int
+    digest: str
+    """Of the summary's file."""
+
+
 class Noticed(_Timed):
     """Something that a person should hear of."""
 
@@ -192,7 +201,7 @@ class Closed(_Timed):
 
 Event = (
     Opened | Writer | Published | Weights | Saved | Restored | Admitted | Started
-    | Moved | Produced | Ended | Evicted | Leased | Committed | Noticed | Closed
+    | Moved | Produced | Ended | Evicted | Leased | Committed | Archived | Noticed | Closed
 )  # fmt: skip
 
 _REQUIRED: dict[str, frozenset[str]] = {
@@ -210,6 +219,7 @@ _REQUIRED: dict[str, frozenset[str]] = {
     "evicted": Evicted.__required_keys__,
     "leased": Leased.__required_keys__,
     "committed": Committed.__required_keys__,
+    "archived": Archived.__required_keys__,
     "noticed": Noticed.__required_keys__,
     "closed": Closed.__required_keys__,
 }

@@ -14,6 +14,10 @@ from pathlib import Path
 
 from longcat_dora._types import LongcatDoraError, Payload
 
+PAYLOAD_BYTES = 256 * 2**20
+"""Of a file of trajectories, after which another one is begun."""
+_MOST_OPEN = 64
+"""Files that a reader keeps open."""
 _MOST_PARTS = 64
 """Pieces written by one call; the system has a limit on them."""
 
@@ -28,13 +32,29 @@ def sync_folder(folder: Path) -> None:
 
 
 class PayloadFile:
-    """A file with one writer."""
+    """A file with one writer, or several one after another: `payloads-003.bin`, `payloads-003-001.bin` ...
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
+    Args:
+        folder: Of the log.
+        name: Of the first one.
+        most_bytes: Of a file, after which the next one is begun, so that old ones can be archived.
+    """
+
+    def __init__(self, folder: Path, name: str, *, most_bytes: int | None = None) -> None:
+        self.path, self._first = folder / name, folder / name
+        self.most_bytes, self._number = most_bytes, 0
+        self._open()
+
+    def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o644)
         self._end = os.fstat(self._file).st_size
+
+    def _begin_next(self) -> None:
+        os.close(self._file)
+        self._number += 1
+        self.path = self._first.with_stem(f"{self._first.stem}-{self._number:03d}")
+        self._open()
 
     def append(self, parts: Sequence[bytes | memoryview]) -> Payload:
         """Write the parts one after another; return where they lie.
@@ -44,6 +64,8 @@ class PayloadFile:
         """
         if len(parts) > _MOST_PARTS:
             parts = [b"".join(parts)]
+        if self.most_bytes is not None and self._end >= self.most_bytes:
+            self._begin_next()
         crc = length = 0
         for part in parts:
             crc = zlib.crc32(part, crc)
@@ -66,8 +88,19 @@ class PayloadFile:
         os.close(self._file)
 
 
+class _Descriptor:
+    """A file that is open as long as somebody uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
 class PayloadReader:
-    """Reads payloads of a folder; keeps its files open.
+    """Reads payloads of a folder; keeps the files that were read last open.
 
     Args:
         folder: Of the log.
@@ -76,7 +109,8 @@ class PayloadReader:
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.folder, self.verify = folder, verify
-        self._files: dict[str, int] = {}
+        self._files: dict[str, _Descriptor] = {}
+        """The one that was used last is last."""
         self._opening = threading.Lock()
         self._synced: set[str] = set()
         """Files whose names are on the disk."""
@@ -88,7 +122,8 @@ class PayloadReader:
             LongcatDoraError: They are missing, or are not what was written.
         """
         try:
-            data = os.pread(self._open(payload.file), payload.length, payload.offset)
+            file = self._open(payload.file)
+            data = os.pread(file.number, payload.length, payload.offset)
         except OSError as error:
             path = self.folder / payload.file
             raise LongcatDoraError(f"cannot read {path}: {error.strerror}") from error
@@ -104,23 +139,25 @@ class PayloadReader:
         has_new_names = False
         for name in names:
             has_new_names |= name not in self._synced
-            os.fdatasync(self._open(name))
+            os.fdatasync(self._open(name).number)
             self._synced.add(name)
         if has_new_names:
             sync_folder(self.folder)
 
-    def _open(self, name: str) -> int:
+    def _open(self, name: str) -> _Descriptor:
         with self._opening:
-            if name not in self._files:
+            file = self._files.pop(name, None)
+            if file is None:
                 if name != Path(name).name:
                     raise LongcatDoraError(
                         f"a payload's file must lie in {self.folder}, got {name!r}"
                     )
-                self._files[name] = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-            return self._files[name]
+                file = _Descriptor(self.folder / name)
+            self._files[name] = file
+            if len(self._files) > _MOST_OPEN:
+                del self._files[next(iter(self._files))]  # closed when nobody reads it any more
+            return file
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files.values():
-            os.close(file)
         self._files.clear()

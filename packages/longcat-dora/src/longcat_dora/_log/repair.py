@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,9 +14,10 @@ from typing import Any
 
 from longcat_dora._types import LongcatDoraError
 
+from .lines import EVENTS, LogDamagedError, encode_event
 from .lock import FolderLock
-from .log import EVENTS, LogDamagedError, LogReader
 from .payloads import sync_folder
+from .reader import LogReader
 
 _CRC = re.compile(rb'\{"crc":(\d+),"event":')
 
@@ -75,6 +77,8 @@ def find_damage(folder: Path) -> Damage | None:
                 version = event["version"]
         return None
     except LogDamagedError as error:
+        if error.file not in log.files:  # a summary: what it stood for must be put back
+            raise
         damage = Damage(folder, error, version, num)
     at = log.files.index(damage.error.file)
     damage.files = log.files[at + 1 :]
@@ -141,11 +145,27 @@ def repair(damage: Damage) -> None:
             stream.truncate(damage.error.offset)
         if file.name != EVENTS:
             file.rename(damage.folder / EVENTS)
+        _vouch_again(damage.folder)
         for path in damage.checkpoints:
             path.rename(_aside(path.with_name(f"damaged-{path.name}")))
         sync_folder(damage.folder)
     finally:
         lock.close()
+
+
+def _vouch_again(folder: Path) -> None:
+    """Say of the summary of archived files, where there is one, what a line that is lost now may have said."""
+    log = LogReader(folder)
+    if log.summary is None:
+        return
+    with contextlib.suppress(LogDamagedError):  # that nothing vouches for it
+        for _ in log:
+            pass
+    place = log.place
+    assert place is not None
+    event = {"kind": "archived", "before": log.summary.before, "digest": log.summary.digest}
+    with place.file.open("ab") as stream:
+        stream.write(encode_event(event, place.chain)[0])
 
 
 def _aside(path: Path) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 from longcat_dora._types import LongcatDoraError, Payload, Trainer, Trajectory
 
 from .events import Event
-from .log import read_events
 from .payloads import PayloadReader
+from .reader import read_events
 
 _PART = 64 * 2**20
 """Bytes of weights that one thread digests."""
@@ -75,7 +75,13 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
     Raises:
         LongcatDoraError: The trainer does not begin where the run did, or the log lacks a trajectory.
     """
-    steps, recorded, payloads = _read_log(read_events(folder))
+    log = read_events(folder)
+    if log.summary is not None:
+        raise LongcatDoraError(
+            f"parts of {folder} before number {log.summary.before} are archived: to train again on what"
+            " they hold, put them back"
+        )
+    steps, recorded, payloads = _read_log(log)
     first = digest_of(trainer.weights())
     if first != recorded.get(0):
         raise LongcatDoraError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from longcat_dora._log.payloads import PayloadFile
+from longcat_dora._log.payloads import PAYLOAD_BYTES, PayloadFile
 from longcat_dora._rollout.controller import RolloutController
 from longcat_dora._rollout.messages import (
     Broken,
@@ -97,7 +97,7 @@ def main(descriptor: int) -> None:
     try:
         setup: Setup = pickle.loads(connection.recv_bytes())
         worker = _build(setup)
-        file = PayloadFile(setup.folder, setup.writer)
+        file = PayloadFile(setup.folder, setup.writer, most_bytes=PAYLOAD_BYTES)
     except (EOFError, ConnectionError):
         return  # the manager is gone already
     except OSError as error:

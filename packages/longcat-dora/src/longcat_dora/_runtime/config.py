@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from longcat_dora._books.config import SchedulerConfig
+from longcat_dora._log.log import SEGMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class RunConfig:
     """The newest ones; older ones are removed."""
     sync_commits: bool = True
     """Wait at each step until what is trained on is on the disk, so that it survives a power cut."""
+    segment_bytes: int = SEGMENT_BYTES
+    """Of a part of the log, after which another one is begun; whole parts can be archived."""
     rollout_deadline_s: float = 120.0
     kill_after_s: float = 5.0
     """Seconds past a rollout's deadline after which its controller, which did not end it, is killed and replaced."""
@@ -48,7 +51,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        for name in ("max_steps", "num_controllers", "save_every", "keep_checkpoints"):
+        for name in (
+            "max_steps", "num_controllers", "save_every", "keep_checkpoints", "segment_bytes",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (

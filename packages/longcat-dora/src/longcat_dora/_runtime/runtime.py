@@ -181,6 +181,7 @@ class Runtime(ABC):
             self.manager = RolloutManager(
                 log, self.config.scheduler, tasks=self.tasks, version=version,
                 seed=self.config.seed, on_group=self.on_group, lock=lock,
+                segment_bytes=self.config.segment_bytes,
             )  # fmt: skip
         except BaseException:
             lock.close()
