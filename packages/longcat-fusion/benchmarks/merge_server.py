@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -28,7 +29,8 @@ def merge_here() -> Callable[[str, str], None]:
 
     def merge(path: str, out: str) -> None:
         found = read_merge_file(path)
-        run_plan(plan_merge(found.base, found.experts, out, config=found.config))
+        config = replace(found.config, threads=1)
+        run_plan(plan_merge(found.base, found.experts, out, config=config))
 
     return merge
 

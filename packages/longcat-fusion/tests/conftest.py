@@ -102,6 +102,12 @@ class Make:
     moved = staticmethod(moved)
 
     @staticmethod
+    def near(got, wanted, *, rtol=1.3e-6, atol=1e-5):
+        """Assert that two tensors are alike; torch's own function takes seconds to import sympy."""
+        assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+        np.testing.assert_allclose(got.double().numpy(), wanted.double().numpy(), rtol, atol)
+
+    @staticmethod
     def bytes_of(folder):
         """Name and bytes of every shard."""
         return {file.name: file.read_bytes() for file in Path(folder).glob("*.safetensors")}

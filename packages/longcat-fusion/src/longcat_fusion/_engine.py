@@ -143,9 +143,10 @@ def _run(task: TensorTask, view: View, encoder: Encoder, put: Put) -> Outcome:
         values = apply(tile)
         raw, stored = encoder.encode(tile.start, values, base)
         refuse_not_finite_result(tile, stored, task.name, task.dtype)
-        changes = values != base
         if half and not method.scales:
-            changes &= np.abs(values - base) > _HALF_PRECISION_STEP * np.abs(base)
+            changes = np.abs(values - base) > _HALF_PRECISION_STEP * np.abs(base)
+        else:
+            changes = values != base
         outcome.moved += int(np.count_nonzero(changes))
         outcome.lost += int(np.count_nonzero(changes & (stored == base)))
         put(False, place, raw)
