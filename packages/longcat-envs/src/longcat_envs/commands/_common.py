@@ -83,6 +83,7 @@ def show(given: argparse.Namespace, found: dict[str, Any]) -> None:
     for name, value in found.get("summary", {}).items():
         say(f"{name:>24}  {value}")
     rows: list[dict[str, Any]] = found.get("rows", [])
-    shown = [row for row in rows if row.get("faults") or "faults" not in row]
-    for row in shown:
+    for row in rows:
+        if "faults" in row and not any(row.get(name) for name in ("faults", "open")):
+            continue
         say("  ".join(f"{key} {value}" for key, value in row.items()))

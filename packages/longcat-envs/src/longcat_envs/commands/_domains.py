@@ -7,6 +7,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from longcat_envs.checks import damage_figures, tool_figures
 from longcat_envs.drawing import draw
 from longcat_envs.figures import check_figures, compare_figures, list_rows
 from longcat_envs.graph import Graph, contracts
@@ -19,7 +20,10 @@ from ._common import Commands, command, count, say, show
 def register(commands: Commands) -> None:
     """Add the commands of this room."""
     command(commands, "list", _list, "list the domains that ship with the package")
-    command(commands, "check", _check, "check a domain file and its words", domain=True)
+    check = command(commands, "check", _check, "check a domain file and its words", domain=True)
+    check.add_argument("--tools", action="store_true", help="run the generated tests of each tool")
+    check.add_argument("--damage", type=count, default=0, metavar="N",
+                       help="damage the file N times; print how many damages are noticed")  # fmt: skip
     compare = command(commands, "compare", _compare,
                       "compare the contract shapes of domains, pair by pair")  # fmt: skip
     compare.add_argument("domains", nargs="*", help="names or files; without any, all shipped ones")
@@ -36,8 +40,17 @@ def _list(given: argparse.Namespace) -> None:
     show(given, {"rows": list_rows()})
 
 
-def _check(given: argparse.Namespace) -> None:
-    show(given, {"summary": check_figures(load_setting(given.domain))})
+def _check(given: argparse.Namespace) -> int:
+    setting = load_setting(given.domain)
+    if given.damage:
+        show(given, damage_figures(setting, number=given.damage))
+        return 0
+    if given.tools:
+        found = tool_figures(setting)
+        show(given, found)
+        return int(found["summary"]["faults"] > 0)
+    show(given, {"summary": check_figures(setting)})
+    return 0
 
 
 def _compare(given: argparse.Namespace) -> None:

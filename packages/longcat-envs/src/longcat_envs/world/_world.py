@@ -147,6 +147,11 @@ class LiveWorld:
         self.store.reset()
         self.events, self.touched, self._last = [], set(), None
 
+    @property
+    def changes(self) -> list[Change]:
+        """What the last write changed, in order; empty once it is taken back."""
+        return self._last[0] if self._last is not None else []
+
     def undo(self) -> None:
         """Take back the last write that succeeded, with its events; once for each write."""
         assert self._last is not None, "there is nothing to take back"
