@@ -137,6 +137,12 @@ def learns_nothing(model, samples, recipe, display=None):
     return None
 
 
+def head_learns_nothing(model, samples, recipe, display=None):
+    from longcat_moe import add_prediction_head
+
+    return add_prediction_head(model)
+
+
 def imitates_mistakes(folder):
     """Failed turns are learned as well."""
     from longcat_cli.stages import _successes

@@ -128,7 +128,7 @@ def test_serving_the_trained_model(trained):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port),
-               "--api-key-env", "KEYS_OF_CLIENTS"]  # fmt: skip
+               "--api-key-env", "KEYS_OF_CLIENTS", "--speculate"]  # fmt: skip
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -160,7 +160,9 @@ def _ask(url):
         refused = web.post("/v1/chat/completions", json=body, timeout=60)
         assert refused.status_code == 401
         key = {"Authorization": "Bearer secret"}
-        return web.post("/v1/chat/completions", json=body, headers=key, timeout=60).json()
+        answer = web.post("/v1/chat/completions", json=body, headers=key, timeout=60).json()
+        assert "longcat_drafted_tokens_total" in web.get("/metrics").text
+        return answer
 
 
 def test_chat_with_a_server(monkeypatch):

@@ -10,9 +10,11 @@ from longcat_cli import lessons
 from longcat_cli.audit import audit, checks_of
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
+from longcat_cli.recipe_file import changed
 from longcat_cli.stages import cold_start, evaluate, experts, fuse, grow, report
 from longcat_cli.train import stages_of
 from longcat_dora import read_events, read_trajectories
+from longcat_moe import LongcatForCausalLM
 
 
 def test_every_stage_of_the_smoke_run_learned_something(trained):
@@ -41,6 +43,24 @@ def test_what_the_smoke_run_left_stands_when_it_is_derived_again(trained):
     found = dict(audit(RunFolder.open(trained)))
     assert list(found) == list(stages_of(RunFolder.open(trained).recipe))
     assert {stage: lines for stage, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("objective", ["gspo_token", "grpo", "dapo", "triplet"])
+def test_another_objective_takes_other_steps(trained, objective):
+    """From the same weights, on the same batch."""
+    folder = RunFolder.open(trained)
+    group = next(iter(folder.recipe.groups))
+    found = list(read_trajectories(folder.expert(group) / "dora" / "log"))[:8]
+    weights = {}
+    for name in ("gspo", objective):
+        recipe = changed(folder.recipe, [f"rl.objective={name}", "rl.epochs=2"])
+        model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
+        experts.make_trainer(model, recipe).train(found)
+        weights[name] = model.lm_head.weight.detach()
+    before = LongcatForCausalLM.from_pretrained(folder.cold_start).lm_head.weight
+    assert not weights["gspo"].equal(before)
+    assert not weights[objective].equal(before)
+    assert not weights[objective].equal(weights["gspo"])
 
 
 @pytest.fixture
@@ -104,6 +124,7 @@ SHORT = {
         ("expert-shop", experts, "make_worker", "worker_that_invents_rewards", "its tokens earn"),
         ("expert-shop", experts, "make_worker", "worker_that_keeps_old_weights", "log-probs than"),
         ("fuse", fuse, "learn", "learns_nothing", "other weights than the fused model"),
+        ("fuse", fuse, "train_head", "head_learns_nothing", "another prediction head than"),
         ("fuse", fuse, "samples_of", "imitates_mistakes", "other weights than the fused model"),
         ("fuse", fuse, "samples_of", "takes_half_of_the_samples", "other weights than the fused"),
         ("fuse", fuse, "merge_experts", "merges_one_expert", "merge is not what their weights"),

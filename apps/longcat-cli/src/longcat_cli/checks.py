@@ -77,10 +77,10 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
     from longcat_dora import SchedulerConfig
     from longcat_envs import GrowthConfig
     from longcat_fusion import MergeConfig
-    from longcat_gspo import ClipRange, TrainerConfig
     from longcat_noise import CurriculumConfig
 
     from .stages.cold_start import check_model
+    from .stages.experts import trainer_config
 
     rl, fuse = recipe.rl, recipe.fuse
     return {
@@ -95,10 +95,7 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
                 soft_staleness=rl.soft_staleness, hard_staleness=rl.hard_staleness,
                 at_bound=rl.at_bound, max_running=rl.max_running,
             ),
-            TrainerConfig(
-                learning_rate=rl.learning_rate, warmup_steps=rl.warmup_steps, epochs=rl.epochs,
-                baseline=rl.baseline, clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
-            ),
+            trainer_config(recipe),
         ),
         "noise": lambda: CurriculumConfig(
             levels=tuple(recipe.noise.levels), max_gap=recipe.noise.max_gap,
@@ -146,6 +143,8 @@ BYTES_TRAINED = 16
 TOKENS_OF_AN_ATTEMPT = 150
 RL_COST = 2.5
 """Seconds of RL a token trained on, over those of a supervised step: sampling, retries, epochs."""
+HEAD_COST = 0.5
+"""Seconds of a step of the prediction head over those of a step of the whole model."""
 
 
 def estimate(recipe: Recipe) -> Needs:
@@ -157,7 +156,8 @@ def estimate(recipe: Recipe) -> Needs:
     cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
     attempts = rl.steps * rl.groups_per_batch * rl.group_size
     trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * pace
-    fuse = recipe.fuse.steps * recipe.fuse.batch_tokens * pace
+    fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
+    fuse = fuse_steps * recipe.fuse.batch_tokens * pace
     cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
     evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * pace
     log = experts * attempts * 4_000

@@ -136,6 +136,8 @@ class Rl:
     """Optimiser steps, of which each batch takes `epochs`."""
     epochs: int = _number(4, least=1)
     """Passes over a batch."""
+    objective: Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"] = "gspo"
+    """What is maximised: see `longcat_gspo.TrainerConfig`."""
     baseline: Literal["none", "mean", "mean_std", "leave_one_out"] = "none"
     """What rewards are compared with: see `longcat_gspo.group_advantages`."""
     clip_low: float = _number(0.05, above=True, most=1)
@@ -200,6 +202,10 @@ class Fuse:
     """Peak rate; it decays linearly."""
     per_task: int = _number(2, least=1)
     """Trajectories of a task at most, the newest."""
+    head_steps: int = _number(100)
+    """Steps that train a head for `serve --speculate`, which changes no answer; 0 for none."""
+    head_learning_rate: float = _number(3e-3, above=True)
+    """Of the head alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

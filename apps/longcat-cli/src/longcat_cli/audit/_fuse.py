@@ -38,6 +38,10 @@ def complaints(folder: RunFolder, limit: int) -> list[str]:
         fuse.learn(model, used, folder.recipe)
     if not _is_same(model, folder.fused):
         lines.append("the samples give other weights than the fused model has")
+    elif used and folder.facts("fuse").get("head_steps"):  # a run of an older version has none
+        head = fuse.train_head(model, used, folder.recipe)
+        if not _is_same(head, folder.fused):
+            lines.append("the samples give another prediction head than the fused model has")
     return lines
 
 
@@ -54,7 +58,10 @@ def _merge(folder: RunFolder) -> list[str]:
 
 def _is_same(model: Any, folder: Path) -> bool:
     kept = LongcatForCausalLM.from_pretrained(folder).state_dict()
-    return all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+    return all(
+        name in kept and torch.equal(tensor, kept[name])
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def _derived(folder: RunFolder) -> Iterator[tuple[tuple[int, ...], tuple[bool, ...]]]:

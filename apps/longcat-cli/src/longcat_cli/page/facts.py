@@ -107,6 +107,11 @@ def story(stage: str, facts: dict[str, Any]) -> str:
         return (
             f"{len(facts['experts'])} experts merged, then {facts['steps']:,} supervised steps on "
             f"{facts['trajectories']:,} of their successful trajectories"
+            + (
+                f"; a head to guess ahead with: {facts['head_steps']:,} steps"
+                if facts.get("head_steps")
+                else ""
+            )
         )
     if stage == "evaluate":
         return f"{sum('@' in key for key in facts)} means over domains; see the table above"

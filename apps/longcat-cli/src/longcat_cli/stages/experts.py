@@ -155,16 +155,20 @@ def make_worker(run: str, group: str) -> Worker:
 
 def make_trainer(model: LongcatForCausalLM, recipe: Recipe) -> GspoTrainer:
     """Build what learns from the rollouts; it meets DORA's trainer protocol."""
+    return GspoTrainer(model, trainer_config(recipe))
+
+
+def trainer_config(recipe: Recipe) -> TrainerConfig:
+    """How an expert's trainer takes its steps."""
     rl = recipe.rl
-    return GspoTrainer(
-        model,
-        TrainerConfig(
-            learning_rate=rl.learning_rate,
-            warmup_steps=rl.warmup_steps,
-            epochs=rl.epochs,
-            baseline=rl.baseline,
-            clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
-        ),
+    return TrainerConfig(
+        learning_rate=rl.learning_rate,
+        warmup_steps=rl.warmup_steps,
+        epochs=rl.epochs,
+        objective=rl.objective,
+        baseline=rl.baseline,
+        clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
+        max_tokens=rl.max_length if rl.objective == "triplet" else 0,
     )
 
 

@@ -14,7 +14,13 @@ import torch
 from longcat_dora import read_trajectories
 from longcat_fusion import MergeConfig, merge_folders
 from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
-from longcat_moe import LongcatForCausalLM, load_tokenizer, save_tokenizer
+from longcat_moe import (
+    LongcatForCausalLM,
+    add_prediction_head,
+    load_tokenizer,
+    mtp_loss,
+    save_tokenizer,
+)
 
 from longcat_cli.agent import DECLARE
 from longcat_cli.display import Display
@@ -40,11 +46,16 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         learn(model, samples, recipe, display)
     model.save_pretrained(folder.fused)
     save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
+    moved = relative_change(folder.merged, folder.fused)
+    head_steps = recipe.fuse.head_steps if samples else 0
+    if head_steps:
+        train_head(model, samples, recipe, display).save_pretrained(folder.fused)
     return {
         "experts": list(recipe.groups),
         "trajectories": len(samples),
         "steps": steps,
-        "moved": relative_change(folder.merged, folder.fused),
+        "moved": moved,
+        "head_steps": head_steps,
     }
 
 
@@ -104,3 +115,38 @@ def learn(
         metrics = trainer.fit([samples[place] for place in batch])
         if display is not None:
             display.update(done=number / fuse.steps, loss=metrics["loss"], samples=len(samples))
+
+
+def train_head(
+    model: LongcatForCausalLM,
+    samples: list[Sample],
+    recipe: Recipe,
+    display: Display | None = None,
+) -> LongcatForCausalLM:
+    """Add a head that guesses the token after the next, and train it alone (LongCat-Flash, 2.4)."""
+    fuse = recipe.fuse
+    torch.manual_seed(recipe.seed)
+    large = add_prediction_head(model).eval()
+    head = large.model.mtp
+    assert head is not None, "it was just added"
+    optimiser = torch.optim.AdamW(head.parameters(), lr=fuse.head_learning_rate, weight_decay=0.0)
+    long = [sample for sample in samples if len(sample.token_ids) > 2]
+    batches = token_batches(
+        [len(sample.token_ids) for sample in long],
+        batch_tokens=fuse.batch_tokens,
+        num_batches=fuse.head_steps,
+        seed=recipe.seed + 1,
+    )
+    for number, batch in enumerate(batches, start=1):
+        lengths = [len(long[place].token_ids) for place in batch]
+        ids_BT = torch.tensor([[token for place in batch for token in long[place].token_ids]])
+        with torch.no_grad():
+            hidden_BTD = large.model(ids_BT, lengths=lengths)
+        loss = mtp_loss(large, hidden_BTD, ids_BT, lengths=lengths)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimiser.step()
+        if display is not None:
+            display.update(done=number / fuse.head_steps, head_loss=loss.item())
+    return large
