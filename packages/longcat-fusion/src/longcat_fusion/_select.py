@@ -124,7 +124,7 @@ class _Window:
             return None
         if rank <= self.num_kept:
             values = np.concatenate(self.parts)
-            values.partition(len(values) - rank)
+            values.sort()
             return float(values[len(values) - rank])
         return self.low if rank <= self.num_kept + self.at_low else None
 
@@ -142,23 +142,19 @@ def _windows(wanted: Sequence[tuple[int, Rank]], sample: Sample) -> list[_Window
 
 def _bounds(parts: Sequence[Array], rank: Rank, size: int) -> tuple[float, float]:
     """Two values between which the k-th largest lies, by what these parts hold."""
-    values = np.concatenate(parts)
+    values = np.sort(np.concatenate(parts))[::-1]  # a partition is slow where many are equal
     count = len(values)
-
-    def ranked(place: int) -> Array:
-        return np.partition(values, count - 1 - place)[count - 1 - place]
-
     if callable(rank):
         rank = rank(round(int(np.count_nonzero(values)) / count * size))
     share = min(max(rank / size, 0.0), 1.0)
     # Neighbours are alike, so the parts say more about the error than their number of values does.
-    guess = ranked(min(int(share * count), count - 1))
+    guess = values[min(int(share * count), count - 1)]
     shares = [np.count_nonzero(part >= guess) / len(part) for part in parts]
     error = max(np.std(shares) / math.sqrt(len(parts)), math.sqrt(share * (1 - share) / count))
     reach = 4 * error * count + 8
     first, last = math.floor(share * count - reach), math.ceil(share * count + reach)
-    high = float(ranked(first)) if first >= 0 else math.inf
-    low = float(ranked(last)) if last < count else -math.inf
+    high = float(values[first]) if first >= 0 else math.inf
+    low = float(values[last]) if last < count else -math.inf
     return low, high
 
 
