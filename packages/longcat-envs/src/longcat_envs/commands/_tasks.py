@@ -6,14 +6,17 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from longcat_envs.attacks import agents_domain, audit_domain
+from longcat_envs._spec import DomainError
+from longcat_envs.attacks import admitted, agents_domain, audit_domain
 from longcat_envs.difficulty import Cut, cut, solve_figures
 from longcat_envs.figures import grow_figures
 from longcat_envs.history import Setting, load_setting
 from longcat_envs.playing import play_in_terminal
+from longcat_envs.running import pass_rates, read_trials
 from longcat_envs.tasks import TaskMaker, WorldTask
 
 from ._common import Commands, command, read_tasks, show, task_arguments, write_tasks
+from ._models import load_agent, run_agent
 
 
 def register(commands: Commands) -> None:
@@ -26,6 +29,8 @@ def register(commands: Commands) -> None:
                    "grow environments; print figures about them, or write them", domain=True)  # fmt: skip
     for one in (audit, agents, grow):
         task_arguments(one, tasks=20)
+    agents.add_argument("--agent", metavar="FILE:Class",
+                        help="also run this class: chat(messages, *, tools) gives a message")  # fmt: skip
     grow.add_argument("--out", type=Path, metavar="FILE", help="write tasks as JSONL")
     solve = command(commands, "solve", _solve,
                     "look for chains blindly; print what is not found, and loopholes", domain=True)  # fmt: skip
@@ -36,6 +41,10 @@ def register(commands: Commands) -> None:
         one.add_argument("--file", type=Path, help="take the tasks of this file instead")
     for name, words in (("writes", "golden writes"), ("attempts", "calls of the blind solver")):
         hard.add_argument(f"--{name}", type=_range, metavar="LOW:HIGH", help=f"bounds of {words}")
+    hard.add_argument("--results", type=Path, metavar="FILE.jsonl",
+                      help="episodes that `run --out` kept; their pass rates are figures too")  # fmt: skip
+    hard.add_argument("--pass-rate", type=_share_range, metavar="LOW:HIGH",
+                      help="bounds of the pass rate, such as 0.1:0.9")  # fmt: skip
     hard.add_argument("--out", type=Path, metavar="FILE", help="write the tasks that are kept")
     play = command(commands, "play", _play, "be the agent of one task", domain=True)
     play.add_argument("--seed", type=int, default=0)
@@ -47,6 +56,17 @@ def _range(text: str) -> tuple[int, int]:
     if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
         raise argparse.ArgumentTypeError(f"a range is LOW:HIGH, such as 2:500, got {text!r}")
     return int(low), int(high)
+
+
+def _share_range(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (1.0, 0.0)
+    if not 0 <= found[0] <= found[1] <= 1:
+        raise argparse.ArgumentTypeError(f"a range is LOW:HIGH in 0 to 1, got {text!r}")
+    return found
 
 
 def _made(setting: Setting, given: argparse.Namespace) -> list[WorldTask]:
@@ -64,10 +84,22 @@ def _audit(given: argparse.Namespace) -> None:
 
 
 def _agents(given: argparse.Namespace) -> None:
-    show(given, agents_domain(
-        load_setting(given.domain), num_tasks=given.tasks, seed=given.seed,
-        difficulty=given.difficulty,
-    ))  # fmt: skip
+    setting = load_setting(given.domain)
+    agent = load_agent(given.agent) if given.agent else None
+    found = agents_domain(
+        setting, num_tasks=given.tasks, seed=given.seed, difficulty=given.difficulty
+    )
+    if agent is not None:
+        tasks = admitted(setting, seed=given.seed, difficulty=given.difficulty)
+        trials = run_agent(setting, agent, [next(tasks) for _ in range(given.tasks)])
+        passed = sum(trial["passed"] for trial in trials)
+        found["summary"]["yours"] = {"tried": len(trials), "passed": passed}
+        found["rows"].append({"agent": given.agent, "kind": "yours", "tasks": len(trials),
+                              "passed": passed, "rate": passed / max(1, len(trials))})  # fmt: skip
+        reasons = sorted({trial["reason"] for trial in trials if trial["reason"]})
+        if reasons:
+            found["summary"]["yours"]["raised"] = reasons[:3]
+    show(given, found)
 
 
 def _grow(given: argparse.Namespace) -> None:
@@ -86,8 +118,12 @@ def _solve(given: argparse.Namespace) -> None:
 
 def _difficulty(given: argparse.Namespace) -> None:
     setting = load_setting(given.domain)
-    bounds = Cut(writes=given.writes, attempts=given.attempts)
-    found = list(cut(setting, _made(setting, given), bounds))
+    bounds = Cut(writes=given.writes, attempts=given.attempts, pass_rate=given.pass_rate)
+    try:
+        rates = pass_rates(read_trials(given.results)) if given.results is not None else {}
+    except ValueError as error:
+        raise DomainError(str(error)) from None
+    found = list(cut(setting, _made(setting, given), bounds, rates))
     kept = [task for task, _, is_kept in found if is_kept]
     write_tasks(given.out, kept)
     show(given, {

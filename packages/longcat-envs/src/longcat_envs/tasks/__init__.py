@@ -1,7 +1,7 @@
 """Tasks in worlds with a past: wishes, goals, words, people, and the environment of one task."""
 
 from ._chain import Call, Chains, Figure
-from ._environment import REFUSE, WorldEnvironment, system_prompt
+from ._environment import REFUSE, Talker, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._make import Difficulty, TaskMaker
 from ._say import say_argument
@@ -10,6 +10,6 @@ from ._task import Step, WorldTask
 
 __all__ = [
     "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Solution",
-    "Step", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome",
+    "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome",
     "say_argument", "solve", "system_prompt",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -112,6 +113,10 @@ class Chains:
         """Whether a call succeeds after the chain, writes no field anew and ends nothing new."""
         if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
             return False
+        if self._ends(call) and any(
+            self._self(c) == self._self(call) for c in chain if not c.is_helper
+        ):
+            return False  # nobody has a record changed and ended at once
         before, made = self.outcome(chain), self._made()
         after, made_after = self.outcome([*chain, call]), self._made()
         if before is None or after is None or after == before:
@@ -142,6 +147,16 @@ class Chains:
             and not self._ends_new(chain, call)
         )
 
+    def _self(self, call: Call) -> tuple[str, Any]:
+        """Return the record on which a call acts, as class and id."""
+        of = self.tools[call.tool].of
+        return of, call.arguments.get(f"{of}_id")
+
+    def _ends(self, call: Call) -> bool:
+        """Whether a call leaves its record in a state that nothing leaves."""
+        action = self.tools[call.tool].action
+        return action is not None and action.target in self.setting.spec.classes[action.of].ends
+
     def _made(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the records that are new in the world as it stands."""
         rows = self.world.store.difference()
@@ -171,10 +186,13 @@ class Chains:
     def _only_replaces(self, helper: Call, wish: Call) -> bool:
         """Whether a helper only ends a record so that the wish can make the same one anew."""
         one, other = self.tools[helper.tool], self.tools[wish.tool]
-        if other.action is None or not other.action.makes_record or one.of != other.of:
+        if other.action is None or one.of != other.of or not self._ends(helper):
             return False
         row = self.world.store.row(one.of, helper.arguments[f"{one.of}_id"])
         fields = self.setting.spec.classes[one.of].fields
+        if not other.action.makes_record:  # one is moved to where the other was
+            refs = [p.name for p in other.parameters[1:] if p.type.kind == "ref"]
+            return any(wish.arguments[name] in row.values() for name in refs)
         held: dict[str, Any] = {}
         for name, _ in other.action.parameters:
             held.update(write_argument(name, fields[name].type, row[name]))
@@ -285,8 +303,27 @@ class Chains:
                 chain = shorter
             else:
                 place += 1
+        for one, other in combinations(chain[:-1], 2):
+            if self.run([c for c in chain if c not in (one, other)])[1] is None:
+                return None  # two helpers that need only one another
+        if self._takes_back(chain):
+            return None
         helpers = [Call(c.tool, c.arguments, c.computed, is_helper=True) for c in chain[:-1]]
         return [*helpers, chain[-1]] if helpers else None
+
+    def _takes_back(self, chain: list[Call]) -> bool:
+        """Whether all that some helper did is as before at the end."""
+        reached = self.outcome(chain)
+        for place in range(len(chain) - 1):
+            before, after = self.outcome(chain[:place]), self.outcome(chain[: place + 1])
+            if reached is None or before is None or after is None:
+                return True
+            done = [(record, name) for record, values in after.changed.items() for name in values
+                    if before.changed.get(record, {}).get(name) != values[name]]  # fmt: skip
+            kept = any(name in reached.changed.get(record, {}) for record, name in done)
+            if not kept and len(after.made) == len(before.made):
+                return True
+        return False
 
     def _focused(self, tool: Tool, about: Sequence[Call]) -> Call | None:
         """Draw a call that concerns the records of other calls, with their values."""

@@ -7,14 +7,15 @@ What is wrong with a call is an answer; what is wrong with the world is `Invalid
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from longcat_envs._database import ToolError
 from longcat_envs._environment import Message, Observation, ToolResult, parse_call
 from longcat_envs._person import Person, spoken
 from longcat_envs._task import Invalid, Reward
+from longcat_envs._thread import in_thread
 from longcat_envs.history import Setting
 from longcat_envs.world import LiveWorld
 
@@ -64,10 +65,34 @@ def system_prompt(setting: Setting, task: WorldTask) -> str:
     )
 
 
-class WorldEnvironment:
-    """One task, one world, one person."""
+class Talker(Protocol):
+    """Who speaks for the person of a task."""
 
-    def __init__(self, setting: Setting, task: WorldTask) -> None:
+    was_asked: bool
+    """Whether what was withheld has been said."""
+
+    def answer(self, text: str) -> str | None:
+        """Return what the person says to a text; `None` ends the talk."""
+        ...
+
+
+def scripted(task: WorldTask) -> Talker:
+    """Return the person who follows rules."""
+    return Person(task.opening, task.withheld, topics=task.topics, change=task.change)
+
+
+class WorldEnvironment:
+    """One task, one world, one person.
+
+    Args:
+        setting: The task's domain.
+        task: The task.
+        person: Who speaks for the person; by default one who follows rules.
+    """
+
+    def __init__(
+        self, setting: Setting, task: WorldTask, person: Callable[[WorldTask], Talker] = scripted
+    ) -> None:
         if task.domain != setting.spec.name:
             raise ValueError(
                 f"task {task.id!r} must be of domain {setting.spec.name!r}, is of {task.domain!r}"
@@ -75,13 +100,13 @@ class WorldEnvironment:
         unknown = set(task.tools) - set(setting.machine.tools) - {REFUSE}
         if unknown:
             raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")
-        self.setting, self.task = setting, task
+        self.setting, self.task, self._make_person = setting, task, person
         self._world: LiveWorld | None = None
         self._begin()
 
     def _begin(self) -> None:
         task = self.task
-        self._person = Person(task.opening, task.withheld, topics=task.topics, change=task.change)
+        self._person = self._make_person(task)
         self._said: list[str] = []
         self._heard = [task.opening]
         self._seen: set[str] = set()
@@ -155,7 +180,13 @@ class WorldEnvironment:
 
     async def reply(self, message: Message) -> Message | None:
         """Answer as the person; `None` once the person has ended the talk."""
-        answer = self.hear(spoken(message))
+        if self._make_person is scripted:
+            answer = self.hear(spoken(message))
+        else:  # who may take time, and may fail: the world's fault
+            try:
+                answer = await in_thread(lambda: self.hear(spoken(message)))
+            except Exception as error:
+                self._fault, self._is_over, answer = f"the person: {error}", True, None
         return None if answer is None else {"role": "user", "content": answer}
 
     def hear(self, text: str) -> str | None:
