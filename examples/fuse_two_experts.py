@@ -1,4 +1,9 @@
-"""Fuse two experts that share a start, and see what each of the three steps does."""
+"""Fuse two experts that share a start, and see what each of the three steps does.
+
+    pip install longcat-fusion        python fuse_two_experts.py
+
+It prints what each step leaves of four numbers.
+"""
 
 import torch
 from longcat_fusion import MergeConfig, merge

@@ -1,4 +1,9 @@
-"""Grow a task from a domain, solve it with its golden chain, and try to fool its verifier."""
+"""Grow a task from a domain, solve it with its golden chain, and try to fool its verifier.
+
+    pip install longcat-envs        python grow_a_world.py
+
+It prints the task, its solution, and which wrong chains the verifier refuses.
+"""
 
 import asyncio
 from random import Random

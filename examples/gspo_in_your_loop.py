@@ -1,4 +1,9 @@
-"""GSPO in a training loop of your own: a bandit of eight arms, learned in forty steps."""
+"""GSPO in a training loop of your own: a bandit of eight arms, learned in forty steps.
+
+    pip install longcat-gspo        python gspo_in_your_loop.py
+
+It prints how probable the rewarded arm has become.
+"""
 
 import torch
 from longcat_gspo import ClipRange, group_advantages, gspo_loss

@@ -1,4 +1,9 @@
-"""Heavy thinking by agents: each attempt acts in a world of its own, then one summary decides."""
+"""Heavy thinking by agents: each attempt acts in a world of its own, then one summary decides.
+
+    pip install longcat-heavythink        python heavy_own_world.py
+
+It prints what each attempt found, and the answer.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,9 @@
-"""Heavy thinking over any async function that answers: K tries, then one look at the K answers."""
+"""Heavy thinking over any async function that answers: K tries, then one look at the K answers.
+
+    pip install longcat-heavythink        python heavy_thinking.py
+
+It prints the attempts and the answer.
+"""
 
 import asyncio
 import itertools

@@ -1,4 +1,9 @@
-"""Wrap a world in noise: the same episode has the same noise, and patience is always rewarded."""
+"""Wrap a world in noise: the same episode has the same noise, and patience is always rewarded.
+
+    pip install longcat-noise longcat-envs        python noise_around_a_world.py
+
+It prints what the user is heard to say, and a call that is tried until it comes through.
+"""
 
 import asyncio
 

@@ -1,5 +1,9 @@
 """A trainer of your own for longcat-dora: four methods, here a table that learns with plain Python.
 
+    pip install longcat-dora        python own_trainer.py
+
+It prints the reward of each step as a bar that grows.
+
 `train` gets whole groups: advantages are yours to form. What `weights` returns goes to every
 engine's `load_weights`; `save` and `restore` make a run continue where it was killed.
 """

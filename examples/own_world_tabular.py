@@ -1,5 +1,9 @@
 """Train in a world of your own with longcat-dora alone: real processes, no torch. Prints a curve.
 
+    pip install longcat-dora        python own_world_tabular.py
+
+It prints a bar for each group of attempts, and that nothing was lost.
+
 The world is one async function of a few lines; policy and trainer are the tabular ones that ship
 for tests. Swap the engine and the trainer for real ones, and nothing else changes.
 """

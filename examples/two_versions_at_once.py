@@ -1,4 +1,9 @@
-"""One engine, two weight versions: a conversation stays on the version it was opened with."""
+"""One engine, two weight versions: a conversation stays on the version it was opened with.
+
+    pip install longcat-moe        python two_versions_at_once.py
+
+It prints what each version says, and which is still live.
+"""
 
 import asyncio
 
