@@ -2,6 +2,7 @@
 
 import random
 import re
+import warnings
 
 import pytest
 from longcat_envs import DomainError
@@ -130,6 +131,19 @@ BREAKS = [
     ("def cheap(most: money):", "def cheap(*most):", 34, "without defaults and stars", ""),
     ("def cheap(most: money):", "x = 3\n\n\ndef cheap(most: money):", 34, "classes and readers", ""),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["error", "default", "ignore"])
+@pytest.mark.parametrize(
+    "new", ["to.rate <= 3days", "to.rate <= 1if true else 2", "to.rate == '\\d'"]
+)
+def test_what_python_only_warns_of_is_an_error_with_a_place(new, mode, recwarn):
+    with warnings.catch_warnings():
+        warnings.simplefilter(mode)
+        with pytest.raises(LangError) as caught:
+            read(SMALL.replace("to.rate <= price", new))
+    assert caught.value.line >= 30
+    assert list(recwarn) == []
 
 
 @pytest.mark.parametrize(("old", "new", "line", "words", "nearest"), BREAKS)

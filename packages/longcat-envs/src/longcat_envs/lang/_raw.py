@@ -7,6 +7,7 @@ takes the place of the call; an error in it points at the call.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -69,11 +70,13 @@ def _parse(text: str) -> ast.Module:
     if len(text) > MAX_CHARACTERS:
         raise LangError(f"a file has at most {MAX_CHARACTERS} characters, this has {len(text)}")
     try:
-        return ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as `3days`: Python reads it, and warns
+            return ast.parse(text)
     except SyntaxError as error:
         node = ast.Pass(lineno=error.lineno or 1, col_offset=max(0, (error.offset or 1) - 1))
         raise LangError(f"syntax: {error.msg}", node) from None
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (Warning, ValueError, RecursionError, MemoryError) as error:
         raise LangError(f"syntax: {error or 'nested too deeply'}") from None
 
 
@@ -164,10 +167,11 @@ def _read_call(
         raise LangError("a part takes no ** arguments", call)
     try:
         text = parts[name](raw.name, [ast.unparse(argument) for argument in call.args], named)
-        module = ast.parse(text)
-    except (ValueError, SyntaxError) as error:
-        message = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise LangError(f"{name}: {message}", call) from None
+        module = _parse(text)
+    except LangError as error:
+        raise LangError(f"{name}: {error.rule}", call) from None
+    except ValueError as error:
+        raise LangError(f"{name}: {error}", call) from None
     for node in ast.walk(module):
         if hasattr(node, "lineno"):
             ast.copy_location(node, call)
