@@ -23,7 +23,7 @@ def _reader(connection):
         if way == "pipe":
             view = connection.recv_bytes()
         else:
-            view = receive_weights(connection, size, lambda: None)
+            view = receive_weights(connection, size, None, lambda: None)
         switch = time.perf_counter() - began
         kept = bytes(view) if way == "copied" else view
         connection.send(switch)

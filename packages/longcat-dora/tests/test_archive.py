@@ -137,10 +137,9 @@ def test_a_synchronous_run_whose_old_parts_are_gone_ends_with_the_same_bits(tmp_
 def test_a_damaged_log_is_repaired_with_its_old_parts_gone(archived, tmp_path, recount):
     shutil.copytree(archived, tmp_path, dirs_exist_ok=True)
     log = tmp_path / "log"
-    path = [*sorted(log.glob("events-*.jsonl")), log / "events.jsonl"][0]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    data = bytearray((log / "events.jsonl").read_bytes())
+    data[data.rindex(b'"closed"') + 1] ^= 1  # behind the last checkpoint, before it is archived
+    (log / "events.jsonl").write_bytes(data)
     with pytest.raises(LongcatDoraError, match="is not what was written"):
         check(log)
     assert main(["repair", str(tmp_path), "--yes"]) == 0

@@ -267,7 +267,7 @@ def test_what_is_delivered_twice_counts_once(tmp_path):
         for _ in range(rng.randint(1, 3)):
             manager.finished(manager.controllers[0], told, payload)
         manager.failed(manager.controllers[0], order.trajectory, "failed", "late, and wrong")
-    manager.queue.read = lambda names: []
+    manager.queue.read = lambda names, **_: []
     manager.filter()
     assert manager.lease() is not None
     manager.commit()

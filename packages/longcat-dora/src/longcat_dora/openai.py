@@ -19,6 +19,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.openai needs: pip install 'longcat-dora[openai]'") from error
 
+from ._log.tensors import as_bytes
 from ._runtime.replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError
 
@@ -56,7 +57,7 @@ class OpenAIReplica:
             base_url=self.base_url, api_key=api_key, timeout=timeout_s, max_retries=0
         )
 
-    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+    async def load_weights(self, version: int, weights: Any) -> None:
         """See `Replica`."""
         if self.update is None:
             return
@@ -107,15 +108,16 @@ def _completion(choice: dict[str, Any], where: str) -> Completion:
     return Completion(list(ids), list(map(float, log_probs)), reason)
 
 
-async def put_weights(replica: OpenAIReplica, version: int, weights: bytes | memoryview) -> None:
+async def put_weights(replica: OpenAIReplica, version: int, weights: Any) -> None:
     """Give weights to `longcat_moe.server` (`create_app(..., takes_weights=True)`).
 
     Raises:
-        LongcatDoraError: The server refuses.
+        LongcatDoraError: The server refuses, or they are no bytes.
     """
+    content = bytes(as_bytes(weights, "put_weights"))
     headers = {"Authorization": f"Bearer {replica.api_key}"}
     async with httpx.AsyncClient(timeout=replica.timeout_s, headers=headers) as client:
-        answer = await client.put(f"{replica.base_url}/weights/{version}", content=bytes(weights))
+        answer = await client.put(f"{replica.base_url}/weights/{version}", content=content)
     if answer.status_code != 200:
         raise LongcatDoraError(
             f"{replica.base_url} takes no weights: {answer.status_code} {answer.text[:200]}"

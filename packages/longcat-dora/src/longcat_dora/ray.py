@@ -21,7 +21,8 @@ import contextlib
 import logging
 import pickle
 import traceback
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 try:
     import ray
@@ -30,6 +31,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("longcat_dora.ray needs: pip install 'longcat-dora[ray]'") from error
 
 from ._log.payloads import PAYLOAD_BYTES, PayloadFile
+from ._log.tensors import Form, Shard, is_plain, restored, shards_of
 from ._rollout.controller import Factory, RolloutController
 from ._rollout.messages import (
     Broken,
@@ -59,6 +61,34 @@ class Buffer:
 
     def __reduce_ex__(self, _: Any) -> tuple[type[Buffer], tuple[pickle.PickleBuffer]]:
         return Buffer, (pickle.PickleBuffer(self.view),)
+
+
+class _PutArrays(NamedTuple):
+    """Arrays in the object store."""
+
+    forms: list[Form]
+    references: list[Any]
+
+
+def put_weights(weights: Any) -> Any:
+    """Put weights, bytes or arrays, into the object store, once; `weights_of` returns them elsewhere."""
+    return [ray.put(Buffer(weights))] if is_plain(weights) else put_arrays(shards_of(weights))
+
+
+def put_arrays(shards: Iterable[Shard]) -> Any:
+    """Put arrays into the object store as they come."""
+    puts = [(shard.form, ray.put(Buffer(shard.data))) for shard in shards]
+    return _PutArrays([form for form, _ in puts], [reference for _, reference in puts])
+
+
+async def weights_of(put: Any) -> Any:
+    """Return weights where the object store has them."""
+    if isinstance(put, _PutArrays):
+        pairs = zip(put.forms, put.references, strict=True)
+        return {form.name: restored(form, (await reference).view) for form, reference in pairs}
+    (reference,) = put
+    buffer: Buffer = await reference
+    return buffer.view
 
 
 class _ControllerActor:
@@ -103,9 +133,7 @@ class _ControllerActor:
         while not controller.stopped.is_set():
             order = await self.orders.get()
             if isinstance(order, LoadWeights):
-                (reference,) = order.weights
-                buffer: Buffer = await reference
-                order = order._replace(weights=buffer.view)
+                order = order._replace(weights=await weights_of(order.weights))
                 self._tell(Loading(order.version))
                 await asyncio.sleep(_HEARD_S)  # the engine may block from here on
             controller.obey(order)
@@ -230,6 +258,10 @@ class RayRuntime(Runtime):
     def share(self, weights: bytes | memoryview) -> Any:
         """Put weights into the object store, once."""
         return [ray.put(Buffer(weights))]
+
+    def share_arrays(self, shards: Iterator[Shard]) -> Any:
+        """Put arrays into the object store as they come."""
+        return put_arrays(shards)
 
     async def _listen(self, handle: RayController) -> None:
         """Takes: an actor's messages. Stops: when it has ended, or is lost."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from ._runtime.replicas import Completion, Replica, ReplicaLostError
 from ._types import LongcatDoraError, Sampled
-from .ray import Buffer  # says how to get Ray where it is absent
+from .ray import put_weights, weights_of  # says how to get Ray where it is absent
 
 import ray  # isort: skip
 from ray.exceptions import RayActorError, RayTaskError  # isort: skip
@@ -27,9 +27,8 @@ class _ReplicaActor:
     def __init__(self, factory: Callable[[], Replica]) -> None:
         self.replica = factory()
 
-    async def load_weights(self, version: int, held: list[Any]) -> None:
-        buffer: Buffer = await held[0]
-        await self.replica.load_weights(version, buffer.view)
+    async def load_weights(self, version: int, held: Any) -> None:
+        await self.replica.load_weights(version, await weights_of(held))
 
     async def complete(self, token_ids: list[int], **options: Any) -> tuple[Any, ...]:
         result = await self.replica.complete(token_ids, **options)
@@ -45,7 +44,7 @@ class RayReplica:
             `scheduling_strategy`.
     """
 
-    _put: tuple[int, Any, list[Any]] | None = None
+    _put: tuple[int, Any, Any] | None = None
     """Version, weights and reference of what was put last, by any replica of this process."""
 
     def __init__(self, factory: Callable[[], Replica], **options: Any) -> None:
@@ -53,14 +52,14 @@ class RayReplica:
         self._options = {"num_cpus": 1, "max_concurrency": 1000, **options}
         self._actor: Any = None
 
-    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+    async def load_weights(self, version: int, weights: Any) -> None:
         """See `Replica`."""
         if self._actor is None:
             actor = ray.remote(_ReplicaActor).options(**self._options)
             self._actor = actor.remote(self._factory)
         held = RayReplica._put
         if held is None or held[0] != version or held[1] is not weights:
-            held = RayReplica._put = version, weights, [ray.put(Buffer(weights))]
+            held = RayReplica._put = version, weights, put_weights(weights)
         await self._call("load_weights", version, held[2])
 
     async def complete(

@@ -25,6 +25,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._log.tensors import as_bytes
 from ._runtime.replicas import Completion, ReplicaLostError
 from ._types import LongcatDoraError
 
@@ -124,7 +125,7 @@ class VllmReplica:
             engine.shutdown()
         return ReplicaLostError(f"vLLM ended: {error!r}")
 
-    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+    async def load_weights(self, version: int, weights: Any) -> None:
         """See `Replica`. The bytes are safetensors, with the names of the model's checkpoint."""
         folder = _SHARED if _SHARED.is_dir() else None
         if self._engine is None:
@@ -132,7 +133,7 @@ class VllmReplica:
         engine = self._engine
         try:
             with tempfile.NamedTemporaryFile(dir=folder, suffix=f"-{version}.safetensors") as file:
-                await asyncio.to_thread(file.write, weights)
+                await asyncio.to_thread(file.write, as_bytes(weights, "VllmReplica"))
                 file.flush()
                 reading = engine.collective_rpc("read_longcat_weights", args=(file.name,))
                 await _unless_dead(engine, reading)

@@ -374,9 +374,9 @@ class RolloutManager:
             version - config.hard_staleness if config.at_bound == "mask" else None, version + 1,
         )  # fmt: skip
 
-    def read(self, lease: Lease) -> list[Trajectory]:
-        """Return the trajectories of a batch; from any thread."""
-        batch = self.queue.read(lease.names)
+    def read(self, lease: Lease, *, as_arrays: bool = False) -> list[Trajectory]:
+        """Return the trajectories of a batch; from any thread. `as_arrays`: see `SampleQueue.read`."""
+        batch = self.queue.read(lease.names, as_arrays=as_arrays)
         if lease.oldest is None:
             return batch
         return [

@@ -37,10 +37,15 @@ class SampleQueue:
         """Return what is known of trajectories without reading them."""
         return [self._samples[name].finished for name in names]
 
-    def read(self, names: Iterable[str]) -> list[Trajectory]:
-        """Return trajectories whole; they stay in the queue. From any thread, if nobody drops them meanwhile."""
+    def read(self, names: Iterable[str], *, as_arrays: bool = False) -> list[Trajectory]:
+        """Return trajectories whole; they stay in the queue. From any thread, if nobody drops them meanwhile.
+
+        With `as_arrays`, their segments hold numpy arrays: see `Trajectory.from_bytes`.
+        """
+        read = self._reader.read
         return [
-            Trajectory.from_bytes(self._reader.read(self._samples[name].payload)) for name in names
+            Trajectory.from_bytes(read(self._samples[name].payload), as_arrays=as_arrays)
+            for name in names
         ]
 
     def sync(self, names: Iterable[str]) -> None:

@@ -6,21 +6,22 @@ trained on is in its log, and from there on nothing is left to chance.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from longcat_dora._types import LongcatDoraError, Payload, Trainer, Trajectory
+from longcat_dora._types import (
+    LongcatDoraError,
+    Payload,
+    Trainer,
+    Trajectory,
+    wants_arrays,
+)
 
 from .events import Event
 from .payloads import PayloadReader
 from .reader import read_events
-
-_PART = 64 * 2**20
-"""Bytes of weights that one thread digests."""
+from .tensors import digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,6 @@ class _Step:
     """With `mask`, the oldest version that was learned from."""
 
 
-def digest_of(weights: bytes | memoryview) -> str:
-    """Return what the log keeps of weights; of long ones, a digest of the digests of their parts, side by side."""
-    view = memoryview(weights).cast("B")
-    if view.nbytes <= _PART:
-        return hashlib.blake2b(view, digest_size=16).hexdigest()
-    parts = [view[at : at + _PART] for at in range(0, view.nbytes, _PART)]
-    with ThreadPoolExecutor(max_workers=min(len(parts), os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(_digest, parts))
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
-
-def _digest(part: memoryview) -> bytes:
-    return hashlib.blake2b(part).digest()
-
-
 def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
     """Take a run's steps again, one by one; steps that were undone by a restart are left out.
 
@@ -87,10 +73,13 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
         raise LongcatDoraError(
             f"the trainer must begin with the weights of the run, {recorded.get(0)}, and has {first}"
         )
-    reader = PayloadReader(folder)
+    reader, as_arrays = PayloadReader(folder), wants_arrays(trainer)
     try:
         for step in steps:
-            batch = [_read(reader, payloads, name, step) for name in step.names]
+            batch = [
+                _read(reader.read(_payload(payloads, name)), name, step, as_arrays)
+                for name in step.names
+            ]
             trainer.train(batch)
             version = step.version + 1
             digest = digest_of(trainer.weights())
@@ -124,12 +113,14 @@ def _read_log(
     return steps, recorded, payloads
 
 
-def _read(
-    reader: PayloadReader, payloads: dict[str, Payload], name: str, step: _Step
-) -> Trajectory:
+def _payload(payloads: dict[str, Payload], name: str) -> Payload:
     if name not in payloads:
         raise LongcatDoraError(f"the log must hold every trajectory it trained on, it lacks {name}")
-    trajectory = Trajectory.from_bytes(reader.read(payloads[name]))
+    return payloads[name]
+
+
+def _read(data: bytes, name: str, step: _Step, as_arrays: bool) -> Trajectory:
+    trajectory = Trajectory.from_bytes(data, as_arrays=as_arrays)
     if step.oldest is None:
         return trajectory
     return trajectory.masked_before(step.version + 1 if name in step.masked else step.oldest)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
+from longcat_dora._log.tensors import CopiedWeights
 from longcat_dora._types import EndReason, Invalid, Mask, Outcome, Trajectory, Worker
 
 from .messages import (
@@ -91,6 +92,8 @@ class RolloutController:
                 self._move(trajectory, version)
             case LoadWeights(version, weights):
                 self.tell(Loading(version))
+                if isinstance(weights, CopiedWeights):
+                    weights = weights.arrays()
                 self.worker.engine.load_weights(version, weights)
                 self.tell(Loaded(version))
             case RetireVersion(version):

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from longcat_dora._log.payloads import PAYLOAD_BYTES, PayloadFile
+from longcat_dora._log.tensors import Form
 from longcat_dora._rollout.controller import RolloutController
 from longcat_dora._rollout.messages import (
     Broken,
@@ -46,6 +47,8 @@ class SharedWeightsFollow(NamedTuple):
 
     version: int
     size: int
+    forms: list[Form] | None
+    """Of the arrays in it; absent if it is bytes."""
 
 
 class _ScriptStopped(BaseException):
@@ -154,9 +157,9 @@ async def _serve(
                 order = pickle.loads(connection.recv_bytes())
                 if isinstance(order, SharedWeightsFollow):
                     released = functools.partial(tell, Released(order.version))
-                    view = receive_weights(connection, order.size, released)
-                    order = LoadWeights(order.version, view)
-                    del view  # else this frame would hold it until the next order
+                    weights = receive_weights(connection, order.size, order.forms, released)
+                    order = LoadWeights(order.version, weights)
+                    del weights  # else this frame would hold it until the next order
                 controller.obey(order)
                 del order
         except (EOFError, OSError):

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from longcat_dora._log.tensors import snapshot
+
 from .config import RunConfig
 from .trainer_thread import TrainerThread
 
-Evaluate = Callable[[int, "bytes | memoryview"], Mapping[str, Any]]
-"""Takes a version and its weights, returns metrics."""
+Evaluate = Callable[[int, Any], Mapping[str, Any]]
+"""Takes a version and its weights, as an engine is given them; returns metrics."""
 
 
 class Evaluations:
@@ -54,12 +56,12 @@ class Evaluations:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _begin(self, version: int, teacher: TrainerThread) -> None:
-        weights = await teacher.weights(step=version)
+        weights = await teacher.weights(snapshot, step=version)
         self._last = version
         loop = asyncio.get_running_loop()
         self._running = loop.run_in_executor(self._thread, self._evaluate, version, weights)
 
-    def _evaluate(self, version: int, weights: bytes | memoryview) -> None:
+    def _evaluate(self, version: int, weights: Any) -> None:
         assert self.evaluate is not None
         record = {"step": version, **self.evaluate(version, weights)}
         with self.file.open("a", encoding="utf-8") as file:

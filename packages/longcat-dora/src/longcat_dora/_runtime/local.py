@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
+from longcat_dora._log.tensors import CopiedWeights, Shard
 from longcat_dora._rollout.messages import Released, Report
 
 from .processes import ControllerProcess
@@ -42,6 +44,12 @@ class LocalRuntime(Runtime):
     def share(self, weights: bytes | memoryview) -> SharedWeights | bytes | memoryview:
         """Put weights where all processes can map them."""
         return self._pool.publish(weights) if HAS_MEMORY_FILES else weights
+
+    def share_arrays(self, shards: Iterator[Shard]) -> SharedWeights | CopiedWeights:
+        """Likewise, of arrays as they come."""
+        if HAS_MEMORY_FILES:
+            return self._pool.publish_arrays(shards)
+        return super().share_arrays(shards)
 
     def _read(self, handle: ControllerProcess) -> None:
         """Take everything a controller has sent."""

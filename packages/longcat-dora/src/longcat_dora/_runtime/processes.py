@@ -68,7 +68,8 @@ class ControllerProcess:
         if isinstance(order, LoadWeights) and isinstance(order.weights, SharedWeights):
             order.weights.users.add(self)
             self.holds[order.version] = self._shared[order.version] = order.weights
-            self._outbox.put(SharedWeightsFollow(order.version, order.weights.size))
+            weights = order.weights
+            self._outbox.put(SharedWeightsFollow(order.version, weights.size, weights.forms))
         else:
             self._outbox.put(self.luggage.pack_order(order))
 

@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from longcat_dora._books.balance import assign_replicas, plan_moves
 from longcat_dora._types import LongcatDoraError, Sampled
@@ -48,7 +48,7 @@ class Completion:
 class Replica(Protocol):
     """An engine with one set of weights. Raises `ReplicaLostError` where another may do better."""
 
-    async def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+    async def load_weights(self, version: int, weights: Any) -> None:
         """Replace the weights; nobody generates meanwhile."""
         ...
 
@@ -119,7 +119,7 @@ class ReplicatedEngine:
         self._num_slow_loads = 0
         """In a row."""
         self._places = [_Place(replica) for replica in replicas]
-        self._weights: dict[int, bytes | memoryview] = {}
+        self._weights: dict[int, Any] = {}
         self._retired: set[int] = set()
         self._conversations: dict[int, _Conversation] = {}
         self._ids = itertools.count()
@@ -136,7 +136,7 @@ class ReplicatedEngine:
 
     # -- Engine ------------------------------------------------------------------------------
 
-    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
+    def load_weights(self, version: int, weights: Any) -> None:
         """Make a version available; replicas go over to it in the background."""
         self._weights[version] = weights
         self._rebalance()

@@ -17,17 +17,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from longcat_dora._books.manager import Lease, RolloutManager
 from longcat_dora._books.tasks import Tasks
 from longcat_dora._log.lock import FolderLock
-from longcat_dora._log.replay import digest_of
+from longcat_dora._log.tensors import (
+    CopiedWeights,
+    Digest,
+    Shard,
+    digest_of,
+    digested,
+    is_plain,
+    shards_of,
+)
 from longcat_dora._rollout import messages
 from longcat_dora._rollout.controller import Factory
 from longcat_dora._rollout.messages import (
@@ -158,6 +167,10 @@ class Runtime(ABC):
         """Turn weights into what orders carry; called in a thread."""
         return weights
 
+    def share_arrays(self, shards: Iterator[Shard]) -> Any:
+        """Likewise, of weights that come as arrays, one by one."""
+        return CopiedWeights.of(shards)
+
     # -- life --------------------------------------------------------------------------------
 
     async def _run(self) -> int:
@@ -197,8 +210,7 @@ class Runtime(ABC):
 
     async def _live_with_manager(self, version: int) -> None:
         try:
-            weights = await self._teacher.weights(step=version)
-            self._publish(*await asyncio.to_thread(self._prepare, weights))
+            self._publish(*await self._teacher.weights(self._prepare, step=version))
             for place in range(self.config.num_controllers):
                 self.handles.append(self._spawn(place))
             self.manager.controllers = list(self.handles)
@@ -396,11 +408,12 @@ class Runtime(ABC):
         """Train, commit, publish the new weights everywhere, retire the old, save, report."""
         manager, at = self.manager, self.manager.scheduler.version
         self._metrics.begin_step()
-        batch = await self._teacher.call(manager.read, lease)
+        read = functools.partial(manager.read, lease, as_arrays=self._teacher.wants_arrays)
+        batch = await self._teacher.call(read)
         metrics = await self._teacher.train(batch, step=at + 1)
         self._is_training = False
         self._metrics.end_step()
-        prepared = await asyncio.to_thread(self._prepare, await self._teacher.weights(step=at + 1))
+        prepared = await self._teacher.weights(self._prepare, step=at + 1)
         if self.config.sync_commits:
             await asyncio.to_thread(manager.queue.sync, lease.names)
         version = manager.commit()
@@ -419,9 +432,13 @@ class Runtime(ABC):
             self.on_step(Progress(version, record, batch))
         await self._evaluations.look(version, self._teacher)
 
-    def _prepare(self, weights: bytes | memoryview) -> tuple[Any, str]:
-        """Return weights as orders carry them, and their digest."""
-        return self.share(weights), digest_of(weights)
+    def _prepare(self, weights: Any) -> tuple[Any, str]:
+        """Return weights as orders carry them, and their digest; on the trainer's thread."""
+        if is_plain(weights):
+            return self.share(weights), digest_of(weights)
+        digest = Digest()
+        shared = self.share_arrays(digested(shards_of(weights), digest))
+        return shared, digest.close()
 
     def _publish(self, shared: Any, digest: str) -> None:
         """Give the newest weights to every controller that is ready."""

@@ -6,12 +6,14 @@ What a trainer returns is looked at before anything is done with it; what it rai
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
-from longcat_dora._types import LongcatDoraError, Trainer, Trajectory
+from longcat_dora._log.tensors import is_plain
+from longcat_dora._types import LongcatDoraError, Trainer, Trajectory, wants_arrays
 
 T = TypeVar("T")
 METHODS = ("train", "weights", "save", "restore")
@@ -21,7 +23,8 @@ class TrainerThread:
     """Runs a trainer.
 
     Raises:
-        TypeError: It lacks a method.
+        TypeError: It lacks a method, or its `batch_format` is unknown.
+        ImportError: It wants numpy arrays, and there is no numpy.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -30,7 +33,9 @@ class TrainerThread:
             raise TypeError(
                 f"a trainer must have {', '.join(METHODS)}; {type(trainer).__name__} lacks {', '.join(lacking)}"
             )
-        self.trainer = trainer
+        self.trainer, self.wants_arrays = trainer, wants_arrays(trainer)
+        if self.wants_arrays and importlib.util.find_spec("numpy") is None:
+            raise ImportError('batch_format = "numpy" needs: pip install numpy')
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -60,20 +65,25 @@ class TrainerThread:
             ) from error
         return found
 
-    async def weights(self, *, step: int) -> bytes | memoryview:
-        """Return the weights.
+    async def weights(self, take: Callable[[Any], T], *, step: int) -> T:
+        """Return what `take` makes of the weights; arrays come from the trainer while it is called.
 
         Raises:
             LongcatDoraError: They are none.
         """
-        weights: Any = await self._noted("weights", step, self.trainer.weights)
-        if not isinstance(weights, (bytes, bytearray, memoryview)) or not len(
-            cast("bytes", weights)
-        ):
-            raise LongcatDoraError(
-                f"trainer.weights must return bytes, at step {step} it returned {weights!r:.80}"
-            )
-        return cast("bytes | memoryview", weights)
+
+        def give() -> T:
+            try:
+                weights: Any = self.trainer.weights()
+                if is_plain(weights) and not len(weights):
+                    raise LongcatDoraError("they must hold a byte, and hold none")
+                return take(weights)
+            except LongcatDoraError as error:
+                raise LongcatDoraError(
+                    f"trainer.weights must return bytes or named arrays, at step {step}: {error}"
+                ) from error
+
+        return await self._noted("weights", step, give)
 
     async def _noted(self, method: str, step: int, function: Callable[..., T], *given: Any) -> T:
         try:

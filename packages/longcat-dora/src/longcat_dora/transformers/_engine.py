@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -108,7 +108,7 @@ class TransformersEngine:
         self._stops = set(stop_token_ids) or _stop_ids(self.model)
         self._tokenizer: Any = None
         self._peft: Any = None
-        self._waiting_weights: dict[int, bytes | memoryview] = {}
+        self._waiting_weights: dict[int, bytes | memoryview | Mapping[str, Tensor]] = {}
         self._versions: dict[int, _Version] = {}
         self._conversations: dict[int, _Conversation] = {}
         self._waiting: list[_Request] = []
@@ -137,8 +137,13 @@ class TransformersEngine:
 
     # -- Engine ------------------------------------------------------------------------------
 
-    def load_weights(self, version: int, weights: bytes | memoryview) -> None:
-        """Make a version available: all weights, or an adapter with its config. None: those it has."""
+    def load_weights(
+        self, version: int, weights: bytes | memoryview | Mapping[str, Tensor]
+    ) -> None:
+        """Make a version available: all weights, or an adapter with its config. None: those it has.
+
+        Safetensors bytes, or tensors by name, which are then all weights.
+        """
         self._waiting_weights[version] = weights
 
     def retire(self, version: int) -> None:
@@ -246,9 +251,11 @@ class TransformersEngine:
                 return self._versions.pop(number)
         return self._versions[number]
 
-    def _take(self, weights: bytes | memoryview) -> dict[str, Tensor]:
+    def _take(self, weights: bytes | memoryview | Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not len(weights):
             return {}
+        if isinstance(weights, Mapping):
+            return fitted(self.model, dict(weights))
         tensors, about = read_tensors(weights)
         if "peft_config" not in about:
             return fitted(self.model, tensors)
