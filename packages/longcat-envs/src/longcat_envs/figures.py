@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from random import Random
 from statistics import mean, median
@@ -128,6 +128,46 @@ def grow_figures(
         "refusal": share("refusal"), "question": share("question"), "withheld": share("withheld"),
         "change_of_mind": share("change"),
     }  # fmt: skip
+
+
+def growth_figures(
+    setting: Setting, *, num_environments: int, seed: int = 0, num_goals: int = 30
+) -> dict[str, Any]:
+    """Grow environments around the goals of deep tasks, and beside them with growth off.
+
+    With growth off an environment has as many tools, but those that its goal does not need are
+    drawn at random; with nothing but the goal's needs, it would be below the floor.
+    """
+    maker, graph = TaskMaker(setting, seed=seed), Graph(setting.machine.tools)
+    goals = [[s.tool for s in next(maker).golden if s.tool != REFUSE] for _ in range(num_goals)]
+    rows: list[dict[str, Any]] = []
+    chains = [goals[number % num_goals] for number in range(num_environments)]
+    rng = Random(f"growth:{setting.spec.name}:{seed}")
+    grown = [graph.grow(chain, rng) for chain in chains]
+    filled = [_filled(graph, c, len(t), rng) for c, t in zip(chains, grown, strict=True)]
+    for name, toolsets in (("grown", grown), ("growth off", filled)):
+        pairs = list(zip(chains, toolsets, strict=True))
+        sizes = [len(tools) for tools in toolsets]
+        rows.append({
+            "way": name, "environments": len(sizes),
+            "toolsets": len({tuple(sorted(tools)) for tools in toolsets}),
+            "tools_min": min(sizes, default=0), "tools_max": max(sizes, default=0),
+            **{f"within_{distance}_edges": _mean(graph.share_near(c, t, distance) for c, t in pairs)
+               for distance in (1, 2)},
+            "satisfied": _mean(
+                sum(graph.is_satisfied(name, t) for name in t) / len(t) for _, t in pairs
+            ),
+            "density": _mean(graph.density(t) for _, t in pairs),
+        })  # fmt: skip
+    return {
+        "summary": {"domain": setting.spec.name, "tools": len(graph.tools), "goals": num_goals},
+        "rows": rows,
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return round(mean(found), 3) if found else 0.0
 
 
 def _filled(graph: Graph, chain: list[str], size: int, rng: Random) -> set[str]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from longcat_envs._spec import DomainError
 from longcat_envs.attacks import admitted, agents_domain, audit_domain
 from longcat_envs.difficulty import Cut, cut, solve_figures
-from longcat_envs.figures import grow_figures
+from longcat_envs.figures import grow_figures, growth_figures
 from longcat_envs.history import Setting, load_setting
 from longcat_envs.playing import play_in_terminal
 from longcat_envs.running import pass_rates, read_trials
 from longcat_envs.tasks import TaskMaker, WorldTask
 
-from ._common import Commands, command, read_tasks, show, task_arguments, write_tasks
+from ._common import Commands, command, count, read_tasks, show, task_arguments, write_tasks
 from ._models import load_agent, run_agent
 
 
@@ -32,6 +32,10 @@ def register(commands: Commands) -> None:
     agents.add_argument("--agent", metavar="FILE:Class",
                         help="also run this class: chat(messages, *, tools) gives a message")  # fmt: skip
     grow.add_argument("--out", type=Path, metavar="FILE", help="write tasks as JSONL")
+    growth = command(commands, "growth", _growth,
+                     "grow environments with growth on and off; print what it moves", domain=True)  # fmt: skip
+    growth.add_argument("--environments", type=count, default=1000, metavar="N")
+    growth.add_argument("--seed", type=int, default=0)
     solve = command(commands, "solve", _solve,
                     "look for chains blindly; print what is not found, and loopholes", domain=True)  # fmt: skip
     hard = command(commands, "difficulty", _difficulty,
@@ -109,6 +113,14 @@ def _grow(given: argparse.Namespace) -> None:
     )
     write_tasks(given.out, tasks)
     show(given, {"summary": summary})
+
+
+def _growth(given: argparse.Namespace) -> None:
+    setting = load_setting(given.domain)
+    show(given, growth_figures(
+        setting, num_environments=given.environments, seed=given.seed,
+        num_goals=max(1, min(30, given.environments // 5)),
+    ))  # fmt: skip
 
 
 def _solve(given: argparse.Namespace) -> None:

@@ -1,0 +1,72 @@
+"""Growth decides which tools an environment has; switched off, figures move."""
+
+import json
+
+import pytest
+from longcat_envs.commands import main
+from longcat_envs.figures import growth_figures
+from longcat_envs.graph import Graph
+from longcat_envs.history import load_setting
+from longcat_envs.tasks import REFUSE, TaskMaker
+
+NUM = 150
+
+
+def holds(found):
+    """What is asked of growth, by its figures alone."""
+    grown, off = found["rows"]
+    return (
+        grown["toolsets"] >= 0.9 * grown["environments"]
+        and grown["tools_min"] >= 20
+        and grown["satisfied"] == 1
+        and grown["within_1_edges"] >= off["within_1_edges"] + 0.05
+        and grown["density"] >= 1.2 * off["density"]
+    )
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return load_setting("bank")
+
+
+def test_growth_moves_its_figures(setting):
+    found = growth_figures(setting, num_environments=NUM, num_goals=6)
+    assert holds(found), found["rows"]
+
+
+def whole(self, goal, rng):
+    return tuple(self.tools)
+
+
+def needed(self, goal, rng):
+    return tuple(self.support(goal))
+
+
+def drawn(self, goal, rng):
+    used = set(self.support(goal))
+    others = [name for name in self.tools if name not in used]
+    return tuple(used | set(rng.sample(others, 20)))
+
+
+@pytest.mark.parametrize("way", [whole, needed, drawn])
+def test_with_growth_switched_off_the_figures_say_so(setting, monkeypatch, way):
+    monkeypatch.setattr(Graph, "grow", way)
+    assert not holds(growth_figures(setting, num_environments=NUM, num_goals=6))
+
+
+def test_tasks_hold_a_part_of_their_domain_that_is_enough(setting):
+    maker = TaskMaker(setting, seed=1)
+    tasks = [next(maker) for _ in range(4)]
+    toolsets = [[name for name in task.tools if name != REFUSE] for task in tasks]
+    assert len({tuple(tools) for tools in toolsets}) == 4
+    for task, tools in zip(tasks, toolsets, strict=True):
+        assert len(tools) < 0.7 * len(setting.machine.tools)
+        assert all(maker.graph.is_satisfied(name, tools) for name in tools)
+        assert {step.tool for step in task.golden} <= set(task.tools)
+
+
+def test_the_command_prints_both_ways(capsys):
+    assert main(["growth", "hr", "--environments", "20", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["way"] for row in found["rows"]] == ["grown", "growth off"]
+    assert found["rows"][0]["environments"] == 20
