@@ -19,6 +19,7 @@ from longcat_dora import (
     check,
     read_events,
 )
+from longcat_dora._books.archive import archive
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
@@ -237,6 +238,7 @@ def test_what_is_committed_survives_a_power_cut(tmp_path, synced, recount):
     script.write_text(f"""
 import sys
 from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
+from longcat_dora._books.archive import archive
 from longcat_dora.testing import TabularTrainer, tabular_worker
 LocalRuntime(
     RunConfig(folder=sys.argv[1], max_steps=12, save_every=4, sync_commits={synced}, num_controllers=2,
@@ -312,46 +314,15 @@ def test_a_run_goes_on_after_a_power_cut_that_kept_events_and_lost_payloads(tmp_
     assert report.num_open == 0
 
 
-def test_resuming_takes_memory_that_does_not_grow_with_the_log(tmp_path):
-    small, large = (_resume(tmp_path / str(num), num) for num in (2_000, 40_000))
-    assert large - small < 6  # MiB; all events of the large one are 60
+def test_resuming_takes_memory_that_does_not_grow_with_the_log(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import resume
 
-
-def _resume(folder, num):
-    """MiB that a process has needed at most to continue a log of so many trajectories."""
-    log, group = EventLog(folder, segment_bytes=4 * 2**20), 8
-    log.append(
-        {"kind": "opened", "hard_staleness": 2, "at_bound": "wait"},
-        {"kind": "published", "version": 0},
-    )
-    for version in range(num // group):
-        names = [f"t{version * group + n:06d}" for n in range(group)]
-        name = f"g{version:05d}"
-        log.append(
-            {"kind": "admitted", "group": name, "task": f"n{version}", "domain": "", "size": group},
-            *({"kind": "started", "trajectory": t, "group": name, "version": version, "member": n,
-               "attempt": 0} for n, t in enumerate(names)),
-            *({"kind": "produced", "trajectory": t, "group": name, "version": version, "versions": [version],
-               "reward": 0.5, "tokens": 9, "sampled": 3, "domain": "", "duration_s": 0.1,
-               "payload": ["payloads-000.bin", 0, 0, 0]} for t in names),
-            {"kind": "committed", "version": version, "trajectories": names},
-            {"kind": "published", "version": version + 1},
-        )  # fmt: skip
-        if version % 10 == 9:
-            log.append(
-                {"kind": "saved", "version": version + 1, "kept": [version - 9, version + 1]}
-            )
-    log.close()
-    last = num // group
-    code = f"""
-import resource
-from pathlib import Path
-from longcat_dora import RolloutManager, SchedulerConfig, Task
-tasks = (Task(f"n{{n}}", n) for n in range(10**9))
-manager = RolloutManager(Path({str(folder)!r}), SchedulerConfig(), tasks=tasks, version={last})
-assert next(manager._tasks._streams[""].tasks).id == "n{last}"
-manager.close()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    fresh, _ = resume.proceed(tmp_path / "fresh", 0)
+    version = resume.write_log(tmp_path / "long", 30_000, segment_bytes=4 * 2**20)
+    whole, _ = resume.proceed(tmp_path / "long", version)
+    assert archive(tmp_path / "long", to=None).files
+    rest, _ = resume.proceed(tmp_path / "long", version)
+    # All events of it are some 45 MiB.
+    assert whole - fresh < 6
+    assert rest - fresh < 6
