@@ -1,10 +1,14 @@
 """What one sees while a run goes on: something new at least every five seconds, in every stage."""
 
 import io
+import os
 import threading
 from itertools import pairwise
 
 from longcat_cli.display import PLAIN_EVERY_S, Display
+from longcat_cli.folder import RunFolder, write_json
+from longcat_cli.recipe_file import load_recipe
+from longcat_cli.train import _waits_for
 from rich.console import Console
 
 
@@ -83,3 +87,14 @@ def test_in_a_terminal_the_panel_is_drawn_from_the_same_figures():
     assert "curves 2" in seen.getvalue()
     assert "now drawing" in seen.getvalue()
     assert "done" in seen.getvalue()
+
+
+def test_while_an_expert_trains_one_sees_what_dora_waits_for(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", load_recipe("smoke"))
+    assert _waits_for(folder, "expert-shop") == {}
+    status = {"pid": os.getpid(), "why": "the trainer waits for 3 rollouts"}
+    write_json(folder.expert("shop") / "dora" / "status.json", status)
+    assert _waits_for(folder, "expert-shop") == {"now": "the trainer waits for 3 rollouts"}
+    assert _waits_for(folder, "grow") == {}
+    write_json(folder.expert("shop") / "dora" / "status.json", {**status, "pid": -1})
+    assert _waits_for(folder, "expert-shop") == {}  # of a process that was killed

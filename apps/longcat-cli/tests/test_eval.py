@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations, cycle
 from random import Random
 from statistics import fmean, stdev
@@ -24,7 +27,7 @@ from longcat_cli.evals.measures import (
 from longcat_cli.evals.server import TRIES, ServerPolicy
 from longcat_cli.evals.table import table
 from longcat_cli.evals.targets import Wish, subjects, tasks_of
-from longcat_cli.evals.trials import seed_of
+from longcat_cli.evals.trials import Limits, Question, Target, ask, seed_of
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
 from longcat_cli.stages import grow
@@ -242,6 +245,32 @@ def test_seeds_differ_by_task_and_attempt_and_fit_into_a_server_s_integer():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
+def test_a_server_that_refuses_in_the_middle_is_one_line_and_no_group_of_errors():
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "no such key"}}')
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tasks = grow_tasks("shop", "eval", 3, 1, load_recipe("smoke"))
+    limits = Limits(
+        max_length=512, max_tokens=8, max_turns=2, temperature=1.0, num_running=4, seed=0
+    )
+    target = Target("m", "server", f"http://127.0.0.1:{server.server_port}", "m")
+    lines = tuple(task.to_json() for task in tasks)
+    try:
+        with pytest.raises(UsageError, match="answered 401: no such key"):
+            ask(Question(target, "shop", 0.0, lines, 2, limits))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def _longcat(*arguments, cwd=None, env=None, timeout=300):
     return subprocess.run([*LONGCAT, *map(str, arguments)], capture_output=True, text=True,
                           timeout=timeout, cwd=cwd, env=env)  # fmt: skip
@@ -306,6 +335,24 @@ def test_a_run_a_folder_and_a_server_are_asked_the_same(trained, tmp_path, serve
     by_server = [a for a in saved if a["model"] == rows[4]["model"]]
     assert any(m.get("tool_calls") for a in by_server for m in a["messages"])
     assert {g["model"] for g in report["gaps"]} == {one["model"] for one in rows}
+
+
+def test_ctrl_c_is_one_line(tmp_path):
+    """While worlds are grown, models loaded or tasks tried."""
+    command = [*LONGCAT, "eval", "http://127.0.0.1:9", "--server-model", "m", "--domain", "shop",
+               "--tasks", "2"]  # fmt: skip
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else children inherit a deaf one
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          cwd=tmp_path) as process:  # fmt: skip
+        try:
+            assert process.stderr.readline() == "eval ...\n"
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == "stopped; nothing was measured"
+    assert "Traceback" not in errors
 
 
 @pytest.fixture

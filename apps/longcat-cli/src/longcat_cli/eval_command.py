@@ -84,7 +84,11 @@ def evaluate(
     questions = _questions(what or [_newest()], wish, levels, attempts)
     if save is not None:
         _writable(save)
-    answered = _ask(questions, processes, is_quiet=as_json)
+    try:
+        answered = _ask(questions, processes, is_quiet=as_json)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; nothing was measured", err=True)
+        raise SystemExit(130) from None
     report = _report([cell for cell, _ in answered], ks, attempts)
     if save is not None:
         _save(save, answered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -126,6 +127,7 @@ def audit(
     limit: Annotated[
         int, typer.Option(help="Tasks, attempts or cells derived again, at most, a stage.")
     ] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Check what a run left behind by deriving it a second time; exit code 1 if it does not stand.
 
@@ -138,15 +140,19 @@ def audit(
 
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
-    is_wrong = False
+    found: dict[str, list[str]] = {}
     for stage, complaints in derive_again(
         RunFolder.open(run) if run else newest_run(), limit=limit
     ):
+        found[stage] = complaints
+        if as_json:
+            continue
         typer.echo(f"{stage}: {'stands' if not complaints else f'{len(complaints)} complaints'}")
         for line in complaints:
             typer.echo(f"  {line}")
-        is_wrong = is_wrong or bool(complaints)
-    raise SystemExit(int(is_wrong))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    raise SystemExit(int(any(found.values())))
 
 
 @app.command(epilog="Example: longcat chat --domain library --noise 0.2")

@@ -25,7 +25,8 @@ class Pool:
 
     def submit(self, function: Callable[..., Result], /, *arguments: Any) -> Future[Result]:
         """Run a module's function in one of the processes."""
-        return self._executor.submit(function, *arguments)
+        with _ctrl_c_waits():  # for this process has to tell a new one what to do
+            return self._executor.submit(function, *arguments)
 
     def finished(
         self, futures: Iterable[Future[Result]], tell: Callable[[int], object]
@@ -55,6 +56,19 @@ def worker_pool(size: int) -> Iterator[Pool]:
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C has its effect afterwards; in processes that begin meanwhile it never has one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def count() -> None:

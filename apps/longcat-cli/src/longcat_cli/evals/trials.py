@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from longcat_cli.processes import count, tune_process
 
@@ -60,6 +60,7 @@ class Question:
     limits: Limits
 
 
+Result = TypeVar("Result")
 Talk = tuple[Any, Callable[[], "int | None"], Callable[[], Awaitable[None]]]
 """A policy, the tokens that it has sampled so far, and what ends it."""
 
@@ -78,13 +79,13 @@ async def _ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
     tasks = [Task.from_json(line) for line in question.tasks]
     worlds = load_worlds([question.domain])
     free = asyncio.Semaphore(question.limits.num_running)
-    async with _model(question.target, question.limits) as talk, asyncio.TaskGroup() as group:
-        tries = [
-            group.create_task(_try(question, worlds, task, number, talk, free))
+    async with _model(question.target, question.limits) as talk:
+        tries = await _all(
+            _try(question, worlds, task, number, talk, free)
             for task in tasks
             for number in range(question.attempts)
-        ]
-    found = [outcome for one in tries if (outcome := one.result()) is not None]
+        )
+    found = [outcome for outcome in tries if outcome is not None]
     cell = Cell(
         model=question.target.name,
         domain=next(iter(worlds)),
@@ -93,6 +94,18 @@ async def _ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
         num_invalid=len(tries) - len(found),
     )
     return cell, [messages for _, messages in found]
+
+
+async def _all(tries: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Await all; the first that fails ends the others, and is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in tries]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _try(
