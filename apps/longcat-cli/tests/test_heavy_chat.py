@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import LONGCAT
 from longcat_cli.chat import ChatOptions, Conversation
 from longcat_cli.errors import UsageError
 from longcat_cli.server_talker import ServerTalker
@@ -16,6 +15,7 @@ from longcat_envs import Grower, TaskEnvironment, World
 from longcat_heavythink import EpisodeModel, HeavyConfig, HeavyThinkError, Reply, ToolCall, think
 from longcat_heavythink.testing import FaultServer
 
+LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 
