@@ -91,12 +91,12 @@ def town():
 def test_stock_agrees_with_its_movements_and_is_promised_once(town):
     town.do("create_seed", name="oats", price="2.50")
     (seed,) = town.ids("seed")
-    hold = {"member": town.one, "seed": seed, "until": "2026-03-30"}
+    hold = {"member": town.one, "seed": seed, "last_day": "2026-03-30"}
     town.refused("no more is set aside than is free", "create_seed_hold", pieces=2, **hold)
     town.refused("one to 20 pieces", "receive_seed", seed_id=seed, pieces=21)
     town.do("receive_seed", seed_id=seed, pieces=5)
     town.refused("longer than 10 days", "create_seed_hold", pieces=1,
-                 **{**hold, "until": "2026-06-30"})  # fmt: skip
+                 **{**hold, "last_day": "2026-06-30"})  # fmt: skip
     town.refused("one to 4 pieces", "create_seed_hold", pieces=5, **hold)
     town.do("create_seed_hold", pieces=3, **hold)
     (first,) = town.ids("seed_hold")
@@ -117,12 +117,12 @@ def test_what_was_kept_too_long_is_not_collected(town):
     (seed,) = town.ids("seed")
     town.do("receive_seed", seed_id=seed, pieces=5)
     until = "2026-03-30"
-    town.do("create_seed_hold", member=town.one, seed=seed, pieces=1, until=until)
+    town.do("create_seed_hold", member=town.one, seed=seed, pieces=1, last_day=until)
     (hold,) = town.ids("seed_hold")
-    town.refused("until then already", "keep_until_seed_hold", seed_hold_id=hold, until_new=until)
+    town.refused("until then already", "keep_until_seed_hold", seed_hold_id=hold, last_day_new=until)
     town.world.store.today += 9
     town.refused("day that is past", "collect_seed_hold", seed_hold_id=hold)
-    town.do("keep_until_seed_hold", seed_hold_id=hold, until_new="2026-04-08")
+    town.do("keep_until_seed_hold", seed_hold_id=hold, last_day_new="2026-04-08")
     town.do("collect_seed_hold", seed_hold_id=hold)
 
 
@@ -131,20 +131,20 @@ def test_a_quota_bounds_what_counts_and_is_extended(town):
         town.do("create_seed", name=name, price="1")
         town.do("receive_seed", seed_id=town.ids("seed")[-1], pieces=5)
     seeds = town.ids("seed")
-    hold = {"member": town.one, "pieces": 1, "until": "2026-03-30"}
+    hold = {"member": town.one, "pieces": 1, "last_day": "2026-03-30"}
     town.do("create_seed_hold", seed=seeds[0], **hold)
     town.refused("beyond the hold quota", "create_seed_hold", seed=seeds[1], **hold)
-    town.refused("is 3 at most", "extend_hold_quota_member", member_id=town.one, more=3)
-    town.do("extend_hold_quota_member", member_id=town.one, more=1)
+    town.refused("is 3 at most", "extend_hold_quota_member", member_id=town.one, number=3)
+    town.do("extend_hold_quota_member", member_id=town.one, number=1)
     town.do("create_seed_hold", seed=seeds[1], **hold)
-    town.refused("in use", "give_up_hold_quota_member", member_id=town.one, less=1)
+    town.refused("in use", "give_up_hold_quota_member", member_id=town.one, number=1)
     town.do("release_seed_hold", seed_hold_id=town.ids("seed_hold")[0])
     assert town.shown("member", town.one)["hold_left"] == 1
-    town.do("give_up_hold_quota_member", member_id=town.one, less=1)
+    town.do("give_up_hold_quota_member", member_id=town.one, number=1)
     found = town.do("find_hold_room_member", at_least=1)["rows"]
     assert [row["member_id"] for row in found] == [town.other]
     town.do("bar_member", member_id=town.other)
-    town.refused("not extended now", "extend_hold_quota_member", member_id=town.other, more=1)
+    town.refused("not extended now", "extend_hold_quota_member", member_id=town.other, number=1)
 
 
 def test_membership_has_places_and_one_of_each(town):
@@ -193,10 +193,10 @@ def test_a_schedule_is_done_put_off_and_left_out_within_bounds(town):
     (contract,) = town.ids("contract")
     me = {"contract_id": contract}
     town.refused("at the earliest", "note_done_contract", **me)
-    town.refused("20 days|5 to 20", "change_rhythm_contract", every_new=21, **me)
-    town.do("change_rhythm_contract", every_new=6, **me)
-    town.do("put_off_due_contract", by_days=3, **me)
-    town.refused("1 times at most", "put_off_due_contract", by_days=1, **me)
+    town.refused("20 days|5 to 20", "change_rhythm_contract", rhythm=21, **me)
+    town.do("change_rhythm_contract", rhythm=6, **me)
+    town.do("put_off_due_contract", number=3, **me)
+    town.refused("1 times at most", "put_off_due_contract", number=1, **me)
     town.world.store.today += 10
     town.do("leave_out_contract", **me)
     town.refused("due soon", "leave_out_contract", **me)
@@ -243,7 +243,7 @@ def test_damage_is_seen_by_the_closures_and_by_sql(town, of, field, value):
     town.do("create_club", name="chess", places=1)
     town.do("create_seat", member=town.one, club=town.ids("club")[0])
     town.do("create_seed_hold", member=town.one, seed=town.ids("seed")[0], pieces=1,
-            until="2026-03-30")  # fmt: skip
+            last_day="2026-03-30")  # fmt: skip
     town.do("create_contract", member=town.one)
     spec, store = town.machine.spec, town.world.store
     assert violations_by_sql(spec, export(store)) == []

@@ -33,14 +33,17 @@ FIRST_DAY = 739_621
 """Monday 2026-01-05."""
 
 NUM_DAYS = 60
-CALLS_PER_DAY = 60
+CALLS_PER_DAY = 75
 LEAST = 5
 """Successes below which a tool is dead."""
 
 NUM_PEOPLE = 24
-TRIES = 12
-MAX_ENDED = 0.3
-"""Share of a class's records that have ended beyond which no more are ended."""
+TRIES = 10
+MAX_ENDED = 0.5
+"""Share of records made by tools that have ended, beyond which no more of their class are ended."""
+
+MIN_LIVE = 0.6
+"""Share of the number a class should have, below which no more of its records are ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,8 @@ class _Past:
                 self._create(tool, day)
             for _ in range(CALLS_PER_DAY):
                 self._act()
+            if day > NUM_DAYS // 3:
+                self._pursue()
             self.world.store.today += 1
         broken = self.machine.violations(self.world.store)
         if broken:
@@ -185,10 +190,10 @@ class _Past:
             have += self._try(tool)
 
     def _act(self) -> None:
-        """Call a tool; of a few drawn, the one that has succeeded least often."""
+        """Call a tool: any, or of a few drawn the one that has succeeded least often."""
         live = [t for t in self.writers if t.action and not t.action.makes_record]
-        drawn = self.rng.sample(live, min(5, len(live)))
-        tool = min(drawn, key=lambda t: self.successes[t.name] + self.tries[t.name] / 25)
+        drawn = self.rng.sample(live, min(self.rng.choice((1, 1, 1, 6)), len(live)))
+        tool = min(drawn, key=lambda t: self.successes[t.name] + self.tries[t.name] / 250)
         if self._would_empty(tool):
             return
         for _ in range(TRIES):
@@ -204,12 +209,47 @@ class _Past:
         action = tool.action
         if action is None or action.target not in self.machine.spec.classes[tool.of].ends:
             return False
-        enough = self.successes[tool.name] >= LEAST
-        return enough and self._num_ended(tool.of) > MAX_ENDED * len(self.world.store.ids(tool.of))
+        num, ended = len(self.world.store.ids(tool.of)), self._num_ended(tool.of)
+        is_few = num - ended < MIN_LIVE * self._number(tool.of)
+        if self.machine.spec.classes[tool.of].is_made_by_tools:
+            is_few = ended > MAX_ENDED * num
+        return self.successes[tool.name] >= LEAST and is_few
+
+    def _pursue(self) -> None:
+        """Try what has hardly ever succeeded, and what changes what it depends on."""
+        for tool in self.writers:
+            if self.successes[tool.name] > LEAST:
+                continue
+            if not any(self._try(tool) for _ in range(TRIES)):
+                for other in self._feeders(tool):
+                    self._try(other)
+                any(self._try(tool) for _ in range(TRIES))
+
+    def _feeders(self, tool: Tool) -> list[Tool]:
+        """Return the acts that change what the guards of a tool read, and end nothing."""
+        assert tool.action is not None
+        read = frozenset[str]().union(*(guard.reads for guard in tool.action.guards))
+        classes = self.machine.spec.classes
+        return [
+            other for other in self.writers
+            if other.name != tool.name and other.writes & read and other.action is not None
+            and not other.action.makes_record and other.action.target not in classes[other.of].ends
+        ]  # fmt: skip
+
+    def _person(self, tool: Tool) -> str | None:
+        """Return somebody who has a record that the tool may act on, or anybody."""
+        store, action = self.world.store, tool.action
+        assert action is not None
+        if not action.makes_record and self.machine.spec.classes[tool.of].owner:
+            states = action.sources or ("",)
+            ids = [i for state in states for i in store.by(tool.of, "state", state)]
+            ids = ids or ([] if action.sources else store.ids(tool.of))
+            return owner_of(store, tool.of, self.rng.choice(ids)) if ids else None
+        people = store.ids(self.machine.spec.person)
+        return self.rng.choice(people) if people else None
 
     def _try(self, tool: Tool) -> bool:
-        people = self.world.store.ids(self.machine.spec.person)
-        person = self.rng.choice(people) if people else None
+        person = self._person(tool)
         self.tries[tool.name] += 1
         arguments = self.caller.draw(tool, person)
         if arguments is None:

@@ -13,12 +13,15 @@ def calendar(name: str, positional: list[str], named: dict[str, str]) -> str:
         positional: The reference field of the thing and the field of the interval.
         named: `live`: states in which the thing is taken, in parentheses. `free`: name of the
             reader of free things. `move`: name of the tool that changes the interval. `of`: the
-            class of the thing, if it is not the field's name.
+            class of the thing, if it is not the field's name. `notice`: days before the first one at
+            which it is moved at the latest.
     """
     a = take(positional, named, first=("thing", "interval"), rest={
         "live": "", "move": "reschedule", "of": positional[0] if positional else "", "movable": "-",
+        "notice": "0",
     })  # fmt: skip
     thing, days, of = a["thing"], a["interval"], a["of"]
+    notice = f'assert first({days}) - today >= {a["notice"]}, "it is moved {a["notice"]} days before at the latest"'
     movable = a["live"] if a["movable"] == "-" else a["movable"]
     return f"""
 class {name}:
@@ -29,7 +32,8 @@ class {name}:
     never(nights({days}) < 1, "an interval has one day at least")
 
     def {a["move"]}({days}_new: days):
-        assert state in {movable}, "what has begun or ended is not moved"
+        assert state in {movable} and first({days}) >= today, "what has begun or ended is not moved"
+        {notice if a["notice"] != "0" else "pass"}
         assert first({days}_new) >= today, "nothing is moved into the past"
         {days} = {days}_new
 

@@ -13,16 +13,19 @@ def document(name: str, positional: list[str], named: dict[str, str]) -> str:
         positional: The class of those who publish.
         named: `owner`: the way from the record to its person. `who`: condition on `publisher`.
             `working`: condition under which versions are made. `text`: name of what a version says.
-            `sign`: name of the tool by which the person agrees to the valid version.
+            `sign`: name of the tool by which the person agrees to the valid version. `restore`:
+            name of the tool that makes an older version valid again, or `none`.
     """
     a = take(positional, named, first=("by",), rest={
         "owner": "-", "who": "-", "working": "-", "text": "wording", "sign": "sign",
+        "restore": "return_to",
     })  # fmt: skip
     version, text, words = f"{name}_version", a["text"], name.replace("_", " ")
     owner = f"owner(record.{a['owner']})" if a["owner"] != "-" else "pass"
     working = f'assert ({a["working"]}), "this {words} is not worked on now"'
     working = working if a["working"] != "-" else "pass"
     who = f'assert ({a["who"].replace("publisher", "by")}), "only who may publish does so"'
+    restore = "_restore" if a["restore"] == "none" else a["restore"]
     return f"""
 class {name}:
     valid_version: int = 0
@@ -39,7 +42,7 @@ class {name}:
         assert num_drafts == 0, "one draft is published or dropped before the next is made"
         new({version}, record=self, number=num_versions + 1, {text}={text}, day=today)
 
-    def return_to(version: {version}):
+    def {restore}(version: {version}):
         {working}
         assert version.record == self, "a {words} returns to a version of its own"
         assert version.state == published, "only a published version is valid"

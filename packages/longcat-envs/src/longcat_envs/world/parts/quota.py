@@ -33,16 +33,16 @@ class {name}:
     {called}_left = {called}_quota - {called}_used
     never({called}_used > {called}_quota, "no {who} goes beyond the {words} quota")
 
-    def extend_{called}_quota(more: int):
+    def extend_{called}_quota(number: int):
         {allowed if a["allowed"] != "-" else "pass"}
-        assert more > 0, "a quota is extended by one at least"
-        assert {called}_quota + more <= {a["most"]}, "a {words} quota is {a["most"]} at most"
-        {called}_quota = {called}_quota + more
+        assert number > 0, "a quota is extended by one at least"
+        assert {called}_quota + number <= {a["most"]}, "a {words} quota is {a["most"]} at most"
+        {called}_quota = {called}_quota + number
 
-    def give_up_{called}_quota(less: int):
-        assert less > 0, "one at least is given up"
-        assert less <= {called}_left, "what is in use is not given up"
-        {called}_quota = {called}_quota - less
+    def give_up_{called}_quota(number: int):
+        assert number > 0, "one at least is given up"
+        assert number <= {called}_left, "what is in use is not given up"
+        {called}_quota = {called}_quota - number
 
     def find_{called}_room(at_least: int):
         return [x for x in {name} if x.{called}_left >= at_least]

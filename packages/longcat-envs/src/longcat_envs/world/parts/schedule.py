@@ -44,12 +44,12 @@ class {name}:
         put_off = 0
         {a["act"]}
 
-    def put_off_due(by_days: int):
+    def put_off_due(number: int):
         {working}
-        assert by_days > 0 and by_days <= {a["put_off"]},\\
+        assert number > 0 and number <= {a["put_off"]},\\
             "it is put off by {a["put_off"]} days at most at a time"
         assert put_off < {a["times"]}, "it is put off {a["times"]} times at most in a row"
-        next_due = next_due + by_days
+        next_due = next_due + number
         put_off = put_off + 1
 
     def leave_out():
@@ -58,12 +58,12 @@ class {name}:
         new({turn}, record=self, kind=left_out, day=today)
         next_due = next_due + every
 
-    def change_rhythm(every_new: int):
+    def change_rhythm(rhythm: int):
         {working}
-        assert every_new >= {a["least"]} and every_new <= {a["longest"]},\\
+        assert rhythm >= {a["least"]} and rhythm <= {a["longest"]},\\
             "from one time to the next are {a["least"]} to {a["longest"]} days"
-        assert every_new != every, "that is the rhythm already"
-        every = every_new
+        assert rhythm != every, "that is the rhythm already"
+        every = rhythm
 
     def list_due_{name}(until: date):
         return [x for x in {name} if x.next_due <= until]

@@ -64,18 +64,18 @@ class {hold}:
     {who}: {who}
     {name}: {name}
     pieces: int
-    until: date
+    last_day: date
     {price}
     {cost}
-    fixed(pieces, until)
+    fixed(pieces, last_day)
     states(held, collected, released)
     release = held > released
 
     def create():
         {offered or "pass"}
         assert pieces > 0 and pieces <= {most}, "one to {most} pieces are set aside at a time"
-        assert until >= today, "a day that is past is no day to keep something until"
-        assert until - today <= {days}, "nothing is kept longer than {days} days"
+        assert last_day >= today, "a day that is past is no day to keep something until"
+        assert last_day - today <= {days}, "nothing is kept longer than {days} days"
         assert {name}.free >= 0, "no more is set aside than is free"
         assert not exists(h for h in {hold} if h.{who} == {who} and h.{name} == {name}
             and h.state == held and h != self), "a thing is set aside once for each"
@@ -88,15 +88,15 @@ class {hold}:
         assert pieces_new - pieces <= {name}.free, "no more is set aside than is free"
         pieces = pieces_new
 
-    def keep_until(until_new: date):
+    def keep_until(last_day_new: date):
         assert state == held, "only what is still set aside is changed"
-        assert until_new > until, "it is kept until then already"
-        assert until_new - today <= {days}, "nothing is kept longer than {days} days"
-        until = until_new
+        assert last_day_new > last_day, "it is kept until then already"
+        assert last_day_new - today <= {days}, "nothing is kept longer than {days} days"
+        last_day = last_day_new
 
     def collect():
         held > collected
-        assert until >= today, "what was kept until a day that is past is not collected any more"
+        assert last_day >= today, "what was kept until a day that is past is not collected any more"
         {name}._hand_out(pieces)
         {a["pay"]}
 """
