@@ -8,10 +8,13 @@ import sys
 
 import pytest
 from longcat_envs.history import Caller, load_setting
+from longcat_envs.lang import read_spec
 from longcat_envs.world import (
     CallRefused,
     LiveWorld,
+    Machine,
     argument_names,
+    empty_base,
     export,
     violations_by_sql,
 )  # fmt: skip
@@ -181,6 +184,27 @@ def test_money_is_neither_made_nor_lost_by_a_transfer():
     moved = [int(event.what) for event in world.events if event.kind == "money"]
     assert len(moved) == 2 * done
     assert sum(moved) == 0
+
+
+UNIQUE = """
+class member(person):
+    name: unique(text)
+
+    def rename(to: text):
+        assert to != name, "that is the name already"
+        name = to
+"""
+
+
+def test_what_is_unique_stays_so_when_it_is_changed():
+    spec = read_spec(UNIQUE, name="club", parts={})
+    world = LiveWorld(Machine(spec), empty_base(spec, 739_621))
+    ada, eva = (world.call("create_member", {"name": n})["member_id"] for n in ("Ada", "Eva"))
+    with pytest.raises(CallRefused, match="there is a member with this name already"):
+        world.call("rename_member", {"member_id": eva, "to": "Ada"})
+    assert world.call("rename_member", {"member_id": eva, "to": "Ida"})["name"] == "Ida"
+    world.call("rename_member", {"member_id": ada, "to": "Eva"})
+    assert violations_by_sql(spec, export(world.store)) == []
 
 
 def test_a_record_that_has_ended_refuses_plain_changes(setting):

@@ -236,7 +236,8 @@ class _Call:
         """Look at every unique field and every invariant of every record."""
         for of, one in self.spec.classes.items():
             for name, declared in one.fields.items():
-                made = [r[name] for i, r in self.rows[of].items() if i not in self.start[of]]
+                made = [r[name] for i, r in self.rows[of].items()
+                        if self.start[of].get(i, {}).get(name) != r[name]]  # fmt: skip
                 values = [row[name] for row in self.rows[of].values()]
                 if declared.is_unique and any(values.count(value) > 1 for value in made):
                     words = of.replace("_", " ")

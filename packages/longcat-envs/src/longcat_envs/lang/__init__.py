@@ -22,10 +22,10 @@ from ._spec import (
     Spec,
     Table,
 )
-from ._types import Type, ValueRefused, json_schema, parse, show, show_money
+from ._types import WRITERS, Type, ValueRefused, json_schema, parse, show, show_days, show_money
 
 __all__ = [
-    "Action", "Class", "Contract", "Expression", "Field", "Guard", "Hop", "LangError", "PartText",
+    "WRITERS", "Action", "Class", "Contract", "Expression", "Field", "Guard", "Hop", "LangError", "PartText",
     "Query", "Read", "Refused", "Rule", "Spec", "Table", "Type", "ValueRefused", "json_schema",
-    "parse", "read_spec", "show", "show_money",
+    "parse", "read_spec", "show", "show_days", "show_money",
 ]  # fmt: skip

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from ._aggregates import aggregate
+from ._combine import binary, join, reads_of, sql_of
 from ._errors import LangError, unknown
+from ._functions import call
 from ._spec import Expression, Field, Hop, Read, Table, Values
 from ._types import DATE, FLAG, INT, MONEY, NONE, Type
 
@@ -63,7 +64,7 @@ def constant(type_: Type, value: Any) -> Expression:
         sql = "'" + value.replace("'", "''") + "'"
     else:
         sql = str(int(value))
-    return Expression(type_, lambda table, values: value, sql=sql)
+    return Expression(type_, lambda table, values: value, sql=sql, fixed=(value,))
 
 
 class Compiler:
@@ -84,8 +85,7 @@ class Compiler:
 
     def about(self, of: str) -> Expression:
         """Return the record of a class that an expression is about."""
-        return Expression(Type("ref", of), lambda table, values: values["self"],
-                          sql="self.id", way=())  # fmt: skip
+        return Expression(Type("ref", of), _self, sql="self.id", way=())
 
     def compile(self, node: ast.expr, scope: Scope, expected: Type | None = None) -> Expression:
         """Compile one expression, of a type if one is expected.
@@ -135,7 +135,7 @@ class Compiler:
         if isinstance(node, ast.IfExp):
             return self._choice(node, scope)
         if isinstance(node, ast.Call):
-            return self._call(node, scope)
+            return call(self, node, scope)
         raise LangError(f"{type(node).__name__} is not part of the language", node)
 
     # -- leaves ----------------------------------------------------------------------------
@@ -192,6 +192,11 @@ class Compiler:
             def run(table: Table, values: Values) -> Any:
                 identifier = follow(table, values)
                 return None if identifier is None else table.row(of, identifier)[name]
+
+        elif follow is _self:
+
+            def run(table: Table, values: Values) -> Any:
+                return table.row(of, values["self"])[name]
 
         else:
 
@@ -254,7 +259,7 @@ class Compiler:
             raise LangError("a divisor is a whole number above 0, written out", node.right)
         if symbol == "*" and not (left.symbol or right.symbol or "int" in kinds):
             raise LangError(f"{left.type} * {right.type} has no meaning", node)
-        return _binary(type_, _OPERATORS[symbol], left, right, symbol)
+        return binary(type_, _OPERATORS[symbol], left, right, symbol)
 
     def _unary(self, node: ast.UnaryOp, scope: Scope) -> Expression:
         if isinstance(node.op, ast.Not):
@@ -285,7 +290,7 @@ class Compiler:
                     return not is_and
             return is_and
 
-        return Expression(FLAG, run, _reads(*parts), _join(" AND " if is_and else " OR ", parts))
+        return Expression(FLAG, run, reads_of(*parts), join(" AND " if is_and else " OR ", parts))
 
     def _compare(self, node: ast.Compare, scope: Scope) -> Expression:
         if len(node.ops) != 1:
@@ -299,14 +304,14 @@ class Compiler:
             name = "IS" if is_same else "IS NOT"
             if left.type.kind == "days":
                 raise LangError("intervals are compared by first() and last()", node)
-            return _binary(FLAG, operator.eq if is_same else operator.ne, left, right, name)
+            return binary(FLAG, operator.eq if is_same else operator.ne, left, right, name)
         found = _ORDER.get(type(op))
         if found is None:
             raise LangError(f"the comparison {type(op).__name__} is not part of the language", node)
         ordered = left.type.kind in ("int", "money", "date")
         if not ordered or left.type.is_optional or right.type.is_optional:
             raise LangError(f"{left.type} and {right.type} have no order", node)
-        return _binary(FLAG, found[1], left, right, found[0])
+        return binary(FLAG, found[1], left, right, found[0])
 
     def pair(
         self, left_node: ast.expr, right_node: ast.expr, scope: Scope, node: ast.expr
@@ -337,10 +342,10 @@ class Compiler:
             value = follow(table, values)
             return any(value == one(table, values) for one in runs) is is_in
 
-        tests = [_sql(f"{left.sql} IS {one.sql}", left, one) for one in allowed]
+        tests = [sql_of(f"{left.sql} IS {one.sql}", left, one) for one in allowed]
         joined = None if None in tests else " OR ".join(str(test) for test in tests)
         sql = None if joined is None else f"({joined})" if is_in else f"(NOT ({joined}))"
-        return Expression(FLAG, run, _reads(left, *allowed), sql)
+        return Expression(FLAG, run, reads_of(left, *allowed), sql)
 
     def _choice(self, node: ast.IfExp, scope: Scope) -> Expression:
         test = self.compile(node.test, scope, FLAG)
@@ -353,106 +358,17 @@ class Compiler:
         sql = f"(CASE WHEN {test.sql} THEN {left.sql} ELSE {right.sql} END)"
         optional = left.type.is_optional or right.type.is_optional
         return Expression(replace(left.type, is_optional=optional), run,
-                          _reads(test, left, right), _sql(sql, test, left, right))  # fmt: skip
+                          reads_of(test, left, right), sql_of(sql, test, left, right))  # fmt: skip
 
-    # -- calls -----------------------------------------------------------------------------
 
-    def _call(self, node: ast.Call, scope: Scope) -> Expression:
-        if not isinstance(node.func, ast.Name) or node.keywords:
-            raise LangError("only the functions of the language are called here", node)
-        name, arguments = node.func.id, node.args
-        if len(arguments) == 1 and isinstance(arguments[0], ast.GeneratorExp):
-            return aggregate(self, name, arguments[0], scope, node)
-        if name in ("first", "last", "nights") and len(arguments) == 1:
-            return self._interval(name, arguments[0], scope)
-        if name in ("min", "max") and len(arguments) == 2:
-            left, right = self.pair(arguments[0], arguments[1], scope, node)
-            if left.type not in (INT, MONEY, DATE) or right.type.is_optional:
-                raise LangError(f"{left.type} and {right.type} have no order", node)
-            one, other = left.run, right.run
-            pick: Callable[[Any, Any], Any] = min if name == "min" else max
-            return Expression(
-                left.type, lambda table, values: pick(one(table, values), other(table, values)),
-                _reads(left, right),
-                _sql(f"{name.upper()}({left.sql}, {right.sql})", left, right),
-            )  # fmt: skip
-        if name == "under" and len(arguments) == 3:
-            return self._under(node, scope)
-        raise unknown("a function", name, ("count", "sum", "min", "max", "exists", "first", "last",
-                                           "nights", "under"), node)  # fmt: skip
-
-    def _interval(self, name: str, node: ast.expr, scope: Scope) -> Expression:
-        value = self.compile(node, scope)
-        if value.type.kind != "days" or value.type.is_optional:
-            raise LangError(f"{name}() takes an interval of days, got {value.type}", node)
-        run, sql = value.run, value.sql
-        if name == "nights":
-            return Expression(
-                INT, lambda table, values: operator.sub(*reversed(run(table, values))), value.reads,
-                None if sql is None else f"({sql.format('last')} - {sql.format('first')})",
-            )  # fmt: skip
-        place = 0 if name == "first" else 1
-        return Expression(DATE, lambda table, values: run(table, values)[place], value.reads,
-                          None if sql is None else sql.format(name))  # fmt: skip
-
-    def _under(self, node: ast.Call, scope: Scope) -> Expression:
-        """`under(a, b, field)`: a is b, or stands below it along the field."""
-        lower, upper = (self.compile(part, scope) for part in node.args[:2])
-        along = node.args[2]
-        if lower.type.kind != "ref" or upper.type.plain != lower.type.plain:
-            raise LangError("under() takes two records of one class and a field", node)
-        of = lower.type.of
-        field = along.id if isinstance(along, ast.Name) else ""
-        if self.declared[of].field_type(field) != Type("ref", of, is_optional=True):
-            raise LangError(f"under() takes an optional {of} field of {of}, got {field!r}", along)
-        start, goal = lower.run, upper.run
-
-        def run(table: Table, values: Values) -> bool:
-            here, wanted, passed = start(table, values), goal(table, values), set[str]()
-            while here is not None and here not in passed:
-                if here == wanted:
-                    return True
-                passed.add(here)
-                here = table.row(of, here)[field]
-            return False
-
-        up, t = self.fresh("up"), self.fresh("t")
-        sql = (
-            f'EXISTS(WITH RECURSIVE {up}(id) AS (SELECT {lower.sql} UNION SELECT {t}."{field}" '
-            f'FROM "{of}" {t} JOIN {up} ON {t}.id = {up}.id WHERE {t}."{field}" IS NOT NULL) '
-            f"SELECT 1 FROM {up} WHERE {up}.id IS {upper.sql})"
-        )
-        reads = _reads(lower, upper) | {Read(of, field, lower.way)}
-        return Expression(FLAG, run, reads, _sql(sql, lower, upper))
+def _self(table: Table, values: Values) -> Any:
+    """The record that an expression is about."""
+    return values["self"]
 
 
 def truncate(left: int, right: int) -> int:
     """Divide as SQL does: towards zero."""
     return left // right if left >= 0 else -(-left // right)
-
-
-def _binary(
-    type_: Type, act: Callable[[Any, Any], Any], left: Expression, right: Expression, name: str
-) -> Expression:
-    one, other = left.run, right.run
-    return Expression(
-        type_,
-        lambda table, values: act(one(table, values), other(table, values)),
-        _reads(left, right),
-        _sql(f"({left.sql} {name} {right.sql})", left, right),
-    )
-
-
-def _reads(*parts: Expression) -> frozenset[Read]:
-    return frozenset[Read]().union(*(part.reads for part in parts))
-
-
-def _sql(text: str, *parts: Expression) -> str | None:
-    return None if any(part.sql is None for part in parts) else text
-
-
-def _join(word: str, parts: list[Expression]) -> str | None:
-    return _sql("(" + word.join(str(part.sql) for part in parts) + ")", *parts)
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ._actions import ActionCompiler, Draft, Refused, finish, read_transition, setter, variable
+from ._actions import ActionCompiler, Draft, finish, read_transition, setter, variable
 from ._aggregates import read_loop
 from ._errors import LangError, unknown
 from ._expr import Compiler, Declared, Scope
 from ._raw import PartText, RawClass, RawDomain, read_raw
 from ._spec import Action, Class, Expression, Field, Guard, Query, Rule, Run, Spec, Table, Values
+from ._statements import RESERVED, as_function, called, check, lives, shape, target, words
 from ._types import FLAG, SIMPLE, Type
 
 ENDED = "what has ended is not changed any more"
-RESERVED = frozenset({"id", "self", "today", "true", "false", "none", "new", "state", "page", "value",
-                      "count", "sum", "min", "max", "exists", "under", "first", "last", "nights"})  # fmt: skip
 
 
 def read_spec(
@@ -92,12 +90,12 @@ class _Reader:
             if call.func.id == "states" if isinstance(call.func, ast.Name) else False:
                 if one.states or len(call.args) < 2 or call.keywords:
                     raise LangError("states(first, second, ...) stands once in a class", call)
-                one.states = _words(call, call.args)
+                one.states = words(call, call.args)
         for node in raw.fields:
             assert isinstance(node.target, ast.Name)
             name = self._free_name(node.target, one)
             annotation, unique = node.annotation, False
-            if isinstance(annotation, ast.Call) and _called(annotation) == "unique":
+            if isinstance(annotation, ast.Call) and called(annotation) == "unique":
                 if len(annotation.args) != 1 or annotation.keywords:
                     raise LangError("unique(type)", annotation)
                 annotation, unique = annotation.args[0], True
@@ -127,13 +125,13 @@ class _Reader:
                 return Type("ref", node.id)
             raise unknown("a type or class", node.id, [*SIMPLE, *self.raw.classes], node)
         if isinstance(node, ast.Call) and not node.keywords:
-            if _called(node) == "optional" and len(node.args) == 1:
+            if called(node) == "optional" and len(node.args) == 1:
                 inner = self.type_of(node.args[0])
                 if inner.is_optional or inner.kind == "days":
                     raise LangError(f"optional({inner}) is not a type", node)
                 return replace(inner, is_optional=True)
-            if _called(node) == "enum" and len(node.args) >= 2:
-                return Type("enum", options=_words(node, node.args))
+            if called(node) == "enum" and len(node.args) >= 2:
+                return Type("enum", options=words(node, node.args))
         raise LangError("a type is text, int, money, date, days, flag, enum(a, b), a class or "
                         "optional(type)", node)  # fmt: skip
 
@@ -151,7 +149,7 @@ class _Reader:
                 continue
             field, value, fixed = one.fields[node.target.id], node.value, False
             scope = Scope(None, {})
-            if isinstance(value, ast.Call) and _called(value) == "agreed" and len(value.args) == 1:
+            if isinstance(value, ast.Call) and called(value) == "agreed" and len(value.args) == 1:
                 value, fixed = value.args[0], True
                 scope = Scope(None, {n: variable(n, f.type) for n, f in one.fields.items()})
             default = self.compiler.compile(value, scope, field.type)
@@ -159,18 +157,18 @@ class _Reader:
 
     def _statements(self, raw: RawClass) -> None:
         for call in raw.calls:
-            name = _called(call)
+            name = called(call)
             if name == "owner":
                 self._owner(raw, call)
             elif name == "fixed":
-                fields = _words(call, call.args)
+                fields = words(call, call.args)
                 for field in fields:
                     if field not in self.declared[raw.name].fields:
                         known = self.declared[raw.name].fields
                         raise unknown(f"a field of {raw.name}", field, known, call)
                 self.fixed[raw.name] |= set(fields)
             elif name == "inside":
-                self.inside[raw.name].update(dict.fromkeys(_words(call, call.args), call))
+                self.inside[raw.name].update(dict.fromkeys(words(call, call.args), call))
             elif name == "never":
                 self._never(raw, call)
 
@@ -231,7 +229,7 @@ class _Reader:
             target = node.targets[0]
             is_it = isinstance(target, ast.Name) and target.id == name
             if is_it and name not in self.declared[of].derived:
-                return _as_function(name, node)
+                return as_function(name, node)
         return None
 
     def _names(self, of: str) -> list[str]:
@@ -251,7 +249,7 @@ class _Reader:
         for part, node in raw.values:
             target = node.targets[0]
             if isinstance(target, ast.Name) and target.id not in one.derived:
-                self._action(raw, part, _as_function(target.id, node), known)
+                self._action(raw, part, as_function(target.id, node), known)
         for part, node in raw.actions:
             if node.name != "create":
                 self._action(raw, part, node, known)
@@ -277,7 +275,7 @@ class _Reader:
         self._add(finish(
             draft, name=name, part=part, parameters=parameters, statements=runs,
             is_inside=node.name in self.inside[raw.name], edits=edited,
-            shape=_shape(parameters, node.body),
+            shape=shape(parameters, node.body),
         ), node)  # fmt: skip
 
     def _create(self, raw: RawClass, node: ast.FunctionDef | None) -> None:
@@ -298,7 +296,8 @@ class _Reader:
 
         self._add(finish(
             draft, name=f"create_{raw.name}", part="record", parameters=parameters,
-            statements=(run, *runs), makes_record=True, shape=_shape(parameters, []),
+            statements=(run, *runs), makes_record=True,
+            shape=shape(parameters, node.body if node is not None else []),
             is_inside="person" in raw.marks or raw.name not in self.owners,
         ), node or raw.node)  # fmt: skip
 
@@ -314,22 +313,22 @@ class _Reader:
             draft = Draft(raw.name, writes={f"{raw.name}.{name}"})
             runs: list[Run] = []
             if ends:
-                guard = Guard(_lives(raw.name, ends), ENDED, frozenset({f"{raw.name}.state"}), True)
+                guard = Guard(lives(raw.name, ends), ENDED, frozenset({f"{raw.name}.state"}), True)
                 draft.guards.append(guard)
                 draft.reads.add(f"{raw.name}.state")
-                runs.append(_check(guard))
+                runs.append(check(guard))
             if field.type.kind in ("int", "money"):
                 guard = Guard(
                     lambda t, v: v["value"] >= 0, "a number is not below zero", frozenset()
                 )
                 draft.guards.append(guard)
-                runs.append(_check(guard))
+                runs.append(check(guard))
             parameters = (("value", field.type),)
             self._add(finish(
                 draft, name=f"set_{raw.name}_{name}", part="record", parameters=parameters,
                 statements=(*runs, setter(raw.name, name)), edits=name,
                 is_inside=raw.name not in self.owners and "person" not in raw.marks,
-                shape=_shape(parameters, []),
+                shape=shape(parameters, []),
             ), raw.node)  # fmt: skip
 
     def _add(self, action: Action, node: ast.AST) -> None:
@@ -376,7 +375,7 @@ class _Reader:
 
     def _transitions(self, raw: RawClass) -> list[ast.expr]:
         one = self.declared[raw.name]
-        found = [n.value for _, n in raw.values if _target(n) not in one.derived]
+        found = [n.value for _, n in raw.values if target(n) not in one.derived]
         for _, node in raw.actions:
             found += [s.value for s in ast.walk(node)
                       if isinstance(s, ast.Expr) and isinstance(s.value, ast.Compare)]  # fmt: skip
@@ -398,54 +397,3 @@ class _Reader:
         ):
             raise LangError(f"the person {person} has a unique text by which they are known",
                             self.raw.classes[person].node)  # fmt: skip
-
-
-def _called(node: ast.Call) -> str:
-    return node.func.id if isinstance(node.func, ast.Name) else ""
-
-
-def _target(node: ast.Assign) -> str:
-    target = node.targets[0]
-    return target.id if isinstance(target, ast.Name) else ""
-
-
-def _words(call: ast.Call, nodes: list[ast.expr]) -> tuple[str, ...]:
-    words: list[str] = []
-    for node in nodes:
-        if not isinstance(node, ast.Name) or call.keywords:
-            raise LangError(f"{_called(call)}(...) takes names", node)
-        if node.id in words or node.id in RESERVED:
-            raise LangError(f"{node.id!r} is there twice or reserved", node)
-        words.append(node.id)
-    return tuple(words)
-
-
-def _as_function(name: str, node: ast.Assign) -> ast.FunctionDef:
-    """Write a transition `x = a > b` as the action it is."""
-    empty = ast.arguments([], [], None, [], [], None, [])
-    body = ast.copy_location(ast.Expr(node.value), node)
-    function = ast.FunctionDef(name, empty, [body], [], None, None)
-    return ast.copy_location(function, node)
-
-
-def _lives(of: str, ends: frozenset[str]) -> Run:
-    return lambda table, values: table.row(of, values["self"])["state"] not in ends
-
-
-def _check(guard: Guard) -> Run:
-    def run(table: Table, values: Values) -> None:
-        if not guard.run(table, values):
-            raise Refused(guard)
-
-    return run
-
-
-def _shape(parameters: tuple[tuple[str, Type], ...], body: list[ast.stmt]) -> str:
-    """Write an action with its names and reasons taken out."""
-    types = ",".join(t.kind for _, t in parameters)
-    module = ast.Module([*body], [])
-    text = ast.dump(module)
-    return types + ";" + _NAMES.sub("_", text)
-
-
-_NAMES = re.compile(r"(?<=id=')\w+|(?<=attr=')\w+|(?<=arg=')\w+|msg=Constant\([^)]*\)")

@@ -83,6 +83,8 @@ class Expression:
     """For references: how the record is reached from the one the expression is about."""
     symbol: str = ""
     """A bare word that is an option of some enumeration; of type `symbol`."""
+    fixed: tuple[Any, ...] = ()
+    """The value, if it is written out and therefore always the same."""
 
 
 @dataclass(frozen=True, slots=True)

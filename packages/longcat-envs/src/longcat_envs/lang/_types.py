@@ -15,9 +15,11 @@ state    str                           string, one of the class's states
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Literal
 
 Kind = Literal["text", "int", "money", "date", "days", "flag", "enum", "ref", "state", "none",
@@ -25,6 +27,8 @@ Kind = Literal["text", "int", "money", "date", "days", "flag", "enum", "ref", "s
 
 MAX_TEXT = 80
 MAX_NUMBER = 10**9
+_WHOLE, _AMOUNT = re.compile(r"-?[0-9]{1,10}"), re.compile(r"-?[0-9.]{1,15}")
+_DATE, _ID = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), re.compile(r"[A-Z]{1,6}[0-9]{1,9}")
 FIRST_DAY, LAST_DAY = date(1990, 1, 1).toordinal(), date(2099, 12, 31).toordinal()
 
 
@@ -61,20 +65,30 @@ class ValueRefused(ValueError):
 
 def show(type_: Type, value: Any) -> Any:
     """Write a value as JSON holds it."""
-    if value is None:
-        return None
-    if type_.kind == "money":
-        return show_money(value)
-    if type_.kind == "date":
-        return date.fromordinal(value).isoformat()
-    if type_.kind == "days":
-        return [date.fromordinal(day).isoformat() for day in value]
-    return value
+    write = WRITERS.get(type_.kind)
+    return value if value is None or write is None else write(value)
+
+
+@lru_cache(maxsize=4096)
+def show_date(day: int) -> str:
+    """Write an ordinal as an ISO date."""
+    return date.fromordinal(day).isoformat()
+
+
+def show_days(days: tuple[int, int]) -> list[str]:
+    """Write an interval as two ISO dates."""
+    return [show_date(days[0]), show_date(days[1])]
 
 
 def show_money(cents: int) -> str:
     """Write cents as a decimal with two places."""
     return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02d}"
+
+
+WRITERS: dict[str, Callable[[Any], Any]] = {
+    "money": show_money, "date": show_date, "days": show_days,
+}  # fmt: skip
+"""How the kinds are written whose values JSON does not hold as they are."""
 
 
 def parse(type_: Type, value: Any) -> Any:
@@ -100,7 +114,7 @@ def _text(type_: Type, value: Any) -> str:
 def _int(type_: Type, value: Any) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_NUMBER:
         value = int(value)
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,10}", value):
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
         raise ValueRefused("must be a whole number")
@@ -110,7 +124,7 @@ def _int(type_: Type, value: Any) -> int:
 def _money(type_: Type, value: Any) -> int:
     rule = "must be an amount with at most two decimals, such as 12.50"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number and not (isinstance(value, str) and re.fullmatch(r"-?[0-9.]{1,15}", value)):
+    if not is_number and not (isinstance(value, str) and _AMOUNT.fullmatch(value)):
         raise ValueRefused(rule)
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise ValueRefused(rule)
@@ -124,7 +138,7 @@ def _money(type_: Type, value: Any) -> int:
 
 
 def _date(type_: Type, value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+    if isinstance(value, str) and _DATE.fullmatch(value):
         try:
             day = date.fromisoformat(value).toordinal()
         except ValueError:
@@ -147,7 +161,7 @@ def _option(type_: Type, value: Any) -> str:
 
 
 def _reference(type_: Type, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{1,6}[0-9]{1,9}", value):
+    if not isinstance(value, str) or not _ID.fullmatch(value):
         raise ValueRefused(f"must be the id of a {type_.of.replace('_', ' ')}")
     return value
 

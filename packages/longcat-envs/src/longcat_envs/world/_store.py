@@ -83,6 +83,7 @@ class Store:
 
     def __init__(self, spec: Spec, base: Base) -> None:
         self.spec, self.base = spec, base
+        self._base_rows = base.rows
         self._indexed = indexed_fields(spec)
         self._prefixes = prefixes(spec)
         self.today = base.today
@@ -91,7 +92,7 @@ class Store:
     def reset(self) -> None:
         """Return to the base."""
         self.today = self.base.today
-        self._rows: dict[str, dict[str, Row]] = {}
+        self._rows: dict[str, dict[str, Row]] = {of: {} for of in self.base.rows}
         self._new: dict[str, list[str]] = {}
         self._index: Index = {}
         self._journal: list[Change] | None = None
@@ -100,14 +101,12 @@ class Store:
 
     def row(self, of: str, identifier: str) -> Row:
         """Return one record; `KeyError` if there is none."""
-        changed = self._rows.get(of)
-        if changed is not None and identifier in changed:
-            return changed[identifier]
-        return self.base.rows[of][identifier]
+        changed = self._rows[of].get(identifier)
+        return changed if changed is not None else self._base_rows[of][identifier]
 
     def has(self, of: str, identifier: str) -> bool:
         """Whether there is such a record."""
-        return identifier in self.base.rows[of] or identifier in self._rows.get(of, ())
+        return identifier in self._base_rows[of] or identifier in self._rows[of]
 
     def ids(self, of: str) -> list[str]:
         """Return every id of a class, oldest first."""
@@ -148,7 +147,7 @@ class Store:
             del self._rows[of][identifier]
             self._new[of].remove(identifier)
         else:
-            self._rows.setdefault(of, {})[identifier] = after
+            self._rows[of][identifier] = after
             if before is None:
                 self._new.setdefault(of, []).append(identifier)
         for name in self._indexed[of]:

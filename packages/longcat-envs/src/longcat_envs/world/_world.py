@@ -6,12 +6,13 @@ type, a guard does not hold, or an invariant would break on a record that the ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from longcat_envs._database import ToolError
 from longcat_envs.lang import (
+    WRITERS,
     Guard,
     Hop,
     Refused,
@@ -21,6 +22,7 @@ from longcat_envs.lang import (
     ValueRefused,
     parse,
     show,
+    show_days,
 )  # fmt: skip
 
 from ._store import Base, Change, Row, Store
@@ -54,6 +56,10 @@ class _Reach:
     way: tuple[Hop, ...]
 
 
+_Shown = tuple[str, bool, Callable[[Any], Any] | None]
+"""A field, whether it is an interval, and how it is written if not as it is."""
+
+
 class Machine:
     """What all worlds of one domain share: tools, and who must be looked at after a change."""
 
@@ -62,6 +68,8 @@ class Machine:
         self.tools: dict[str, Tool] = derive(spec)
         self.schemas = {name: tool.schema() for name, tool in self.tools.items()}
         self.labels = {of: label_fields(spec, of) for of in spec.classes}
+        self.forms = {(of, whole): self._form(of, whole) for of in spec.classes
+                      for whole in (True, False)}  # fmt: skip
         self.names = {name: frozenset(argument_names(tool)) for name, tool in self.tools.items()}
         self.guards = {rule: Guard(rule.bad.run, rule.reason, frozenset(
             f"{r.of}.{r.name}" for r in rule.bad.reads)) for rule in spec.rules}  # fmt: skip
@@ -72,8 +80,22 @@ class Machine:
                     self._reaches.setdefault((read.of, read.name), []).append(
                         _Reach(rule, read.way)
                     )
+        self._read_fields = {of: tuple(name for o, name in self._reaches if o == of)
+                             for of in spec.classes}  # fmt: skip
+        self._of_new = {of: tuple(r for r in spec.rules if r.of == of and not r.is_scan)
+                        for of in spec.classes}  # fmt: skip
+        self._scans = tuple(rule for rule in spec.rules if rule.is_scan)
+        self.unique = {of: tuple(f.name for f in c.fields.values() if f.is_unique)
+                       for of, c in spec.classes.items()}  # fmt: skip
         self.money = {of: tuple(f.name for f in c.fields.values() if f.type.kind == "money")
                       for of, c in spec.classes.items()}  # fmt: skip
+
+    def _form(self, of: str, whole: bool) -> tuple[_Shown, ...]:
+        """Return how the fields of a class are written in a result."""
+        one = self.spec.classes[of]
+        names = (*one.fields, *(["state"] if one.states else [])) if whole else self.labels[of]
+        kinds = {n: one.fields[n].type.kind if n in one.fields else "state" for n in names}
+        return tuple((n, kind == "days", WRITERS.get(kind)) for n, kind in kinds.items())
 
     def broken(self, store: Store, changes: list[Change]) -> Rule | None:
         """Return an invariant that the changes broke, if any."""
@@ -85,8 +107,8 @@ class Machine:
             looked.add(key)
             if rule.bad.run(store, {"self": identifier}):
                 return rule
-        for rule in self.spec.rules:
-            if rule.is_scan and changes and self._breaks(store, rule):
+        for rule in self._scans:
+            if changes and self._breaks(store, rule):
                 return rule
         return None
 
@@ -96,13 +118,12 @@ class Machine:
     def _touched(self, store: Store, changes: list[Change]) -> Iterator[tuple[Rule, str]]:
         for change in changes:
             if change.before is None:
-                for rule in self.spec.rules:
-                    if rule.of == change.of and not rule.is_scan:
-                        yield rule, change.id
-            for name, value in change.after.items():
-                if change.before is not None and change.before[name] == value:
+                for rule in self._of_new[change.of]:
+                    yield rule, change.id
+            for name in self._read_fields[change.of]:
+                if change.before is not None and change.before[name] == change.after[name]:
                     continue
-                for reach in self._reaches.get((change.of, name), ()):
+                for reach in self._reaches[change.of, name]:
                     for identifier in _backwards(store, change, reach.way):
                         yield reach.rule, identifier
 
@@ -229,16 +250,16 @@ class LiveWorld:
 
     def show(self, of: str, identifier: str, *, whole: bool) -> dict[str, Any]:
         """Write a record as a result holds it."""
-        one, row = self.machine.spec.classes[of], self.store.row(of, identifier)
+        row = self.store.row(of, identifier)
         result: dict[str, Any] = {f"{of}_id": identifier}
-        for name in row if whole else self.machine.labels[of]:
-            type_ = one.fields[name].type if name in one.fields else Type("text")
-            if type_.kind == "days":
-                result[f"{name}_from"], result[f"{name}_until"] = show(type_, row[name])
+        for name, is_days, write in self.machine.forms[of, whole]:
+            value = row[name]
+            if is_days:
+                result[f"{name}_from"], result[f"{name}_until"] = show_days(value)
             else:
-                result[name] = show(type_, row[name])
+                result[name] = value if write is None or value is None else write(value)
         if whole:
-            for name, value in one.derived.items():
+            for name, value in self.machine.spec.classes[of].derived.items():
                 result[name] = show(value.type, value.run(self.store, {"self": identifier}))
         return result
 
@@ -254,9 +275,9 @@ class LiveWorld:
                 rows = store.by(of, name, value)
                 found = rows if found is None or len(rows) < len(found) else found
         ids = store.ids(of) if found is None else found
-        matching = [i for i in ids if self._fits(of, i, values)]
+        matching = [i for i in ids if self._fits(of, i, values)] if values else ids
         if found is not None:
-            matching.sort()
+            matching = sorted(matching)
         return self._page(of, matching, page)
 
     def _fits(self, of: str, identifier: str, values: dict[str, Any]) -> bool:
@@ -281,7 +302,7 @@ class LiveWorld:
                 found.append(identifier)
         return self._page(query.of, found, 1)
 
-    def _page(self, of: str, ids: list[str], page: int) -> dict[str, Any]:
+    def _page(self, of: str, ids: Sequence[str], page: int) -> dict[str, Any]:
         start = max(0, page - 1) * PAGE_SIZE
         rows = [self.show(of, i, whole=False) for i in ids[start : start + PAGE_SIZE]]
         return {"total": len(ids), "page": page, "rows": rows}
@@ -313,12 +334,12 @@ class LiveWorld:
 
     def _check_unique(self, changes: list[Change]) -> None:
         for change in changes:
-            if change.before is None:
-                for field in self.machine.spec.classes[change.of].fields.values():
-                    value = change.after[field.name]
-                    if field.is_unique and len(self.store.by(change.of, field.name, value)) > 1:
-                        words = change.of.replace("_", " ")
-                        raise CallRefused(f"there is a {words} with this {field.name} already")
+            for name in self.machine.unique[change.of]:
+                value = change.after[name]
+                is_same = change.before is not None and change.before[name] == value
+                if not is_same and len(self.store.by(change.of, name, value)) > 1:
+                    words = change.of.replace("_", " ")
+                    raise CallRefused(f"there is a {words} with this {name} already")
 
     def _result(self, of: str, identifier: str, changes: list[Change]) -> dict[str, Any]:
         result = self.show(of, identifier, whole=False)
