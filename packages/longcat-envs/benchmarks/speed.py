@@ -1,16 +1,20 @@
 """Times of reset, judgement and calls, beside an SQLite copy of the same world, interleaved."""
 
+import gc
 import json
 import random
 import statistics
 import time
+import tracemalloc
 from contextlib import suppress
 
+from longcat_envs.attacks import golden_acts, play
 from longcat_envs.history import Caller, load_setting
 from longcat_envs.tasks import TaskMaker, WorldEnvironment
 from longcat_envs.world import CallRefused, LiveWorld, Store, export
 
 ROUNDS, CALLS = 5, 2_000
+WORLDS, EPISODES = 10_000, 3_000
 
 
 def microseconds(act, number):
@@ -47,6 +51,39 @@ def call_times(setting, rng):
     return statistics.median(times), statistics.quantiles(times, n=100)[98]
 
 
+def memory_of_worlds(setting, number):
+    """Kilobytes of one live episode, of many in one process, each with a call made."""
+    task = next(TaskMaker(setting, seed=0, difficulty="shallow"))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    worlds = []
+    for _ in range(number):
+        environment = WorldEnvironment(setting, task)
+        environment.start()
+        step = task.golden[0]
+        environment.call_now({"function": {"name": step.tool, "arguments": step.arguments}})
+        worlds.append(environment)
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return used / number / 1_000
+
+
+def leak(setting, number):
+    """Kilobytes that are left after so many episodes in one environment."""
+    task = next(TaskMaker(setting, seed=0, difficulty="shallow"))
+    environment, acts = WorldEnvironment(setting, task), golden_acts(task)
+    play(environment, acts)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(number):
+        play(environment, acts)
+    gc.collect()
+    left = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return left / 1_000
+
+
 def row(name):
     setting, rng = load_setting(name), random.Random(0)
     environment = WorldEnvironment(setting, next(TaskMaker(setting, seed=0)))
@@ -62,12 +99,14 @@ def row(name):
     middle = [statistics.median(column) for column in zip(*found, strict=True)]
     ratio = sorted(f[2] / f[0] for f in found)
     return [name, setting.past(0).base.num_rows, *(round(m, 1) for m in middle),
-            f"{ratio[0]:.1f} to {ratio[-1]:.1f}"]  # fmt: skip
+            f"{ratio[0]:.1f} to {ratio[-1]:.1f}", round(memory_of_worlds(setting, WORLDS), 1),
+            round(leak(setting, EPISODES), 1)]  # fmt: skip
 
 
 def main():
     columns = ["domain", "rows", "reset us", "judge us", "SQLite image us", "call median us",
-               "call 99th us", "SQLite image over reset"]  # fmt: skip
+               "call 99th us", "SQLite image over reset", f"kB a world of {WORLDS:,}",
+               f"kB left after {EPISODES:,} episodes"]  # fmt: skip
     rows = [row(name) for name in ("bank", "hotel", "hr")]
     for line in (columns, *rows):
         print(*(f"{cell!s:>16}" for cell in line))
