@@ -17,16 +17,21 @@ def before_and_after(cells: Sequence[dict[str, Any]]) -> str:
     differently; else the first.
     """
     by = {(c["model"], c["domain"], c["noise"]): c["examples"] for c in cells}
-    parts: list[str] = []
+    pairs: list[tuple[str, Example, Example]] = []
     for model, domain, noise in by:
         if model != "cold_start" or ("fused", domain, noise) not in by:
             continue
         pair = _chosen(by["cold_start", domain, noise], by["fused", domain, noise])
         if pair is not None:
             level = "clean" if noise == 0 else f"noise {noise:g}"
-            parts.append(_pair(f"{domain}, {level}: {pair[0]['task']}", ("cold start", pair[0]),
-                               ("fused", pair[1]), is_open=not parts))  # fmt: skip
-    return "".join(parts)
+            pairs.append((f"{domain}, {level}: {pair[0]['task']}", *pair))
+    pairs.sort(
+        key=lambda pair: pair[1]["reward"] == pair[2]["reward"]
+    )  # what shows something first
+    return "".join(
+        _pair(title, ("cold start", before), ("fused", after), is_open=number == 0)
+        for number, (title, before, after) in enumerate(pairs)
+    )
 
 
 def _chosen(before: Sequence[Example], after: Sequence[Example]) -> tuple[Example, Example] | None:
