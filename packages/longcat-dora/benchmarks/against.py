@@ -6,8 +6,10 @@ FOLDER is `packages/longcat-dora` of another checkout (`git worktree add`). Four
 
 - manager: CPU microseconds a trajectory from admission to commit, log included, at 4,000 live.
 - log: events a second that are read from a log on disk and judged, without trajectories' bytes.
-- queue: trajectories of 49 KB a second, from one process's file to a reader here, with their events.
-- run: steps a second of a whole run with a controller of its own, rollouts of 5 ms; commits synced where they are.
+- queue: trajectories of 49 KB a second, from one process's file to a reader here, with their
+  events.
+- run: steps a second of a whole run with a controller of its own, rollouts of 5 ms; commits synced
+  where they are.
 """
 
 import argparse
@@ -168,8 +170,10 @@ def main():
         "columns": ["what", "before", "now", "cost, times", "spread"], "rows": rows,
         "spread": f"least to greatest of {options.repeats} pairs in turns",
         "notes": [
-            "manager: CPU microseconds a trajectory; log: events/s; queue: trajectories/s; run: steps/s",
-            "the run waits at each step until what it trained on is on the disk; before, it did not",
+            ("manager: CPU microseconds a trajectory; log: events/s; queue: trajectories/s; run:"
+            " steps/s"),
+            ("the run waits at each step until what it trained on is on the disk; before, it did"
+            " not"),
         ],
     }))  # fmt: skip
 

@@ -1,9 +1,12 @@
-"""Long-tailed rollouts under five ways to schedule: real processes and the wall clock, beside the simulator.
+"""Long-tailed rollouts under five ways to schedule.
+
+Real processes and the wall clock, beside the simulator.
 
 usage: python long_tail.py [--steps 60] [--mean 0.1]
 
-Latencies are drawn from three laws with the same mean, cut at twelve times it; a step of the trainer takes as
-long as a rollout on average, and takes 32 trajectories; 64 places. The ways are settings of one scheduler:
+Latencies are drawn from three laws with the same mean, cut at twelve times it; a step of the
+trainer takes as long as a rollout on average, and takes 32 trajectories; 64 places. The ways are
+settings of one scheduler:
 
 - sync: nothing is sampled ahead.
 - one step off: one batch ahead, and no older.
@@ -101,7 +104,8 @@ def main():
     size = {"groups_per_batch": 16, "group_size": 2, "max_running": 64}
     print(f"load {os.getloadavg()[0]:.1f}, mean latency {options.mean} s, {options.steps} steps")
     print(
-        "| law | way | trajectories/s | x sync | simulated | mean staleness | worst | thrown away | older than the bound |\n"
+        "| law | way | trajectories/s | x sync | simulated | mean staleness | worst | thrown away |"
+        " older than the bound |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for law in LAWS:
@@ -130,8 +134,10 @@ def main():
             assert report.is_clean
             mean = sum(age * n for age, n in report.staleness.items()) / num
             print(
-                f"| {law} | {way} | {rate:.0f} | {rate / sync:.2f} | {simulated.throughput / rate:.2f} | "
-                f"{mean:.2f} | {max(report.staleness)} | {lost / (num + lost):.0%} | {over / num:.0%} |",
+                f"| {law} | {way} | {rate:.0f} | {rate / sync:.2f} |"
+                f" {simulated.throughput / rate:.2f} | "
+                f"{mean:.2f} | {max(report.staleness)} | {lost / (num + lost):.0%} |"
+                f" {over / num:.0%} |",
                 flush=True,
             )
 

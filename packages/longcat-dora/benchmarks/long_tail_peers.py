@@ -1,18 +1,21 @@
-"""Long-tailed rollouts under the schedulers of AReaL and verl themselves, beside ours: wall clock, one run.
+"""Long-tailed rollouts under the schedulers of AReaL and verl themselves, beside ours.
+
+Wall clock, one run.
 
 usage: pip install --no-deps areal verl; pip install ray omegaconf torch uvloop
        python long_tail_peers.py [--steps 60] [--mean 0.1]
 
 Same laws, places, batches and trainer as `long_tail.py`. What is theirs runs unchanged:
 
-- AReaL: `StalenessManager`, `BatchTaskDispatcher` and `AsyncTaskRunner`, with `max_staleness` 2. Modules that they
-  import and that have no part in scheduling are stand-ins.
-- verl: the processor loop, the pause rule and `reset_staleness` of `FullyAsyncRollouter`, and `MessageQueue`, each in
-  a Ray actor, with `staleness_threshold` 2.
+- AReaL: `StalenessManager`, `BatchTaskDispatcher` and `AsyncTaskRunner`, with `max_staleness` 2.
+  Modules that they import and that have no part in scheduling are stand-ins.
+- verl: the processor loop, the pause rule and `reset_staleness` of `FullyAsyncRollouter`, and
+  `MessageQueue`, each in a Ray actor, with `staleness_threshold` 2.
 
-A group of two is one rollout to them, as it is in their own recipes, with half as many places for it (or, with
-`--singles`, two rollouts that nobody joins: what ours cannot do, since a group is what advantages are made of).
-Neither side generates: a rollout is a wait. Staleness is counted from the version at a trajectory's first token.
+A group of two is one rollout to them, as it is in their own recipes, with half as many places for
+it (or, with `--singles`, two rollouts that nobody joins: what ours cannot do, since a group is what
+advantages are made of). Neither side generates: a rollout is a wait. Staleness is counted from the
+version at a trajectory's first token.
 """
 
 import argparse
@@ -117,7 +120,8 @@ def areal(latencies, options):
     log.setLevel(logging.ERROR)
     runner.initialize(log)
     items, marks, ages = (_Item(n) for n in itertools.count()), [], Counter()
-    # It submits one batch a second while it waits: in minutes-long rollouts it is soon full, here it begins so.
+    # It submits one batch a second while it waits: in minutes-long rollouts it is soon full, here
+    # it begins so.
     for item in itertools.islice(items, manager.get_pending_limit()):
         runner.submit_task_input(item)
     for _ in range(options.steps):

@@ -2,8 +2,9 @@
 
 usage: python resume.py [--num 1000000] [--repeats 3]
 
-The log is written as a run writes it: groups of 8, a step for each, a checkpoint every 10, parts of 64 MiB; then
-it is archived, and continued once more. Each side is a process of its own; memory is the most it ever had.
+The log is written as a run writes it: groups of 8, a step for each, a checkpoint every 10, parts of
+64 MiB; then it is archived, and continued once more. Each side is a process of its own; memory is
+the most it ever had.
 """
 
 import argparse
@@ -100,7 +101,8 @@ def main():
         "columns": ["way", "MiB at most", "above a fresh run", "seconds"],
         "rows": rows,
         "spread": f"medians of {options.repeats}; memory varied by "
-        f"{max(max(m for m, _ in p) - min(m for m, _ in p) for p in seen.values()):.1f} MiB at most",
+        f"{max(max(m for m, _ in p) - min(m for m, _ in p) for p in seen.values()):.1f} MiB at"
+        " most",
         "notes": [f"archiving took {archive_s:.0f} s, once"],
     }))  # fmt: skip
 

@@ -2,13 +2,16 @@
 
 usage: python sample_queue.py [--tokens 8192] [--num 4000] [--repeats 3]
 
-A trajectory of 8,192 tokens, half of them sampled, in turns of 512. Others keep 13 bytes a token (id, log-prob, mask,
-version: 104 KB); ours keeps ids, the log-probs of sampled tokens, and the lengths of the turns: 49 KB. A row with as many
-bytes as theirs is there as well. Nobody's encoding is timed: all send what is encoded already.
+A trajectory of 8,192 tokens, half of them sampled, in turns of 512. Others keep 13 bytes a token
+(id, log-prob, mask,
+version: 104 KB); ours keeps ids, the log-probs of sampled tokens, and the lengths of the turns: 49
+KB. A row with as many bytes as theirs is there as well. Nobody's encoding is timed: all send what
+is encoded already.
 
-Ours writes each trajectory to the log's file, with its checksum, says where it lies over a pipe, writes the
-event, and reads it back; once with the log on disk, once in memory (`/dev/shm`). Peers hold it in memory alone. Peers that are not
-installed are left out: `pip install pyzmq msgpack ray verl`.
+Ours writes each trajectory to the log's file, with its checksum, says where it lies over a pipe,
+writes the event, and reads it back; once with the log on disk, once in memory (`/dev/shm`). Peers
+hold it in memory alone. Peers that are not installed are left out: `pip install pyzmq msgpack ray
+verl`.
 """
 
 import argparse
@@ -211,7 +214,8 @@ def main():
         both = zip(rates["ours, log on disk"], values, strict=True)
         print(
             f"| {name} | {sides[name][1]:,} | {median(values):,.0f} "
-            f"({min(values):,.0f}, {max(values):,.0f}) | {median(a / b for a, b in both):.1f} times |"
+            f"({min(values):,.0f}, {max(values):,.0f}) | {median(a / b for a, b in both):.1f} times"
+            " |"
         )
 
 

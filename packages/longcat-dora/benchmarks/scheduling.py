@@ -3,7 +3,8 @@
 usage: python scheduling.py [schedules|cost|memory|checker|live] [--num N]
 
 - schedules: random schedules through the state machine, each log checked (default 1,000,000).
-- cost: CPU of the manager per trajectory, from admission to commit, with its log, at 1,000 to 32,000 live.
+- cost: CPU of the manager per trajectory, from admission to commit, with its log, at 1,000 to
+  32,000 live.
 - memory: bytes of scheduler state per live trajectory.
 - checker: events a second that `check` reads from a log on disk.
 - live: 32,000 environments in two controller processes, each waiting some 5 s a turn, for 60 s.
@@ -147,7 +148,8 @@ def memory(num):
     scheduler.take_events()
     gc.collect()
     print(
-        f"{scheduler.num_running:,} live, {tracemalloc.get_traced_memory()[0] / num:,.0f} bytes each"
+        f"{scheduler.num_running:,} live, {tracemalloc.get_traced_memory()[0] / num:,.0f} bytes"
+        " each"
     )
 
 
@@ -237,7 +239,8 @@ def live(num):
     each = max(1, report.num_started)
     print(
         f"{num:,} live after {full / 2:.0f} s, then {min(seen[full:], default=0):,} to "
-        f"{max(seen):,}; manager and trainer: {spent / passed:.1%} of a core, {spent / each * 1e6:.0f} us a "
+        f"{max(seen):,}; manager and trainer: {spent / passed:.1%} of a core,"
+        f" {spent / each * 1e6:.0f} us a "
         f"trajectory, peak {peak:.0f} MiB; controllers: "
         f"{(children.ru_utime + children.ru_stime) / each * 1e6:.0f} us a trajectory, peak "
         f"{children.ru_maxrss / 1024:.0f} MiB each"

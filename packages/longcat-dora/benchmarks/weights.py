@@ -2,9 +2,9 @@
 
 usage: python weights.py [--mb 256]
 
-Three ways: memory that the reader maps (what runs use), and what the reader does with it: nothing, or a
-copy of its own; and the pipe, which is the way where there is no such memory. Each reader adds the bytes up to
-see that they are one version's.
+Three ways: memory that the reader maps (what runs use), and what the reader does with it: nothing,
+or a copy of its own; and the pipe, which is the way where there is no such memory. Each reader adds
+the bytes up to see that they are one version's.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""A small run, for tests that kill it: python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N]"""
+"""A small run, for tests that kill it.
+
+Python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N]
+"""
 
 import asyncio
 import functools

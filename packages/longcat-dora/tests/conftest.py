@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-# Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
+# Ray would start every worker by `uv run` where the tests were: seconds each, for the same
+# environment.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else they give way until a test times out
 

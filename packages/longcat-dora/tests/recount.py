@@ -1,6 +1,9 @@
-"""A second reader of the log, for tests: short, and of nothing that the package has. It reads bytes, not events.
+"""A second reader of the log, for tests: short, and of nothing that the package has.
 
-It counts with sets and a loop over versions; what the checker keeps as it goes, this works out at the end.
+It reads bytes, not events.
+
+It counts with sets and a loop over versions; what the checker keeps as it goes, this works out at
+the end.
 """
 
 import json
@@ -13,7 +16,10 @@ LINE = re.compile(rb'\{"crc":(\d+),"event":(.*)\}\n', re.DOTALL)
 
 
 def summary_of(folder):
-    """What archived files have left, if the first ones are gone: the head of the least that will do."""
+    """What archived files have left, if the first ones are gone.
+
+    The head of the least that will do.
+    """
     files = sorted(Path(folder).glob("events-*.jsonl"))
     first = int(files[0].stem[7:]) if files else 0
     if not files:

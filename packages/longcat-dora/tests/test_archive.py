@@ -1,4 +1,7 @@
-"""Old parts of a log are moved away: the run goes on as if they were there, and nobody can rewrite them."""
+"""Old parts of a log are moved away.
+
+The run goes on as if they were there, and nobody can rewrite them.
+"""
 
 import contextlib
 import hashlib

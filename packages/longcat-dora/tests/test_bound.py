@@ -1,4 +1,7 @@
-"""What happens at the hard bound, in whole runs: every token is of the version that its record names."""
+"""What happens at the hard bound, in whole runs.
+
+Every token is of the version that its record names.
+"""
 
 import asyncio
 import copy

@@ -1,4 +1,7 @@
-"""Faults at random moments, each many times: nothing is lost, nothing is trained on twice, and it goes on."""
+"""Faults at random moments, each many times.
+
+Nothing is lost, nothing is trained on twice, and it goes on.
+"""
 
 import contextlib
 import functools
@@ -92,7 +95,10 @@ def _steps_in(folder):
 
 
 def _kill_when(process, rng, *, folder, at_step, early):
-    """Wait for the moment: soon after the start, or soon after a step; no clock decides how far it came."""
+    """Wait for the moment: soon after the start, or soon after a step.
+
+    No clock decides how far it came.
+    """
     if early:
         time.sleep(rng.uniform(0.05, 0.5))
     while not early and _steps_in(folder) < at_step:

@@ -1,4 +1,7 @@
-"""Logs that are damaged at random, and runs whose power is cut: no wrong verdict, nothing lost in silence."""
+"""Logs that are damaged at random, and runs whose power is cut.
+
+No wrong verdict, nothing lost in silence.
+"""
 
 import json
 import os
@@ -86,7 +89,10 @@ def _damage(rng, log, other):
 
 
 def _judge(log, whole):
-    """What is said of a log: how many events of the whole one are vouched for, or that it is wrong."""
+    """What is said of a log.
+
+    How many events of the whole one are vouched for, or that it is wrong.
+    """
     try:
         report = check(log)
     except LongcatDoraError:
@@ -230,7 +236,10 @@ os.fsync, os.fdatasync = sync("fsync"), sync("fdatasync")
 
 @pytest.mark.parametrize("synced", [True, False])
 def test_what_is_committed_survives_a_power_cut(tmp_path, synced, recount):
-    """Of the real process: everything that was not waited for is dropped, and each commit that was told stands."""
+    """Of the real process.
+
+    Everything that was not waited for is dropped, and each commit that was told stands.
+    """
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(RECORDER)
@@ -276,7 +285,8 @@ LocalRuntime(
 
 def _num_lost(disk, operations, whole, recount):
     """Steps that were committed for good when the power failed, and are not whole on the disk."""
-    # A step was told when the log was synced behind its commit; without syncs, when the commit was written.
+    # A step was told when the log was synced behind its commit; without syncs, when the commit was
+    # written.
     size = {"write": 0, "sync": 0}
     for kind, path, num in operations:
         if path.endswith("events.jsonl"):

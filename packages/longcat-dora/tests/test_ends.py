@@ -1,4 +1,7 @@
-"""Nothing vanishes: every rollout has one end with its cause, and a run that cannot go on says why."""
+"""Nothing vanishes.
+
+Every rollout has one end with its cause, and a run that cannot go on says why.
+"""
 
 import asyncio
 import collections
@@ -39,7 +42,10 @@ def _tasks(num=4000):
 
 
 def _run(folder, world=None, *, steps=4, trainer=None, tasks=None, engine=None, **config):
-    """Run a world, which travels by value, to `steps`; return the reasons of what was not trained on."""
+    """Run a world, which travels by value, to `steps`.
+
+    Return the reasons of what was not trained on.
+    """
     scheduler = config.pop("scheduler", SMALL)
     make = engine or TabularEngine
 

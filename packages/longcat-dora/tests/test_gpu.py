@@ -1,4 +1,7 @@
-"""Trainer and engine in two processes on one card; `apps/longcat-cli/benchmarks/gpu.py` runs this without plugins."""
+"""Trainer and engine in two processes on one card.
+
+`apps/longcat-cli/benchmarks/gpu.py` runs this without plugins.
+"""
 
 import subprocess
 import sys

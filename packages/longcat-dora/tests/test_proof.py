@@ -1,4 +1,7 @@
-"""The proof fails closed: whatever is wrong with a log is said, and nothing is cut that was not torn."""
+"""The proof fails closed.
+
+Whatever is wrong with a log is said, and nothing is cut that was not torn.
+"""
 
 import json
 import shutil

@@ -207,7 +207,8 @@ def test_a_stopped_run_continues_from_its_folder(tmp_path, signum):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path / "run")]
-    # Started in the background, this process may ignore Ctrl-C, and its children would inherit that.
+    # Started in the background, this process may ignore Ctrl-C, and its children would inherit
+    # that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

@@ -1,4 +1,7 @@
-"""Hypothesis looks for the shortest schedule that breaks the contract: of the scheduler, and of a manager that crashes."""
+"""Hypothesis looks for the shortest schedule that breaks the contract.
+
+Of the scheduler, and of a manager that crashes.
+"""
 
 import shutil
 import tempfile

@@ -1,4 +1,8 @@
-"""Tasks: any iterable, by domain, passed over by id when a run goes on, and sent to another process as they are."""
+"""Tasks.
+
+Any iterable, by domain, passed over by id when a run goes on, and sent to another process as they
+are.
+"""
 
 import dataclasses
 import subprocess

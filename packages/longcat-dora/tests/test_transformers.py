@@ -1,4 +1,7 @@
-"""Any Hugging Face model as an engine: log-probs of the version that sampled, tools, evaluation, a run."""
+"""Any Hugging Face model as an engine.
+
+Log-probs of the version that sampled, tools, evaluation, a run.
+"""
 
 import asyncio
 import functools

@@ -106,7 +106,10 @@ def test_continuing_a_strangers_folder_executes_nothing(poisoned):
 
 
 def _records(file):
-    """The records of an event file, as the format says: length, its checksum, bytes, their checksum."""
+    """The records of an event file, as the format says.
+
+    Length, its checksum, bytes, their checksum.
+    """
     data, at = file.read_bytes(), 0
     while at < len(data):
         (size,) = struct.unpack_from("<Q", data, at)

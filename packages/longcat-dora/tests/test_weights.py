@@ -1,4 +1,7 @@
-"""Weights as arrays, one by one, and batches as arrays: what was given is what arrives, and only once in memory."""
+"""Weights as arrays, one by one, and batches as arrays.
+
+What was given is what arrives, and only once in memory.
+"""
 
 import array
 import collections

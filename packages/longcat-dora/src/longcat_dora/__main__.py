@@ -1,4 +1,4 @@
-"""Check a log, repair it, train on it again, draw it, say who waits for what, plan a staleness bound, see a small run."""
+"""Check, repair, archive or draw a log, train on it again, say who waits for what, plan a bound."""
 
 from __future__ import annotations
 

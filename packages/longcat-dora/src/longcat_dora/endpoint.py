@@ -1,13 +1,17 @@
-"""Train an agent that was written against OpenAI's chat API, unchanged (`pip install 'longcat-dora[endpoint]'`).
+"""Train an agent that was written against OpenAI's chat API, unchanged.
+
+`pip install 'longcat-dora[endpoint]'`.
 
     agent ──POST {base_url}/chat/completions──> endpoint ──> Session ──> Engine
                                                    what was sampled is recorded here, as tokens
 
-- Each rollout has an address of its own, with a secret in it, so that whatever speaks there is that trajectory's.
-- What a request asks for is done, or refused with 400: sampling as the worker has it, and `max_tokens` below its.
+- Each rollout has an address of its own, with a secret in it, so that whatever speaks there is that
+  trajectory's.
+- What a request asks for is done, or refused with 400: sampling as the worker has it, and
+  `max_tokens` below its.
 - A client that hangs up cancels its sampling, and what nobody heard is not trained on.
-- Messages that do not continue what was said before (a sub-agent, a context that was compacted) are another
-  segment; a history that was edited is, too, and is counted and said.
+- Messages that do not continue what was said before (a sub-agent, a context that was compacted) are
+  another segment; a history that was edited is, too, and is counted and said.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ from ._rollout.session import Answer, Session
 from ._types import Outcome, Policy, Rollout
 
 Agent = Callable[[Any, str], Awaitable[Outcome] | Outcome]
-"""Takes a task's payload and the base URL to speak to; returns the reward, or reward and information."""
+"""Takes a task's payload and the base URL to speak to; returns the reward, or reward and
+information."""
 
 
 def black_box(agent: Agent, *, host: str = "127.0.0.1") -> Rollout:
@@ -72,7 +77,10 @@ _LOOK_S = 0.05
 
 
 async def _in_own_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a thread of its own: as many run at once as rollouts do, and none holds up the end."""
+    """Call a function in a thread of its own.
+
+    As many run at once as rollouts do, and none holds up the end.
+    """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def run() -> None:
@@ -244,7 +252,10 @@ class _Endpoint:
 
 
 async def _wait(task: asyncio.Task[Any], request: Request) -> bool:
-    """Wait for an answer; cancel it when its client hangs up, and return whether it is still there."""
+    """Wait for an answer.
+
+    Cancel it when its client hangs up, and return whether it is still there.
+    """
     while True:
         await asyncio.wait([task], timeout=_LOOK_S)
         if await request.is_disconnected():
@@ -256,15 +267,16 @@ async def _wait(task: asyncio.Task[Any], request: Request) -> bool:
 
 
 _HARMLESS = {
-    "messages", "model", "tools", "stream", "stream_options", "user", "metadata", "store", "service_tier",
-    "safety_identifier", "prompt_cache_key", "max_tokens", "max_completion_tokens",
+    "messages", "model", "tools", "stream", "stream_options", "user", "metadata", "store",
+    "service_tier", "safety_identifier", "prompt_cache_key", "max_tokens", "max_completion_tokens",
 }  # fmt: skip
 """Obeyed, or of no consequence for what is sampled."""
 _ONLY: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "top_p": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},),
-    "logprobs": (False,), "top_logprobs": (0,), "stop": ([], ""), "response_format": ({"type": "text"},),
-    "tool_choice": ("auto", "none"), "parallel_tool_calls": (True,), "modalities": (["text"],), "seed": (),
-    "functions": ([],), "function_call": ("auto", "none"),
+    "n": (1,), "top_p": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
+    "logit_bias": ({},), "logprobs": (False,), "top_logprobs": (0,), "stop": ([], ""),
+    "response_format": ({"type": "text"},), "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (True,),
+    "modalities": (["text"],), "seed": (), "functions": ([],), "function_call": ("auto", "none"),
 }  # fmt: skip
 """What would change what is sampled, and the values that do not."""
 

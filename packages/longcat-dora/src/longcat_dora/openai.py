@@ -1,11 +1,13 @@
 """Engines behind an OpenAI-compatible API (`pip install 'longcat-dora[openai]'`).
 
-    engine = ReplicatedEngine([OpenAIReplica(url, model="policy", update=put_weights) for url in urls])
+    replicas = [OpenAIReplica(url, model="policy", update=put_weights) for url in urls]
+    engine = ReplicatedEngine(replicas)
 
-- Prompts and answers are token ids: what was sampled is what is trained on. A server that tells no ids of
-  what it sampled (`return_token_ids`, as vLLM and `longcat_moe.server` have it) cannot be trained on.
-- OpenAI's API knows no new weights; `update` says how a server takes them. `put_weights` does it for
-  `longcat_moe.server`; for vLLM it is a few lines around its own update calls.
+- Prompts and answers are token ids: what was sampled is what is trained on. A server that tells no
+  ids of what it sampled (`return_token_ids`, as vLLM and `longcat_moe.server` have it) cannot be
+  trained on.
+- OpenAI's API knows no new weights; `update` says how a server takes them. `put_weights` does it
+  for `longcat_moe.server`; for vLLM it is a few lines around its own update calls.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class OpenAIReplica:
     Args:
         base_url: Up to and with `/v1`.
         model: As the server calls it.
-        update: How it takes weights. Without, it keeps those it has, whatever the version: for runs that
-            only evaluate.
+        update: How it takes weights. Without, it keeps those it has, whatever the version: for runs
+            that only evaluate.
         api_key: If it wants one.
         timeout_s: Of one request.
         options: More fields of a request, such as `top_p`.
@@ -101,7 +103,8 @@ def _completion(choice: dict[str, Any], where: str) -> Completion:
     log_probs = told.get("token_logprobs")
     if ids is None or log_probs is None or len(ids) != len(log_probs):
         raise LongcatDoraError(
-            f"{where} must tell the ids and log-probs of what it samples (return_token_ids, logprobs); "
+            f"{where} must tell the ids and log-probs of what it samples (return_token_ids,"
+            " logprobs); "
             f"it told {sorted(key for key, value in choice.items() if value is not None)}"
         )
     reason = "stop" if choice.get("finish_reason") == "stop" else "length"

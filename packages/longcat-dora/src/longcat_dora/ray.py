@@ -2,13 +2,15 @@
 
     RayRuntime (driver: manager, queue, log, trainer) <──> controller actors, spread over the nodes
 
-- Orders and messages are actor calls; they are small. Trajectories and weights go through the object store, as
-  buffers that are mapped, not copied: weights are put once, and every process of a node reads them in place.
-- The log is the driver's. An actor or a node that is lost is noticed by its call, what it sampled is tried
-  again, and a new actor goes to a node that is left.
-- An actor goes to the node whose CPUs were idlest when last measured (`_placement.py`); a node that cannot
-  give what a controller reserves does not answer the measurement, and is left out.
-- Everything else, the contract included, is `Runtime`'s: the same scheduler, the same log, the same checker.
+- Orders and messages are actor calls; they are small. Trajectories and weights go through the
+  object store, as buffers that are mapped, not copied: weights are put once, and every process of a
+  node reads them in place.
+- The log is the driver's. An actor or a node that is lost is noticed by its call, what it sampled
+  is tried again, and a new actor goes to a node that is left.
+- An actor goes to the node whose CPUs were idlest when last measured (`_placement.py`); a node that
+  cannot give what a controller reserves does not answer the measurement, and is left out.
+- Everything else, the contract included, is `Runtime`'s: the same scheduler, the same log, the same
+  checker.
 """
 
 # Ray's own functions are typed in part:
@@ -71,7 +73,10 @@ class _PutArrays(NamedTuple):
 
 
 def put_weights(weights: Any) -> Any:
-    """Put weights, bytes or arrays, into the object store, once; `weights_of` returns them elsewhere."""
+    """Put weights, bytes or arrays, into the object store, once.
+
+    `weights_of` returns them elsewhere.
+    """
     return [ray.put(Buffer(weights))] if is_plain(weights) else put_arrays(shards_of(weights))
 
 
@@ -104,7 +109,10 @@ class _ControllerActor:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def post(self, number: int, order: Order) -> None:
-        """Take an order; they are carried out by their numbers: Ray may begin calls out of order."""
+        """Take an order.
+
+        They are carried out by their numbers: Ray may begin calls out of order.
+        """
         self.early[number] = order
         while self.next_number in self.early:
             self.orders.put_nowait(self.early.pop(self.next_number))
@@ -163,7 +171,10 @@ class RayController:
         self.listener: asyncio.Task[None] | None = None
 
     def post(self, order: Order) -> None:
-        """Send an order after all earlier ones; before there is an actor, none is sent but to stop."""
+        """Send an order after all earlier ones.
+
+        Before there is an actor, none is sent but to stop.
+        """
         if self.actor is None:
             return
         with contextlib.suppress(
@@ -183,7 +194,8 @@ class RayRuntime(Runtime):
 
     Args:
         *arguments: See `Runtime`.
-        address: Of a cluster; this machine alone when absent. A Ray that is running already is used as it is.
+        address: Of a cluster; this machine alone when absent. A Ray that is running already is used
+            as it is.
         num_cpus: Reserved for each controller, with what it starts.
         num_gpus: Reserved for each controller.
         **options: See `Runtime`.

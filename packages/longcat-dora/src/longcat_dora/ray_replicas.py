@@ -1,10 +1,12 @@
 """Engine replicas as Ray actors: on other cards and nodes than the controller that asks them.
 
     def worker():
-        return Worker(engine=ReplicatedEngine([RayReplica(build, num_gpus=1) for _ in range(4)]), ...)
+        replicas = [RayReplica(build, num_gpus=1) for _ in range(4)]
+        return Worker(engine=ReplicatedEngine(replicas), ...)
 
-`build` makes a `Replica` where the actor runs. Works in a controller of `RayRuntime`, and in any process that
-has called `ray.init`. Weights are put into the object store once for all replicas, and mapped there.
+`build` makes a `Replica` where the actor runs. Works in a controller of `RayRuntime`, and in any
+process that has called `ray.init`. Weights are put into the object store once for all replicas, and
+mapped there.
 """
 
 # Ray's own functions are typed in part:

@@ -9,10 +9,10 @@
             return await world.score()
 
 - Actors go to the nodes whose CPUs are idlest, by measurement (`_placement.py`).
-- One that is lost, or was left in the middle of a call (a deadline, say), is never leased again: another takes its
-  place. The rollout fails, is tried again, and is never a reward.
-- It comes as the last lease left it: begin by resetting it, or ask for `fresh=True`, with which each lease has an
-  actor of its own (that costs a process's start, some seconds).
+- One that is lost, or was left in the middle of a call (a deadline, say), is never leased again:
+  another takes its place. The rollout fails, is tried again, and is never a reward.
+- It comes as the last lease left it: begin by resetting it, or ask for `fresh=True`, with which
+  each lease has an actor of its own (that costs a process's start, some seconds).
 
 Works in a controller of `RayRuntime`, and in any process that has called `ray.init`.
 """
@@ -66,7 +66,8 @@ class RayWorld:
     """One leased world: its methods, to be awaited.
 
     Raises:
-        WorldLostError: From any of them, when its actor is gone. What the world itself raises is raised here.
+        WorldLostError: From any of them, when its actor is gone. What the world itself raises is
+            raised here.
     """
 
     def __init__(self, slot: _Slot) -> None:
@@ -95,7 +96,8 @@ class RayWorlds:
         factory: Makes a world; must be importable, or what Ray can pickle.
         num: At most so many at once; they are started when they are first wanted.
         fresh: Each lease starts one of its own.
-        num_cpus: Reserved for each. Nothing, by default: they go where CPUs are idle, reserved or not.
+        num_cpus: Reserved for each. Nothing, by default: they go where CPUs are idle, reserved or
+            not.
         num_gpus: Reserved for each.
         start_s: Until one must have started.
         options: Of the actors, as in `ray.remote(...).options`.
@@ -160,7 +162,8 @@ class RayWorlds:
         except TimeoutError as error:
             raise WorldLostError(
                 f"a world must start within start_s={self._start_s:g} s; is there a node with "
-                f"num_cpus={self._options['num_cpus']:g} and num_gpus={self._options['num_gpus']:g} free?"
+                f"num_cpus={self._options['num_cpus']:g} and num_gpus={self._options['num_gpus']:g}"
+                " free?"
             ) from error
         except RayActorError as error:  # says also what the factory raised
             raise WorldLostError(f"a world could not be started: {error}") from error

@@ -4,12 +4,13 @@
 
     LocalRuntime(config, tasks=from_jsonl("train.jsonl"), ...)
 
-Rows are dictionaries. A task's id is the row's field `id_field`; where there is none, the file's name and the row's
-number. The payload is the row, or one field of it.
+Rows are dictionaries. A task's id is the row's field `id_field`; where there is none, the file's
+name and the row's number. The payload is the row, or one field of it.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +40,8 @@ def from_rows(
         domain_field: Of a row; no domain where it is absent.
 
     Raises:
-        LongcatDoraError: A row is no dictionary, lacks `payload_field`, or has the id of an earlier one.
+        LongcatDoraError: A row is no dictionary, lacks `payload_field`, or has the id of an earlier
+            one.
 
     Example:
         >>> next(from_rows([{"id": "a", "question": "1 + 1", "answer": 2}])).id
@@ -93,9 +95,12 @@ def _row_of(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def from_parquet(path: Path | str, **options: Any) -> Iterator[Task]:
-    """Yield the tasks of a Parquet file (`pip install 'longcat-dora[parquet]'`). Options: see `from_rows`."""
+    """Yield the tasks of a Parquet file (`pip install 'longcat-dora[parquet]'`).
+
+    Options: see `from_rows`.
+    """
     try:
-        import pyarrow.parquet as parquet  # noqa: PLC0415 - an extra # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
+        parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ImportError("from_parquet needs: pip install 'longcat-dora[parquet]'") from error
     file = cast("Any", parquet).ParquetFile(path)

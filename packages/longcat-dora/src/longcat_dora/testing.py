@@ -188,8 +188,9 @@ def tabular_worker(
 def random_schedule(seed: int, config: SchedulerConfig, *, num_events: int = 400) -> list[Event]:
     """Drive a scheduler with random events, then to its end; return its log, for `check`.
 
-    Old trajectories are seldom the ones that finish (a long tail); some fail, some are masked, some groups
-    have no signal; of those that are moved to another version some finish before they hear of it.
+    Old trajectories are seldom the ones that finish (a long tail); some fail, some are masked, some
+    groups have no signal; of those that are moved to another version some finish before they hear
+    of it.
     """
     rng, scheduler = random.Random(seed), Scheduler(config)
     run = _Schedule(rng, scheduler)

@@ -1,4 +1,6 @@
-"""Metrics to where a team looks: one door, `on_step`, for a file, TensorBoard, Weights & Biases and trackio.
+"""Metrics to where a team looks.
+
+One door, `on_step`, for a file, TensorBoard, Weights & Biases and trackio.
 
     from longcat_dora.trackers import each, tensorboard, wandb
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ._runtime.runtime import Progress
 
@@ -45,12 +47,18 @@ def tensorboard(folder: Path | str) -> OnStep:
 
 
 def wandb(**options: Any) -> OnStep:
-    """Log to a Weights & Biases run (`pip install 'longcat-dora[wandb]'`); options are those of `wandb.init`."""
+    """Log to a Weights & Biases run (`pip install 'longcat-dora[wandb]'`).
+
+    Options are those of `wandb.init`.
+    """
     return _logs_to(_import("wandb", "wandb"), options)
 
 
 def trackio(**options: Any) -> OnStep:
-    """Log to a trackio run (`pip install 'longcat-dora[trackio]'`); options are those of `trackio.init`."""
+    """Log to a trackio run (`pip install 'longcat-dora[trackio]'`).
+
+    Options are those of `trackio.init`.
+    """
     return _logs_to(_import("trackio", "trackio"), options)
 
 
@@ -80,6 +88,6 @@ def numbers_of(metrics: Mapping[str, Any], before: str = "") -> Iterator[tuple[s
     """
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from numbers_of(value, f"{before}{name}/")  # pyright: ignore[reportUnknownArgumentType]
+            yield from numbers_of(cast("Mapping[str, Any]", value), f"{before}{name}/")
         elif isinstance(value, (int, float)):
             yield f"{before}{name}", float(value)

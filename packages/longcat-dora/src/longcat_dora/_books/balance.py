@@ -1,7 +1,8 @@
 """How many engine replicas hold each version, and who takes the next trajectory.
 
-Source: DORA, algorithm 1: `DP_w = Round(DP_total * R_w / sum R)`. How rounding is repaired is not told there;
-here a version that has requests keeps at least one replica, and the rest goes by largest remainder.
+Source: DORA, algorithm 1: `DP_w = Round(DP_total * R_w / sum R)`. How rounding is repaired is not
+told there; here a version that has requests keeps at least one replica, and the rest goes by
+largest remainder.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int, int]:
     """Return version to its number of replicas; they add up to `num_replicas`.
 
-    With fewer replicas than versions that have requests, the oldest get one each: they are what the trainer
-    waits for at the hard bound, and nobody starts on them any more.
+    With fewer replicas than versions that have requests, the oldest get one each: they are what the
+    trainer waits for at the hard bound, and nobody starts on them any more.
 
     Raises:
         ValueError: There is no replica, or a number of requests is negative.
@@ -28,7 +29,8 @@ def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int,
     """
     if num_replicas < 1 or any(num < 0 for num in requests.values()):
         raise ValueError(
-            f"need num_replicas >= 1 and no negative requests, got {num_replicas} and {dict(requests)}"
+            f"need num_replicas >= 1 and no negative requests, got {num_replicas} and"
+            f" {dict(requests)}"
         )
     asked = {version: num for version, num in requests.items() if num}
     if not asked:

@@ -1,7 +1,8 @@
 """What happens at the hard bound: see `AtBound` in `config`.
 
-A step is allowed only if it takes along every open trajectory of version `n - H`. Here is which groups these are, and
-what becomes of those that are not complete when the config does not wait for them.
+A step is allowed only if it takes along every open trajectory of version `n - H`. Here is which
+groups these are, and what becomes of those that are not complete when the config does not wait for
+them.
 """
 
 from __future__ import annotations

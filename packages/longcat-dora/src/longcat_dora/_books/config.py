@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 AtBound = Literal["wait", "discard", "continue", "mask"]
-"""What happens when a step could be taken but for a group that holds version `n - H` and is not complete.
+"""What happens when a step could be taken but for a group that holds version `n - H` and is not
+complete.
 
 - `wait`: the trainer waits for it. Nothing is lost, C1 to C3 hold.
-- `discard`: its members of that version end as `expired` and are sampled anew (the 2509 report). C1 to C3 hold.
-- `continue`: members being sampled go on under the newest version, and each token's version is recorded;
-  finished ones are discarded. C3 holds for the newest token of a trajectory.
-- `mask`: members being sampled go on likewise; what is older than the bound is not learned from, and counts
-  for its group's mean alone. C3 holds for every token that is learned from.
+- `discard`: its members of that version end as `expired` and are sampled anew (the 2509 report). C1
+  to C3 hold.
+- `continue`: members being sampled go on under the newest version, and each token's version is
+  recorded; finished ones are discarded. C3 holds for the newest token of a trajectory.
+- `mask`: members being sampled go on likewise; what is older than the bound is not learned from,
+  and counts for its group's mean alone. C3 holds for every token that is learned from.
 """
 
 
@@ -27,8 +29,8 @@ class SchedulerConfig:
     group_size: int = 8
     """Attempts at each task; advantages are formed within a group."""
     soft_staleness: float = 1
-    """Steps a trajectory waits on average: shapes admission. Batches open at once, over-provisioning
-    included, are one more."""
+    """Steps a trajectory waits on average: shapes admission. Batches open at once,
+    over-provisioning included, are one more."""
     hard_staleness: int = 4
     """Never exceeded: the trainer waits instead."""
     max_running: int = 64
@@ -38,10 +40,11 @@ class SchedulerConfig:
     at_bound: AtBound = "wait"
     """What happens when the hard bound is reached and a group is not complete."""
     quotas: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Domain to its share of what is trained on, as weights; groups are chosen in the order they came when
-    empty. A domain that has nothing to give never holds up a step."""
+    """Domain to its share of what is trained on, as weights; groups are chosen in the order they
+    came when empty. A domain that has nothing to give never holds up a step."""
     reuse_ratio: float = 0.0
-    """Share of a batch's groups that were trained on before, each once more at most, within the bound."""
+    """Share of a batch's groups that were trained on before, each once more at most, within the
+    bound."""
 
     def __post_init__(self) -> None:
         if self.at_bound not in get_args(AtBound):

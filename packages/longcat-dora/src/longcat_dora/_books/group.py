@@ -1,7 +1,8 @@
 """A group of attempts at one task, and an index over all groups that are open.
 
-The index answers in constant time what the scheduler asks at every event: how many trajectories are being
-sampled, which groups want one more, which have just become complete, which hold an old version.
+The index answers in constant time what the scheduler asks at every event: how many trajectories are
+being sampled, which groups want one more, which have just become complete, which hold an old
+version.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Index:
         return [name for name in new if name in self._complete]
 
     def holding(self, limit: int) -> list[Group]:
-        """Groups with a member of version `limit` or older that would be trained on, oldest first."""
+        """Groups with a member of version `limit` or older to be trained on, oldest first."""
         found = {
             name for version, names in self._holding.items() if version <= limit for name in names
         }
@@ -155,7 +156,10 @@ class Index:
         self._hold(group, version)
 
     def drop(self, group: Group, name: str, *, again: bool) -> None:
-        """An attempt is gone, running or finished; another one takes its seat, or the group shrinks."""
+        """An attempt is gone, running or finished.
+
+        Another one takes its seat, or the group shrinks.
+        """
         if name in group.running:
             self._stop(group, name)
         else:

@@ -2,9 +2,9 @@
 
     tasks ──> admit ──> start ──> a controller ──> finished ──> queue ──> lease ──> commit
 
-Takes: reports of controllers. Gives: orders to them, batches to whoever trains. Keeps: the scheduler, the
-log and the queue in step: whatever happens is in the log before it is acted upon. It waits for nothing and
-starts nothing; the runtimes do.
+Takes: reports of controllers. Gives: orders to them, batches to whoever trains. Keeps: the
+scheduler, the log and the queue in step: whatever happens is in the log before it is acted upon. It
+waits for nothing and starts nothing; the runtimes do.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class RolloutManager:
     Args:
         folder: Of the log; a log that is there is continued.
         config: Sizes and bounds.
-        tasks: What to try, in order; or by domain, of which the one furthest behind its quota goes first.
-            When a run is continued, what was admitted before is passed over.
+        tasks: What to try, in order; or by domain, of which the one furthest behind its quota goes
+            first. When a run is continued, what was admitted before is passed over.
         version: That the trainer stands at.
         seed: Of what is sampled, by engines that take one.
         on_group: Called with each complete group, before it is filtered or queued.
@@ -67,7 +67,8 @@ class RolloutManager:
         segment_bytes: Of a part of the log, after which another one is begun.
 
     Raises:
-        LongcatDoraError: Another process writes to the folder, the log is damaged, or its end is lost.
+        LongcatDoraError: Another process writes to the folder, the log is damaged, or its end is
+            lost.
     """
 
     def __init__(
@@ -176,7 +177,8 @@ class RolloutManager:
         if damaged:
             name, problem = next(iter(damaged.items()))
             self.notice(
-                f"{len(damaged)} finished trajectories are damaged and are sampled anew; {name}: {problem}"
+                f"{len(damaged)} finished trajectories are damaged and are sampled anew; {name}:"
+                f" {problem}"
             )
         return set(damaged)
 
@@ -262,7 +264,10 @@ class RolloutManager:
     # -- reports -----------------------------------------------------------------------------
 
     def finished(self, controller: Controller, finished: Finished, payload: Payload) -> bool:
-        """A trajectory is complete, and its bytes are in the log's folder; return whether it is kept."""
+        """A trajectory is complete, and its bytes are in the log's folder.
+
+        Return whether it is kept.
+        """
         self._forget(controller, finished.id)
         if not self.scheduler.is_running(finished.id):
             return False  # it was discarded when this was on its way, or is told twice
@@ -290,7 +295,7 @@ class RolloutManager:
             self.scheduler.fail(name, EndReason(reason), detail=detail)
 
     def overdue(self, limit_s: float) -> dict[int, list[str]]:
-        """Return the controllers, by place, that hold rollouts which were started longer ago than this."""
+        """Return the controllers, by place, that hold rollouts started longer ago than this."""
         before = time.monotonic() - limit_s
         # In the order they were started: the first that is in time ends the search.
         old = itertools.takewhile(lambda item: item[1] < before, self._started_at.items())
@@ -337,7 +342,10 @@ class RolloutManager:
     # -- batches -----------------------------------------------------------------------------
 
     def filter(self) -> None:
-        """Judge groups that have just become complete; those without a signal are evicted at once."""
+        """Judge groups that have just become complete.
+
+        Those without a signal are evicted at once.
+        """
         for group in self.scheduler.take_complete():
             names = self.scheduler.members(group)
             if self.on_group is not None:
@@ -362,7 +370,10 @@ class RolloutManager:
         return None if lease is None else self.read(lease)
 
     def begin_lease(self) -> Lease | None:
-        """Choose the batch of the next step, without reading it; `None` while the step has to wait."""
+        """Choose the batch of the next step, without reading it.
+
+        `None` while the step has to wait.
+        """
         groups = self.scheduler.lease(at_least=1 if self.is_drained else None)
         self._obey_bound()
         if groups is None:
@@ -375,7 +386,10 @@ class RolloutManager:
         )  # fmt: skip
 
     def read(self, lease: Lease, *, as_arrays: bool = False) -> list[Trajectory]:
-        """Return the trajectories of a batch; from any thread. `as_arrays`: see `SampleQueue.read`."""
+        """Return the trajectories of a batch; from any thread.
+
+        `as_arrays`: see `SampleQueue.read`.
+        """
         batch = self.queue.read(lease.names, as_arrays=as_arrays)
         if lease.oldest is None:
             return batch

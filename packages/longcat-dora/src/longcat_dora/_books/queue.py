@@ -1,7 +1,7 @@
 """What is finished and waits to be trained on.
 
-The queue knows where each trajectory lies and what it is worth; its tokens stay in the log's files until a
-batch of them is asked for.
+The queue knows where each trajectory lies and what it is worth; its tokens stay in the log's files
+until a batch of them is asked for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class SampleQueue:
         return [self._samples[name].finished for name in names]
 
     def read(self, names: Iterable[str], *, as_arrays: bool = False) -> list[Trajectory]:
-        """Return trajectories whole; they stay in the queue. From any thread, if nobody drops them meanwhile.
+        """Return trajectories whole; they stay in the queue.
+
+        From any thread, if nobody drops them meanwhile.
 
         With `as_arrays`, their segments hold numpy arrays: see `Trajectory.from_bytes`.
         """

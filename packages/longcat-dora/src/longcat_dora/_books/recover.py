@@ -1,9 +1,11 @@
-"""What an interrupted run still has: read from its log alone, as it is read, in memory that does not grow with it.
+"""What an interrupted run still has.
 
-- Finished trajectories are kept; what was being sampled ends as `interrupted`, and its seat in the group
-  is sampled anew, so that no group is made of those alone who were fast.
-- Steps since the checkpoint are undone: their trajectories return to the queue. Those of versions that are
-  undone themselves end as `rolled_back`, and are sampled anew too.
+Read from its log alone, as it is read, in memory that does not grow with it.
+
+- Finished trajectories are kept; what was being sampled ends as `interrupted`, and its seat in the
+  group is sampled anew, so that no group is made of those alone who were fast.
+- Steps since the checkpoint are undone: their trajectories return to the queue. Those of versions
+  that are undone themselves end as `rolled_back`, and are sampled anew too.
 - A step that no checkpoint can undo any more is forgotten (`saved` events tell which are kept).
 """
 
@@ -119,7 +121,10 @@ class RecoveryState:
             self._oldest_kept = min(head["saved"]["kept"], default=0)
 
     def open_groups(self) -> Iterator[tuple[ev.Admitted, list[list[int]], list[str]]]:
-        """Yield what is open: how it was admitted, its seats, and its members that have not ended."""
+        """Yield what is open.
+
+        How it was admitted, its seats, and its members that have not ended.
+        """
         for group in self._open.values():
             seats = [list(seat) for seat in group.seats.items()]
             yield group.admitted, seats, sorted([*group.running, *group.finished])
@@ -135,7 +140,8 @@ class RecoveryState:
             self._take(event)
         except KeyError as error:
             raise LongcatDoraError(
-                f"the log cannot be continued: event {self._num_events}, {event['kind']!r}, names {error},"
+                f"the log cannot be continued: event {self._num_events}, {event['kind']!r}, names"
+                f" {error},"
                 " which no event before it explains; `longcat-dora check` says more"
             ) from error
 
@@ -214,7 +220,8 @@ class RecoveryState:
     def recover(self, *, hard_staleness: int) -> Recovered:
         """Rebuild what the run had, as of the checkpoint.
 
-        What would be older than the bound ends as `expired`: the bound may have been lowered meanwhile.
+        What would be older than the bound ends as `expired`: the bound may have been lowered
+        meanwhile.
 
         Raises:
             LongcatDoraError: The checkpoint is newer than the log, which has lost its end.
@@ -222,12 +229,15 @@ class RecoveryState:
         version = self.version
         if version > (self.newest or 0):
             raise LongcatDoraError(
-                f"the log ends at version {self.newest or 0}, and the checkpoint is of version {version}: the end of"
-                " the log is lost. Put it back, or move newer checkpoints away; what lies between is sampled anew"
+                f"the log ends at version {self.newest or 0}, and the checkpoint is of version"
+                f" {version}: the end of"
+                " the log is lost. Put it back, or move newer checkpoints away; what lies between"
+                " is sampled anew"
             )
         if version < self._first:
             raise LongcatDoraError(
-                f"the checkpoint is of version {version}, and the log before version {self._first} was"
+                f"the checkpoint is of version {version}, and the log before version {self._first}"
+                " was"
                 " archived: put its parts back, or a newer checkpoint"
             )
         self._undo(version)

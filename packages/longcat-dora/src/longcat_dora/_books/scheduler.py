@@ -2,23 +2,25 @@
 
 What always holds, with `n` the version in training and `H = hard_staleness`:
 
-- C1  A trajectory is started on one version and never moves to another (but see `continue` and `mask`).
+- C1  A trajectory is started on one version and never moves to another (but see `continue` and
+  `mask`).
 - C2  A started trajectory is committed once, or ended once with a reason.
 - C3  `n - v <= H` for every trajectory of version `v` that is trained on at `n`.
 
 C3 needs no dropping. A step is allowed only if it takes along every open trajectory of version
 `n - H`; what stays behind is then at least of version `n + 1 - H`, and `n` becomes `n + 1`.
-If one of those is still being sampled, `at_bound` decides (see `AtBound` in `config`). The soft target shapes
-admission: at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training included.
-One batch of them leaves with every step, so that a group stays for `soft_staleness + 1` steps on average
-(Little's law), and is `soft_staleness` steps old when it is trained on.
+If one of those is still being sampled, `at_bound` decides (see `AtBound` in `config`). The soft
+target shapes
+admission: at most `(soft_staleness + 1) * groups_per_batch` groups are open, those in training
+included. One batch of them leaves with every step, so that a group stays for `soft_staleness + 1`
+steps on average (Little's law), and is `soft_staleness` steps old when it is trained on.
 
     admit ──> start ──> finish ──┐            ┌──> commit ──> (lease again: reuse)
                 │                ├─> lease ───┘
                 └──> fail ──> (another attempt)    evict (no signal, too few left, end of run)
 
-Every transition costs the same whatever is open, and is recorded as an event; `take_events` hands them
-to the log.
+Every transition costs the same whatever is open, and is recorded as an event; `take_events` hands
+them to the log.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Start:
     """At this member's place; with the group and the member, what its seed is made of."""
 
     def seed(self, run: int) -> int:
-        """What the attempt samples with in a run of this seed, whenever and wherever it is started."""
+        """What the attempt samples with in a run of this seed, wherever it is started."""
         name = f"{run}:{self.group}:{self.member}:{self.attempt}"
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little")
 
@@ -187,7 +189,10 @@ class Scheduler:
         self._open_of[group.domain] += 1
 
     def start(self) -> Start | None:
-        """Order the next trajectory, of the oldest group that wants one; `None` if none may start."""
+        """Order the next trajectory, of the oldest group that wants one.
+
+        `None` if none may start.
+        """
         if self._index.num_running >= self.config.max_running:
             return None
         if self._leased is not None and self.config.hard_staleness == 0:
@@ -210,8 +215,9 @@ class Scheduler:
 
         Args:
             trajectory: One being sampled.
-            version: Of its newest token; what the scheduler knows when absent. An older one means that it
-                was finished before it heard that it was to go on: it is discarded, or masked.
+            version: Of its newest token; what the scheduler knows when absent. An older one means
+                that it was finished before it heard that it was to go on: it is discarded, or
+                masked.
             **fields: For the log.
         """
         group = self._running_group(trajectory)
@@ -269,8 +275,8 @@ class Scheduler:
     def lease(self, *, at_least: int | None = None) -> list[str] | None:
         """Choose the groups of the next step; `None` while the step has to wait.
 
-        All groups that would otherwise break the hard bound, then the oldest complete ones, or those of
-        the domains that are furthest behind. `batch` has their trajectories.
+        All groups that would otherwise break the hard bound, then the oldest complete ones, or
+        those of the domains that are furthest behind. `batch` has their trajectories.
         """
         if self._leased is not None:
             raise LongcatDoraError("the last lease was not committed")
@@ -419,7 +425,10 @@ class Scheduler:
     def end_member(
         self, group: Group, name: str, reason: EndReason, detail: str = "", *, again: bool
     ) -> None:
-        """A member of a group ends without a result; see `fail`, which also looks after the group."""
+        """A member of a group ends without a result.
+
+        See `fail`, which also looks after the group.
+        """
         self._index.drop(group, name, again=again)
         # Of a traceback, the end is what says most.
         self._events.append({

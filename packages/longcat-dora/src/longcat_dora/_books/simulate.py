@@ -1,6 +1,7 @@
 """The scheduler under simulated time: what a staleness bound costs, before a cluster is paid for.
 
-- The object that decides is the very `Scheduler` of a real run; only latencies and the clock are made up.
+- The object that decides is the very `Scheduler` of a real run; only latencies and the clock are
+  made up.
 - `plan` tries every hard bound on one trace of latencies and names the least that costs nothing.
 
 Bound, in the config's own symbols: a trajectory of latency L is sampled while at most
@@ -62,8 +63,8 @@ def simulate(
 ) -> Simulation:
     """Run so many steps; each trajectory takes one of `latencies` seconds, drawn anew.
 
-    With `latency_of`, that says how long a trajectory takes: groups are named as a runtime names them, so that
-    a world that draws by its seed can be told beforehand what it will draw.
+    With `latency_of`, that says how long a trajectory takes: groups are named as a runtime names
+    them, so that a world that draws by its seed can be told beforehand what it will draw.
 
     Raises:
         ValueError: There are no latencies, or a time is not positive.
@@ -152,7 +153,8 @@ class Plan:
         ]
         rows += [_row(str(bound), run, self.synchronous) for bound, run in self.by_bound.items()]
         verdict = (
-            f"hard_staleness={self.hard_staleness} costs nothing here and gives {self.gain:.2f} times "
+            f"hard_staleness={self.hard_staleness} costs nothing here and gives {self.gain:.2f}"
+            " times "
             f"the synchronous throughput; {self.sufficient} never waits."
         )
         return "\n".join([*rows, verdict])

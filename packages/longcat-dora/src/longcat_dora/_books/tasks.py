@@ -1,7 +1,9 @@
-"""Tasks on their way into a run: in order, by domain, and passed over where they were admitted before.
+"""Tasks on their way into a run.
 
-A continued run is given its tasks again. The log holds the ids that were admitted: if they come in the same
-order, as many are passed over; if not, they are passed over by id, and that is said.
+In order, by domain, and passed over where they were admitted before.
+
+A continued run is given its tasks again. The log holds the ids that were admitted: if they come in
+the same order, as many are passed over; if not, they are passed over by id, and that is said.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ class TaskFeed:
         return list(self._streams)
 
     def take(self, domain: str) -> Task | None:
-        """Return the next task that was not admitted before; `None` if there is none, now and ever."""
+        """Return the next task that was not admitted before.
+
+        `None` if there is none, now and ever.
+        """
         stream = self._streams[domain]
         if stream.ahead:
             return stream.ahead.popleft()
@@ -64,7 +69,8 @@ class TaskFeed:
         left = [name for name, num in stream.missing.items() if num > 0]
         if left:
             self.notes.append(
-                f"{len(left)} tasks that were admitted before have not come again, {left[0]!r} for one"
+                f"{len(left)} tasks that were admitted before have not come again, {left[0]!r} for"
+                " one"
             )
         del self._streams[domain]
         return None
@@ -81,7 +87,8 @@ class TaskFeed:
         if not stream.missing and not stream.ahead:
             came = "the tasks end here" if task is None else f"{task.id!r} comes"
             self.notes.append(
-                f"tasks do not come in the order of before: after {name!r} was admitted, {came}; they are"
+                f"tasks do not come in the order of before: after {name!r} was admitted, {came};"
+                " they are"
                 " passed over by id"
             )
         stream.missing[name] += 1
@@ -113,7 +120,8 @@ class TaskFeed:
             return task
         if task.domain:
             raise LongcatDoraError(
-                f"tasks of domain {domain!r} must have that domain or none, {task.id!r} has {task.domain!r}"
+                f"tasks of domain {domain!r} must have that domain or none, {task.id!r} has"
+                f" {task.domain!r}"
             )
         return replace(task, domain=domain)
 
@@ -121,14 +129,18 @@ class TaskFeed:
 def _iterator(tasks: Any) -> Iterator[Task]:
     if isinstance(tasks, (str, bytes, Task)) or not isinstance(tasks, Iterable):
         raise TypeError(
-            "tasks must be an iterable of longcat_dora.Task, or a dictionary of such by domain, got "
+            "tasks must be an iterable of longcat_dora.Task, or a dictionary of such by domain, got"
+            " "
             f"{type(tasks).__name__}"
         )
     return iter(cast("Iterable[Task]", tasks))
 
 
 def encode_task(task: Task) -> bytes | None:
-    """Return a task as JSON, from which it can be read as it was; `None` if it is not plain data."""
+    """Return a task as JSON, from which it can be read as it was.
+
+    `None` if it is not plain data.
+    """
     if not _is_plain(task.payload):
         return None
     return json.dumps([task.id, task.payload, task.domain], separators=(",", ":")).encode()

@@ -1,9 +1,9 @@
 """Replay a log and find every breach of the contract.
 
 The checker knows nothing of the scheduler: it keeps its own books from the events alone.
-What a run allowed at the bound (`at_bound`) is in its log, and is no breach: with `continue` and `mask` a
-trajectory may go on under a newer version, which must be told as it happens; with `mask` what is too old
-may be in a batch, if it is told that nothing is learned from it.
+What a run allowed at the bound (`at_bound`) is in its log, and is no breach: with `continue` and
+`mask` a trajectory may go on under a newer version, which must be told as it happens; with `mask`
+what is too old may be in a batch, if it is told that nothing is learned from it.
 
 - C1  A trajectory is produced and committed under the version it was started on, which was
       published before, and was not undone since.
@@ -82,7 +82,10 @@ class Checker:
         }  # fmt: skip
 
     def begin(self, summary: Summary) -> None:
-        """Go on from what archived parts of the log left; nothing was committed that could be undone."""
+        """Go on from what archived parts of the log left.
+
+        Nothing was committed that could be undone.
+        """
         head, counts, report = summary.head, summary.head["counts"], self.report
         self._opened(head["opened"])
         self.version = self.first = head["version"]
@@ -149,7 +152,8 @@ class Checker:
         before = self.digests.setdefault(version, digest)
         if before != digest:
             self.report.notes.append(
-                f"{self._where()}: version {version} had weights {before}, and has {digest} after a restart"
+                f"{self._where()}: version {version} had weights {before}, and has {digest} after a"
+                " restart"
             )
 
     def _started(self, event: Mapping[str, Any]) -> None:
@@ -322,12 +326,14 @@ class Checker:
             report.not_judged.append("C3 not judged: no bound in the log")
         if self.log is not None and self.log.first and self.log.summary is None:
             report.not_judged.append(
-                f"nothing judged before part {self.log.first} of the log: earlier ones are not here, and"
+                f"nothing judged before part {self.log.first} of the log: earlier ones are not"
+                " here, and"
                 " left no summary"
             )
         if self.log is not None and self.log.torn_bytes:
             report.notes.append(
-                f"the last line is not finished ({self.log.torn_bytes} bytes): a crash, or a run that"
+                f"the last line is not finished ({self.log.torn_bytes} bytes): a crash, or a run"
+                " that"
                 " is writing it"
             )
         return report
@@ -337,8 +343,8 @@ def check(events: Iterable[Mapping[str, Any]] | LogReader | Path | str) -> Repor
     """Replay a log and report breaches.
 
     Args:
-        events: A log folder, or what `read_events` returns: then trajectories' bytes are read too, and compared
-            with their checksums. Or events alone.
+        events: A log folder, or what `read_events` returns: then trajectories' bytes are read too,
+            and compared with their checksums. Or events alone.
 
     Raises:
         LongcatDoraError: A folder holds no log, or a line of it is not what was written.

@@ -1,7 +1,8 @@
 """The vocabulary of the log: every kind of event, typed, with a format number.
 
-Whoever writes or reads a log imports it from here. An event is a dictionary as JSON has it; a `TypedDict`
-costs nothing at run time. A field that is added later is `NotRequired`; anything else is another `FORMAT`.
+Whoever writes or reads a log imports it from here. An event is a dictionary as JSON has it; a
+`TypedDict` costs nothing at run time. A field that is added later is `NotRequired`; anything else
+is another `FORMAT`.
 
     opened, (writer, published | restored ...)        a process begins to write
     admitted ─> started ─> (moved) ─> produced ─> leased ─> committed ─> published, weights, (saved)

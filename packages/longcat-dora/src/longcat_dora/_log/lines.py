@@ -1,7 +1,7 @@
 """A log's lines: each is chained to the one before by its checksum.
 
-One JSON object a line: `{"crc": ..., "event": {...}}`. The checksum goes on from the line before, so
-that a line that is altered, lost, doubled or out of its place is found.
+One JSON object a line: `{"crc": ..., "event": {...}}`. The checksum goes on from the line before,
+so that a line that is altered, lost, doubled or out of its place is found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from longcat_dora._types import LongcatDoraError
 
@@ -74,11 +74,15 @@ def is_torn(line: bytes, chain: int) -> bool:
 
 def head_problem(head: Any) -> str | None:
     """What keeps a line from being the first of a file."""
-    found = head.get("format") if isinstance(head, dict) and head.get("kind") == "log" else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    known = cast("dict[str, Any]", head) if isinstance(head, dict) else {}
+    found = known.get("format") if known.get("kind") == "log" else None
     if found == FORMAT:
         return None
     told = "says no format" if found is None else f"is of format {found}"
-    return f"a log must be of format {FORMAT}, this one {told}: another version of longcat-dora wrote it"
+    return (
+        f"a log must be of format {FORMAT}, this one {told}: another version of longcat-dora wrote"
+        " it"
+    )
 
 
 def full_name(number: int) -> str:

@@ -1,4 +1,7 @@
-"""One folder, one run: whoever writes to a log's folder holds its lock, and a second one hears who that is."""
+"""One folder, one run.
+
+Whoever writes to a log's folder holds its lock, and a second one hears who that is.
+"""
 
 from __future__ import annotations
 

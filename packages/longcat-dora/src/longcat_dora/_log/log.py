@@ -1,13 +1,16 @@
-"""The event log: append-only, every line chained to the one before, healed only where a crash tears.
+"""The event log.
+
+Append-only, every line chained to the one before, healed only where a crash tears.
 
     events-000000.jsonl  events-000001.jsonl ...  full ones, never written to again
     events.jsonl                                  the one that is appended to
-    payloads-*.bin, tasks.bin                     bulk data; the event that owns it says where (`Payload`)
-    archived-000005-DIGEST.jsonl                  what archived files have left behind (`summary.py`)
+    payloads-*.bin, tasks.bin                     bulk data; the event that owns it says where
+    (`Payload`) archived-000005-DIGEST.jsonl                  what archived files have left behind
+    (`summary.py`)
 
 - The first line of a file is its `Head`: the format, and which line it goes on from (`lines.py`).
-- A last line without its end is what a crash leaves: nobody was told that it was written, and it is cut off
-  when the log is opened again. Anything else that is wrong is an error, and nothing is cut.
+- A last line without its end is what a crash leaves: nobody was told that it was written, and it is
+  cut off when the log is opened again. Anything else that is wrong is an error, and nothing is cut.
 - What is synced survives a power cut: see `EventLog.sync`.
 """
 
@@ -32,7 +35,9 @@ SEGMENT_BYTES = 64 * 2**20
 
 
 class EventLog:
-    """Appends to a log; opening an existing one reads it whole, and cuts off a last line that a crash tore.
+    """Appends to a log.
+
+    Opening an existing one reads it whole, and cuts off a last line that a crash tore.
 
     Each event is given the seconds since the log was opened, as `at`; the clock cannot be set back.
 
@@ -44,7 +49,8 @@ class EventLog:
         segment_bytes: Of a file, after which another one is begun.
 
     Raises:
-        LongcatDoraError: Another process writes to the folder, or the log is damaged: then nothing was cut.
+        LongcatDoraError: Another process writes to the folder, or the log is damaged: then nothing
+            was cut.
     """
 
     def __init__(
@@ -89,7 +95,8 @@ class EventLog:
                     visit(event)
             if reader.first and reader.summary is None:
                 raise LongcatDoraError(
-                    f"the parts of {self.folder} before number {reader.first} must be there, or their"
+                    f"the parts of {self.folder} before number {reader.first} must be there, or"
+                    " their"
                     " summary (`longcat-dora archive`): put them back"
                 )
             self.torn_bytes, place = reader.torn_bytes, reader.place

@@ -1,7 +1,8 @@
 """Trajectories on their way from those who sample to the one who trains: the log's own files.
 
-Whoever samples appends to a file of its own and says where; whoever trains reads there. One copy into the
-page cache, one out of it; what is finished survives the death of both processes, since the queue is the log.
+Whoever samples appends to a file of its own and says where; whoever trains reads there. One copy
+into the page cache, one out of it; what is finished survives the death of both processes, since the
+queue is the log.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def sync_folder(folder: Path) -> None:
 
 
 class PayloadFile:
-    """A file with one writer, or several one after another: `payloads-003.bin`, `payloads-003-001.bin` ...
+    """A file with one writer, or several one after another.
+
+    `payloads-003.bin`, `payloads-003-001.bin` ...
 
     Args:
         folder: Of the log.
@@ -104,7 +107,8 @@ class PayloadReader:
 
     Args:
         folder: Of the log.
-        verify: Compare checksums: for what may have lain on a disk, not for what was written a moment ago.
+        verify: Compare checksums: for what may have lain on a disk, not for what was written a
+            moment ago.
     """
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
@@ -129,7 +133,8 @@ class PayloadReader:
             raise LongcatDoraError(f"cannot read {path}: {error.strerror}") from error
         if len(data) != payload.length or (self.verify and zlib.crc32(data) != payload.crc):
             raise LongcatDoraError(
-                f"{self.folder / payload.file}: {payload.length} bytes at {payload.offset} must have "
+                f"{self.folder / payload.file}: {payload.length} bytes at {payload.offset} must"
+                " have "
                 f"checksum {payload.crc}, got {len(data)} bytes with {zlib.crc32(data)}"
             )
         return data

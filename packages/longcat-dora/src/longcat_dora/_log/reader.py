@@ -1,7 +1,7 @@
 """Read a log: every event of its files, or an error that names file and line.
 
-Files that were archived are not read: their summary stands for them (`summary.py`), if a line of the log
-vouches for it.
+Files that were archived are not read: their summary stands for them (`summary.py`), if a line of
+the log vouches for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from .payloads import PayloadReader
 from .summary import Summary, find_summary
 
 _WRONG = (
-    "is not what was written after the line before it; a last line that a crash tore has no end, and"
+    "is not what was written after the line before it; a last line that a crash tore has no end,"
+    " and"
     " this one is something else. `longcat-dora repair` shows what could be kept"
 )
 
@@ -117,7 +118,10 @@ class LogReader:
         return found[1]
 
     def _take_torn(self, file: Path, number: int, end: int, line: bytes, chain: int) -> None:
-        """Note a last line that a crash tore; anything else is damage, and so is that in a full file."""
+        """Note a last line that a crash tore.
+
+        Anything else is damage, and so is that in a full file.
+        """
         is_last = file == self.files[-1] and not file.match(FULL)
         if not is_last or not is_torn(line, chain):
             raise LogDamagedError(file, number, end, _WRONG)
@@ -156,8 +160,8 @@ def read_events(path: Path | str) -> LogReader:
     A last line that a crash tore is left out, and counted in `torn_bytes`.
 
     Raises:
-        LongcatDoraError: There is no log; or, while it is read, a line is not what was written: the error
-            names file and line.
+        LongcatDoraError: There is no log; or, while it is read, a line is not what was written: the
+            error names file and line.
     """
     return LogReader(path)
 

@@ -1,4 +1,7 @@
-"""Cut a damaged log back to what can be believed, when a person has seen what that loses and said yes."""
+"""Cut a damaged log back to what can be believed.
+
+A person has seen what that loses, and has said yes.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ class Damage:
     def _describe_lost(self) -> str:
         told = f"{self.lost['committed']} steps, {self.lost['produced']} finished trajectories"
         return (
-            f"lost: this line, and {self.num_behind} behind it. There are {self.num_whole} whole lines behind it:"
+            f"lost: this line, and {self.num_behind} behind it. There are {self.num_whole} whole"
+            " lines behind it:"
             f" {told}"
         )
 
@@ -127,7 +131,9 @@ def _event_of(line: bytes, chain: int | None) -> dict[str, Any] | None:
 
 
 def repair(damage: Damage) -> None:
-    """Cut the log before the bad line; the damaged files and newer checkpoints are moved aside, not removed.
+    """Cut the log before the bad line.
+
+    The damaged files and newer checkpoints are moved aside, not removed.
 
     Raises:
         LongcatDoraError: A run holds the folder, or the damage is at the very beginning of the log.
@@ -154,7 +160,7 @@ def repair(damage: Damage) -> None:
 
 
 def _vouch_again(folder: Path) -> None:
-    """Say of the summary of archived files, where there is one, what a line that is lost now may have said."""
+    """Say of archived files' summary what a line that is lost now may have said."""
     log = LogReader(folder)
     if log.summary is None:
         return

@@ -1,7 +1,7 @@
 """Train again on what a run trained on, in its order: the same weights, bit for bit.
 
-An asynchronous run is not reproducible by its seed, since who finishes first is up to the machine. What it
-trained on is in its log, and from there on nothing is left to chance.
+An asynchronous run is not reproducible by its seed, since who finishes first is up to the machine.
+What it trained on is in its log, and from there on nothing is left to chance.
 """
 
 from __future__ import annotations
@@ -59,19 +59,22 @@ def replay(folder: Path, trainer: Trainer) -> Iterator[ReplayedStep]:
         trainer: As it was when the run began.
 
     Raises:
-        LongcatDoraError: The trainer does not begin where the run did, or the log lacks a trajectory.
+        LongcatDoraError: The trainer does not begin where the run did, or the log lacks a
+            trajectory.
     """
     log = read_events(folder)
     if log.summary is not None:
         raise LongcatDoraError(
-            f"parts of {folder} before number {log.summary.before} are archived: to train again on what"
+            f"parts of {folder} before number {log.summary.before} are archived: to train again on"
+            " what"
             " they hold, put them back"
         )
     steps, recorded, payloads = _read_log(log)
     first = digest_of(trainer.weights())
     if first != recorded.get(0):
         raise LongcatDoraError(
-            f"the trainer must begin with the weights of the run, {recorded.get(0)}, and has {first}"
+            f"the trainer must begin with the weights of the run, {recorded.get(0)}, and has"
+            f" {first}"
         )
     reader, as_arrays = PayloadReader(folder), wants_arrays(trainer)
     try:

@@ -1,12 +1,15 @@
-"""What archived parts of a log leave behind: what is open still, what was counted, and their digests.
+"""What archived parts of a log leave behind.
 
-archived-000005-DIGEST.jsonl stands for all files of the log before number 5: a line of JSON (`Head`), then
-a line for each group that was admitted there, `[group, domain, task]`, so that tasks that come again are
-passed over.
+What is open still, what was counted, and their digests.
+
+archived-000005-DIGEST.jsonl stands for all files of the log before number 5: a line of JSON
+(`Head`), then a line for each group that was admitted there, `[group, domain, task]`, so that tasks
+that come again are passed over.
 
 - It holds whatever a reader of the rest needs: no step before it can be undone, or used again.
-- Its name says its digest, and so does an `archived` event in the rest of the log. What is altered is not what
-  its name says; what is another log's, or was written anew, is not what that event means, and is refused.
+- Its name says its digest, and so does an `archived` event in the rest of the log. What is altered
+  is not what its name says; what is another log's, or was written anew, is not what that event
+  means, and is refused.
 """
 
 from __future__ import annotations
@@ -110,7 +113,10 @@ class Summary:
         return (event["before"], event["digest"]) == (self.before, self.digest)
 
     def events(self) -> Iterator[Event]:
-        """Yield the events of what is open: of each group that it was admitted, and of its members."""
+        """Yield the events of what is open.
+
+        Of each group that it was admitted, and of its members.
+        """
         for group in self.head["open"]:
             yield group["admitted"]
             yield from group["events"]
@@ -126,8 +132,10 @@ class Summary:
     def __str__(self) -> str:
         counts = self.head["counts"]
         return (
-            f"{counts['events']} events, {counts['started']} started, {counts['committed']} committed,"
-            f" {counts['ended']} ended, {sum(len(g['events']) > 0 for g in self.head['open'])} groups open"
+            f"{counts['events']} events, {counts['started']} started, {counts['committed']}"
+            " committed,"
+            f" {counts['ended']} ended, {sum(len(g['events']) > 0 for g in self.head['open'])}"
+            " groups open"
         )
 
 
@@ -136,10 +144,10 @@ def _digest_said(path: Path) -> str:
 
 
 def find_summary(folder: Path, first: int | None) -> Summary | None:
-    """Return the summary to begin with, where `first` is the number of the first file that is there.
+    """Return the summary to begin with; `first` is the number of the first file that is there.
 
-    The least that reaches that far, since a newer one may not be in use yet. With a file whose number cannot
-    be told the newest one is taken, which is then to be vouched for.
+    The least that reaches that far, since a newer one may not be in use yet. With a file whose
+    number cannot be told the newest one is taken, which is then to be vouched for.
     """
     found = sorted(folder.glob(SUMMARIES))
     if first == 0 or not found:

@@ -1,11 +1,13 @@
 """Weights as trainers give them: bytes, or named arrays one by one; and their digest.
 
-Arrays are torch tensors, numpy arrays, or anything that shows its memory (`array`, `memoryview`). None of them
-is ever joined with another: each is read where it lies, and is given to whoever takes it as what it was.
+Arrays are torch tensors, numpy arrays, or anything that shows its memory (`array`, `memoryview`).
+None of them is ever joined with another: each is read where it lies, and is given to whoever takes
+it as what it was.
 """
 
 # Neither library is there for every user:
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def shards_of(weights: Any) -> Iterator[Shard]:
         raise LongcatDoraError(f"they must be bytes or named arrays, got {weights!r:.80}")
     names: set[str] = set()
     for pair in cast("Iterable[Any]", given):
-        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):  # pyright: ignore[reportUnknownArgumentType]
+        is_pair = isinstance(pair, tuple) and len(cast("tuple[Any, ...]", pair)) == 2
+        if not is_pair or not isinstance(pair[0], str):
             raise LongcatDoraError(f"they must be pairs of a name and an array, got {pair!r:.80}")
         name, value = cast("tuple[str, Any]", pair)
         if name in names:
@@ -88,7 +91,9 @@ def _shard(name: str, value: Any) -> Shard:
 
 
 def restored(form: Form, data: memoryview) -> Any:
-    """Return an array as it was given, on bytes that it does not copy and that must not be written to.
+    """Return an array as it was given, on bytes that it does not copy.
+
+    They must not be written to.
 
     Raises:
         ImportError: Its library is not installed here.
@@ -100,7 +105,7 @@ def restored(form: Form, data: memoryview) -> Any:
             return torch.empty(form.shape, dtype=getattr(torch, form.dtype))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the memory cannot be written to
-            flat: Any = torch.frombuffer(data, dtype=getattr(torch, form.dtype))  # pyright: ignore[reportUnknownMemberType]
+            flat: Any = torch.frombuffer(data, dtype=getattr(torch, form.dtype))
         return flat.reshape(form.shape)
     if form.library == "numpy":
         import numpy as np  # noqa: PLC0415 - as above
@@ -148,7 +153,10 @@ def as_bytes(weights: Any, who: str) -> bytes | memoryview:
 
 
 class Digest:
-    """Of arrays as they come: the digest of each one's name, type, shape and the digest of its bytes."""
+    """Of arrays as they come.
+
+    The digest of each one's name, type, shape and the digest of its bytes.
+    """
 
     def __init__(self) -> None:
         self._all = hashlib.blake2b(digest_size=16)
@@ -165,7 +173,10 @@ class Digest:
 
 
 def digested(shards: Iterable[Shard], digest: Digest) -> Iterator[Shard]:
-    """Yield arrays as they come; each is digested in another thread while whoever takes it copies it."""
+    """Yield arrays as they come.
+
+    Each is digested in another thread while whoever takes it copies it.
+    """
     with ThreadPoolExecutor(max_workers=1) as pool:
         for shard in shards:
             told = pool.submit(digest_of_bytes, shard.data)

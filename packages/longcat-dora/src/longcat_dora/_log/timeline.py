@@ -76,12 +76,14 @@ class _Picture:
 
 
 def timeline(events: Iterable[Event]) -> dict[str, Any]:
-    """Return a trace of rollouts (a row for each that runs at once) and steps, ready for `json.dump`.
+    """Return a trace of rollouts and steps, ready for `json.dump`.
+
+    It has a row for each rollout that runs at once.
 
     Example:
         >>> timeline([{"kind": "started", "trajectory": "t", "group": "g", "version": 0, "at": 1.0},
-        ...           {"kind": "produced", "trajectory": "t", "version": 0, "at": 3.0}])["traceEvents"][-1]["dur"]
-        2000000
+        ...           {"kind": "produced", "trajectory": "t", "version": 0, "at":
+        3.0}])["traceEvents"][-1]["dur"] 2000000
     """
     picture = _Picture()
     for event in events:

@@ -1,1 +1,4 @@
-"""Where trajectories are sampled: sessions, controllers, and what they and the manager tell each other."""
+"""Where trajectories are sampled.
+
+Sessions, controllers, and what they and the manager tell each other.
+"""

@@ -1,7 +1,9 @@
 """A rollout controller: a virtual rollout group of an engine, environments, and some trajectories.
 
-Takes: orders. Gives: reports; what is finished is delivered first. Stops when: told to, or the manager is gone.
-From the moment a rollout is ordered, whatever goes wrong with it is a report, never a crash of the controller.
+Takes: orders. Gives: reports; what is finished is delivered first. Stops when: told to, or the
+    manager is gone.
+From the moment a rollout is ordered, whatever goes wrong with it is a report, never a crash of the
+controller.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class RolloutController:
     Args:
         worker: The engine and the rollout function.
         deadline_s: Of one rollout.
-        deliver: Takes a finished trajectory, and how often its history was edited, to where the manager
-            finds it. What it raises is the rollout's failure.
+        deliver: Takes a finished trajectory, and how often its history was edited, to where the
+            manager finds it. What it raises is the rollout's failure.
         tell: Takes a report to the manager.
     """
 
@@ -157,7 +159,10 @@ class RolloutController:
     async def _play(
         self, order: StartRollout, session: Session
     ) -> tuple[EndReason | None, str, Outcome | None]:
-        """Run the world; return why it gave no outcome and what is to be said of that, or the outcome."""
+        """Run the world.
+
+        Return why it gave no outcome and what is to be said of that, or the outcome.
+        """
         limit = asyncio.timeout(self.deadline_s)
         try:
             async with limit:
@@ -187,7 +192,8 @@ class RolloutController:
     def _refuse_plain(self, returned: Any) -> None:
         name = getattr(self.worker.rollout, "__name__", "rollout")
         self.tell(Broken(
-            f"a rollout must be `async def {name}(task, policy)`: {name} is no async function, it returned "
+            f"a rollout must be `async def {name}(task, policy)`: {name} is no async function, it"
+            " returned "
             f"{type(returned).__name__}"
         ))  # fmt: skip
 
@@ -195,8 +201,10 @@ class RolloutController:
         if session.num_splits and not self._has_noted_splits:
             self._has_noted_splits = True
             self.tell(Noted(
-                "an agent sends back what the policy said in other words (stripped, say): each time another"
-                " segment begins, and what was said is sampled and trained on anew. Send answers back as they came"
+                "an agent sends back what the policy said in other words (stripped, say): each time"
+                " another"
+                " segment begins, and what was said is sampled and trained on anew. Send answers"
+                " back as they came"
             ))  # fmt: skip
 
     def _move(self, trajectory: str, version: int) -> None:

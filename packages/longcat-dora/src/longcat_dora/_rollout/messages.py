@@ -1,7 +1,9 @@
-"""The vocabulary between manager and controllers: every order and every report, typed, with a format number.
+"""The vocabulary between manager and controllers.
 
-Both ends import it from here; a controller says in `Ready` which format it speaks. An order or report is a
-named tuple: it is pickled as small as a tuple, and read by name.
+Every order and every report, typed, with a format number.
+
+Both ends import it from here; a controller says in `Ready` which format it speaks. An order or
+report is a named tuple: it is pickled as small as a tuple, and read by name.
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ class Controller(Protocol):
 
 
 __all__ = [
-    "FORMAT", "AbortRollout", "Broken", "Controller", "Finished", "LoadWeights", "Loaded", "Loading",
-    "MoveRollout", "Noted", "Order", "Payload", "Ready", "Released", "Report", "RetireVersion",
-    "RolloutFailed", "RolloutFinished", "StartRollout", "Stop", "Stopped",
+    "FORMAT", "AbortRollout", "Broken", "Controller", "Finished", "LoadWeights", "Loaded",
+    "Loading", "MoveRollout", "Noted", "Order", "Payload", "Ready", "Released", "Report",
+    "RetireVersion", "RolloutFailed", "RolloutFinished", "StartRollout", "Stop", "Stopped",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """A policy pinned to one version that records exactly what was sampled.
 
-Tokens are extended, never rendered again: the record of a conversation is the engine's own. Messages that
-do not continue a conversation begin another one, and another segment.
+Tokens are extended, never rendered again: the record of a conversation is the engine's own.
+Messages that do not continue a conversation begin another one, and another segment.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Session:
     def __init__(self, worker: Worker, version: int, *, seed: int | None = None) -> None:
         self.first_version = self.version = version
         self.seed = seed
-        """Of the attempt: for engines that take one, and for worlds that want the same luck again."""
+        """Of the attempt: for engines that take one, and for worlds that want the same luck
+        again."""
         self._num_opened = 0
         self._worker = worker
         self._conversations: list[_Conversation] = []
@@ -85,9 +86,11 @@ class Session:
         self.finish_reason: str | None = None
         """Why the last answer ended: `stop`, `length`, or what the engine says."""
         self.problem: str | None = None
-        """What the engine returned that cannot be trained on; then the trajectory cannot be either."""
+        """What the engine returned that cannot be trained on; then the trajectory cannot be
+        either."""
         self.num_splits = 0
-        """Times that messages came which say otherwise what the policy had said: another segment each."""
+        """Times that messages came which say otherwise what the policy had said: another segment
+        each."""
 
     @property
     def temperature(self) -> float:
@@ -205,7 +208,7 @@ class Session:
     async def _sample(
         self, c: _Conversation, given: Sequence[int], max_tokens: int | None = None
     ) -> list[int]:
-        """Let the engine continue a conversation, under a newer version if it was moved meanwhile."""
+        """Let the engine continue a conversation, under a newer version if it was moved."""
         sampled: list[int] = []
         _check_ids(given)
         most = min(self._worker.max_tokens, max_tokens or self._worker.max_tokens)

@@ -20,7 +20,10 @@ _CHUNK = 2**20
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder. Its methods take as long as the trainer does: call them in a thread."""
+    """The checkpoints of one run's folder.
+
+    Its methods take as long as the trainer does: call them in a thread.
+    """
 
     def __init__(self, folder: Path, *, num_kept: int) -> None:
         self.folder, self.num_kept = folder / "checkpoints", num_kept
@@ -55,7 +58,8 @@ class Checkpoints:
         """Return the trainer to the newest checkpoint that is whole.
 
         Returns:
-            Its version, 0 if there is none; and what is wrong with newer ones, which are moved aside.
+            Its version, 0 if there is none; and what is wrong with newer ones, which are moved
+            aside.
 
         Raises:
             LongcatDoraError: There are some, and none can be restored.

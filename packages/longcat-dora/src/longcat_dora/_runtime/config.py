@@ -23,12 +23,14 @@ class RunConfig:
     keep_checkpoints: int = 2
     """The newest ones; older ones are removed."""
     sync_commits: bool = True
-    """Wait at each step until what is trained on is on the disk, so that it survives a power cut."""
+    """Wait at each step until what is trained on is on the disk, so that it survives a power
+    cut."""
     segment_bytes: int = SEGMENT_BYTES
     """Of a part of the log, after which another one is begun; whole parts can be archived."""
     rollout_deadline_s: float = 120.0
     kill_after_s: float = 5.0
-    """Seconds past a rollout's deadline after which its controller, which did not end it, is killed and replaced."""
+    """Seconds past a rollout's deadline after which its controller, which did not end it, is killed
+    and replaced."""
     load_deadline_s: float = 600.0
     """Until a controller's engine must have taken a version."""
     start_deadline_s: float = 1800.0
@@ -38,8 +40,8 @@ class RunConfig:
     max_controller_restarts: int = 10
     """Between two steps."""
     max_failures_in_a_row: int = 100
-    """Rollouts that end without a result with none between them that has one; then the run ends and shows the
-    last error."""
+    """Rollouts that end without a result with none between them that has one; then the run ends and
+    shows the last error."""
     max_groups_without_signal: int = 1000
     """Complete groups in a row of which all rewards are equal; then the run ends and says so."""
     evaluate_every: int = 0

@@ -1,4 +1,7 @@
-"""Evaluations beside the training: on a version's weights, in a thread of their own, holding up nothing."""
+"""Evaluations beside the training.
+
+On a version's weights, in a thread of their own, holding up nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ Evaluate = Callable[[int, Any], Mapping[str, Any]]
 
 
 class Evaluations:
-    """Calls `evaluate` every `evaluate_every` steps and at the end; results go to `evaluations.jsonl`.
+    """Calls `evaluate` every `evaluate_every` steps and at the end.
+
+    Results go to `evaluations.jsonl`.
 
     One runs at a time. If it is not done when the next one is due, that one is left out.
     """

@@ -1,4 +1,7 @@
-"""How a run's coroutine is run: alone, inside a running loop (a notebook), and until a signal says so."""
+"""How a run's coroutine is run.
+
+Alone, inside a running loop (a notebook), and until a signal says so.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def _run_in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 @contextlib.contextmanager
 def signals_cancel(on_signal: Callable[[str], None]) -> Generator[None]:
-    """Have SIGTERM and SIGHUP cancel the current task, as Ctrl-C does; each once, and not where they are ignored."""
+    """Have SIGTERM and SIGHUP cancel the current task, as Ctrl-C does.
+
+    Each once, and not where they are ignored.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     installed: list[int] = []

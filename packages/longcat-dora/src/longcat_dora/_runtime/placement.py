@@ -1,7 +1,10 @@
-"""Where a controller goes: to the node whose CPUs are idlest, by measurement, counting what is on its way there.
+"""Where a controller goes.
 
-DORA's report (2601.16725, section 5) puts rollout controllers on the nodes with idle CPUs. What a cluster
-reserves says little of that: an environment that waits for a reply reserves a CPU and uses none.
+To the node whose CPUs are idlest, by measurement, counting what is on its way there.
+
+DORA's report (2601.16725, section 5) puts rollout controllers on the nodes with idle CPUs. What a
+cluster reserves says little of that: an environment that waits for a reply reserves a CPU and uses
+none.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ def choose_node(idle: Mapping[str, float], placed: Iterable[str], *, num_cpus: f
 
 
 def idle_cpus(seconds: float = 0.1, *, cgroup: Path = _CGROUP) -> float:
-    """Measure how many CPUs were idle over a time: this machine's, and no more than its cgroup leaves.
+    """Measure how many CPUs were idle over a time.
+
+    This machine's, and no more than its cgroup leaves.
 
     0 where that cannot be told.
     """

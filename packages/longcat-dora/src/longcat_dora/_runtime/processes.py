@@ -1,4 +1,7 @@
-"""A controller in a process of this machine: orders leave through a thread, so that none can block."""
+"""A controller in a process of this machine.
+
+Orders leave through a thread, so that none can block.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ from .weights import SharedWeights
 
 _MOST_END_S = 10.0
 """Engines with processes of their own take some seconds to end them."""
-_CODE = "import json,sys; sys.path[:]=json.loads(sys.argv.pop()); from longcat_dora._runtime.child import main; "
+_CODE = (
+    "import json,sys; sys.path[:]=json.loads(sys.argv.pop()); "
+    "from longcat_dora._runtime.child import main; "
+)
 
 
 class ControllerProcess:
@@ -43,7 +49,8 @@ class ControllerProcess:
                     json.dumps(sys.path),
                 ],
                 pass_fds=[descriptor], stdin=subprocess.DEVNULL,
-                process_group=0,  # whoever ends it ends with it what the engine and the worlds started
+                # Whoever ends it ends with it what the engine and the worlds started.
+                process_group=0,
             )  # fmt: skip
         except OSError:
             self.connection.close()

@@ -29,7 +29,8 @@ class NodeFinder:
     """Finds the node with the most idle CPUs, for actors that all reserve the same.
 
     Args:
-        num_cpus: Reserved for each actor; a node that cannot give them does not answer the measurement.
+        num_cpus: Reserved for each actor; a node that cannot give them does not answer the
+            measurement.
         num_gpus: Likewise.
     """
 

@@ -1,14 +1,16 @@
 """One engine made of several replicas, of which each holds the weights of one version at a time.
 
     open(version) ──> generate ──> a replica that holds the version ──> generate ──> ... ──> close
-                          │  waits for: such a replica.  woken by: a replica that has changed, or has room.
+                          │  waits for: such a replica.  woken by: a replica that has changed, or
+                          has room.
 
-- How many hold which version follows the conversations that are open, or their tokens where it is known how
-  many a replica can keep (DORA, algorithm 1). They are dealt anew when a version comes, when one has nobody left,
-  when somebody finds no replica, or none with room for its past, and periodically.
-- A replica changes its version when nobody generates there, so that what one request samples is of one
-  version. A conversation is of one version, whichever replicas its turns meet; it goes back to where it was
-  before, whose cache knows it, unless others are much less busy.
+- How many hold which version follows the conversations that are open, or their tokens where it is
+  known how many a replica can keep (DORA, algorithm 1). They are dealt anew when a version comes,
+  when one has nobody left, when somebody finds no replica, or none with room for its past, and
+  periodically.
+- A replica changes its version when nobody generates there, so that what one request samples is of
+  one version. A conversation is of one version, whichever replicas its turns meet; it goes back to
+  where it was before, whose cache knows it, unless others are much less busy.
 - A replica that is lost is tried again from time to time; its requests are made anew elsewhere.
 
 `longcat_moe.Engine` holds several versions itself and needs none of this. vLLM and servers do.
@@ -83,17 +85,20 @@ class _Conversation:
 
 
 class ReplicatedEngine:
-    """Implements `Engine` over replicas. Several may be servers elsewhere, actors, or cards of this machine.
+    """Implements `Engine` over replicas.
+
+    Several may be servers elsewhere, actors, or cards of this machine.
 
     Args:
-        replicas: At least one. With fewer than live versions, newer ones wait until older ones are done.
+        replicas: At least one. With fewer than live versions, newer ones wait until older ones are
+            done.
         max_length: Tokens of a conversation, prompt included.
-        cache_tokens: Of a replica's cache. Requests go where there is room; where none is, replicas are
-            dealt anew, by tokens.
+        cache_tokens: Of a replica's cache. Requests go where there is room; where none is, replicas
+            are dealt anew, by tokens.
         rebalance_s: Seconds between two looks at how the conversations are spread.
         retry_s: Seconds until a lost replica is tried again.
-        load_s: Until a replica must have taken weights; one that has not is lost, and so are its weights' tries
-            after `max_slow_loads` in a row: then requests fail and say so.
+        load_s: Until a replica must have taken weights; one that has not is lost, and so are its
+            weights' tries after `max_slow_loads` in a row: then requests fail and say so.
         max_slow_loads: See `load_s`.
 
     Raises:
@@ -211,7 +216,10 @@ class ReplicatedEngine:
     # -- who serves whom ---------------------------------------------------------------------
 
     async def _find(self, c: _Conversation, need: int) -> _Place:
-        """Wait for a replica that holds the conversation's version; with room for its tokens, if there is one."""
+        """Wait for a replica that holds the conversation's version.
+
+        With room for its tokens, if there is one.
+        """
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -311,7 +319,10 @@ class ReplicatedEngine:
         except TimeoutError as error:
             self._num_slow_loads += 1
             number = self._places.index(place)
-            told = f"replica {number} had not taken the weights of version {version} after load_s={self.load_s:g} s"
+            told = (
+                f"replica {number} had not taken the weights of version {version} after"
+                f" load_s={self.load_s:g} s"
+            )
             if self._num_slow_loads >= self.max_slow_loads:
                 raise LongcatDoraError(
                     f"{told}, the {self._num_slow_loads}th time in a row"

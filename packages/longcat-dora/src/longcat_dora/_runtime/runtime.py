@@ -4,12 +4,14 @@
                  │   ▲                          │
                  │   └──── finished, at once ───┘
                  ▼
-             SampleQueue ──> a step (a task of its own, the trainer in a thread) ──> weights n + 1 ──> every controller
+             SampleQueue ──> a step (a task of its own, the trainer in a thread) ──> weights n + 1
+             ──> every controller
 
-- The loop never blocks: reading batches, training, digests, copies, saving and syncing happen in threads, and
-  rollouts are started and heard meanwhile.
+- The loop never blocks: reading batches, training, digests, copies, saving and syncing happen in
+  threads, and rollouts are started and heard meanwhile.
 - Whatever happens is in the event log before it is acted upon; a run continues from its folder.
-- A controller that dies, or keeps no deadline, is replaced, and what it was sampling is tried again.
+- A controller that dies, or keeps no deadline, is replaced, and what it was sampling is tried
+  again.
 """
 
 from __future__ import annotations
@@ -87,12 +89,14 @@ class Runtime(ABC):
         config: The run; its folder holds the log, the checkpoints and `metrics.jsonl`.
         factory: Builds a `Worker` where a controller runs.
         trainer: Learns in a thread of this process.
-        tasks: What to try, in order; asked for one more whenever there is room. By domain, it is a dictionary
-            of such. To continue a run, pass the same again: what was admitted before is passed over.
+        tasks: What to try, in order; asked for one more whenever there is room. By domain, it is a
+            dictionary of such. To continue a run, pass the same again: what was admitted before is
+            passed over.
         on_step: Called after each step.
-        on_group: Called with each complete group, before it is filtered or queued. Both are called by the loop,
-            one after another: what takes long belongs into `evaluate`.
-        evaluate: Called with a version and its weights, in a thread of its own: see `evaluate_every`.
+        on_group: Called with each complete group, before it is filtered or queued. Both are called
+            by the loop, one after another: what takes long belongs into `evaluate`.
+        evaluate: Called with a version and its weights, in a thread of its own: see
+            `evaluate_every`.
 
     Raises:
         TypeError: The trainer lacks a method, or tasks are none.
@@ -145,7 +149,8 @@ class Runtime(ABC):
 
         Raises:
             LongcatDoraError: The run cannot go on; the message says why.
-            KeyboardInterrupt: At Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written and the log closed.
+            KeyboardInterrupt: At Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written and the
+                log closed.
         """
         refuse_in_controller()
         version = run_coroutine(self._run)
@@ -232,7 +237,8 @@ class Runtime(ABC):
         took_none = manager.scheduler.version == self._first and manager.num_filtered > 0
         if took_none or manager.num_without_signal >= many:
             manager.notice(
-                f"the last {manager.num_without_signal} groups had nothing to learn from: all rewards of each"
+                f"the last {manager.num_without_signal} groups had nothing to learn from: all"
+                " rewards of each"
                 " were equal"
             )
         manager.end()
@@ -272,7 +278,8 @@ class Runtime(ABC):
             case Ready(found):
                 if found != messages.FORMAT:
                     raise LongcatDoraError(
-                        f"a controller speaks format {found}, this is {messages.FORMAT}: versions of longcat-dora"
+                        f"a controller speaks format {found}, this is {messages.FORMAT}: versions"
+                        " of longcat-dora"
                         " differ"
                     )
                 self._give_weights(handle)
@@ -347,7 +354,10 @@ class Runtime(ABC):
     # -- the loop ----------------------------------------------------------------------------
 
     async def _loop(self) -> None:
-        """Takes: reports, the step's end. Waits for: either. Stops: after `max_steps`, or when tasks end."""
+        """Takes: reports, the step's end. Waits for: either.
+
+        Stops: after `max_steps`, or when tasks end.
+        """
         manager = self.manager
         self._metrics.begin()
         loop = asyncio.get_running_loop()
@@ -389,7 +399,8 @@ class Runtime(ABC):
             manager.flush()
         if manager.num_without_signal >= self.config.max_groups_without_signal:
             raise LongcatDoraError(
-                f"no group of the last {manager.num_without_signal} had anything to learn from: all rewards of each"
+                f"no group of the last {manager.num_without_signal} had anything to learn from: all"
+                " rewards of each"
                 " were equal. Tasks may be too easy or too hard, or the reward is constant;"
                 f" max_groups_without_signal={self.config.max_groups_without_signal}"
             )
@@ -485,7 +496,8 @@ def _explained(error: OSError, config: RunConfig) -> Exception:
         return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
     if error.errno in _NO_FILES:
         return LongcatDoraError(
-            f"too few file descriptors for {config.num_controllers} controllers: raise the limit (`ulimit -n 4096`)"
+            f"too few file descriptors for {config.num_controllers} controllers: raise the limit"
+            " (`ulimit -n 4096`)"
         )
     return error
 

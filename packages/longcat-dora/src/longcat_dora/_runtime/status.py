@@ -1,4 +1,7 @@
-"""What a run says of itself as it goes: `status.json` for `why`, a line of `metrics.jsonl` for each step."""
+"""What a run says of itself as it goes.
+
+`status.json` for `why`, a line of `metrics.jsonl` for each step.
+"""
 
 from __future__ import annotations
 

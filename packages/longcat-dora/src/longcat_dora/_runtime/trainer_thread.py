@@ -1,6 +1,9 @@
-"""The trainer's own thread: all that is asked of a trainer happens there, one after another, off the loop.
+"""The trainer's own thread.
 
-What a trainer returns is looked at before anything is done with it; what it raises says which of its methods it was.
+All that is asked of a trainer happens there, one after another, off the loop.
+
+What a trainer returns is looked at before anything is done with it; what it raises says which of
+its methods it was.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class TrainerThread:
         lacking = [name for name in METHODS if not callable(getattr(trainer, name, None))]
         if lacking:
             raise TypeError(
-                f"a trainer must have {', '.join(METHODS)}; {type(trainer).__name__} lacks {', '.join(lacking)}"
+                f"a trainer must have {', '.join(METHODS)}; {type(trainer).__name__} lacks"
+                f" {', '.join(lacking)}"
             )
         self.trainer, self.wants_arrays = trainer, wants_arrays(trainer)
         if self.wants_arrays and importlib.util.find_spec("numpy") is None:
@@ -52,7 +56,8 @@ class TrainerThread:
         metrics: Any = await self._noted("train", step, self.trainer.train, batch)
         if not isinstance(metrics, Mapping):
             raise LongcatDoraError(
-                f"trainer.train must return a mapping of metrics, at step {step} it returned {metrics!r:.80}"
+                f"trainer.train must return a mapping of metrics, at step {step} it returned"
+                f" {metrics!r:.80}"
             )
         try:
             found = {

@@ -1,8 +1,9 @@
 """How a user's function gets into another process, wherever it was written.
 
-What lies in a module that both can import travels by name. What lies in the script that runs travels by name
-too, and the other process executes the script up to where it starts the run: a missing `__main__` guard does no
-harm. Anything else (a lambda, a closure, what was typed into a REPL or a notebook) travels by value.
+What lies in a module that both can import travels by name. What lies in the script that runs
+travels by name too, and the other process executes the script up to where it starts the run: a
+missing `__main__` guard does no harm. Anything else (a lambda, a closure, what was typed into a
+REPL or a notebook) travels by value.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Luggage:
             return cloudpickle.dumps(factory)  # pyright: ignore[reportUnknownMemberType]
         except Exception as error:
             raise LongcatDoraError(
-                f"the factory cannot be sent to another process: {error}. Build what it needs inside of it, or make"
+                f"the factory cannot be sent to another process: {error}. Build what it needs"
+                " inside of it, or make"
                 " it a function of a module"
             ) from error
 
@@ -81,7 +83,7 @@ class Luggage:
 
 
 def _script() -> Script | None:
-    """The script, unless what runs is a REPL, a notebook, or a module that is importable by its own name."""
+    """The script; none in a REPL, a notebook, or a module that is importable by its name."""
     main: Any = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
     if path is None or not Path(path).is_file():

@@ -1,6 +1,7 @@
 """What each controller has under way, and until when: the manager's side keeps the deadlines.
 
-A controller may be stopped, blocked, or deaf to cancellation; then it says nothing, and only a clock here can tell.
+A controller may be stopped, blocked, or deaf to cancellation; then it says nothing, and only a
+clock here can tell.
 """
 
 from __future__ import annotations
@@ -56,17 +57,26 @@ class Watch:
             watched.loaded_at, watched.is_loading = time.monotonic(), False
 
     def end(self, handle: Controller) -> tuple[list[str], str]:
-        """A controller is gone; return the rollouts that it was killed for, and what is to be said of it."""
+        """A controller is gone.
+
+        Return the rollouts that it was killed for, and what is to be said of it.
+        """
         watched = self._of.pop(handle, None)
         return ([], "") if watched is None else (watched.overdue, watched.problem)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a controller is being started, or takes weights: no stall, as long as it is in time."""
+        """Whether a controller is being started, or takes weights.
+
+        No stall, as long as it is in time.
+        """
         return any(not handle.is_ready or watched.loads for handle, watched in self._of.items())
 
     def look(self, manager: RolloutManager) -> list[Controller]:
-        """Return the controllers that have missed a deadline since the last look; they are to be killed."""
+        """Return the controllers that have missed a deadline since the last look.
+
+        They are to be killed.
+        """
         now, late = time.monotonic(), list[Controller]()
         limit_s = self.config.rollout_deadline_s + self.config.kill_after_s
         overdue = manager.overdue(limit_s)

@@ -1,11 +1,13 @@
 """Weights on their way to other processes on this machine: written once, mapped by all who read.
 
-The publisher writes into memory that has no name and passes it along with the order; a reader maps it, and says
-when it has let go of it. Only then is it written to again: nobody can see two versions in one, or half of one. The
-system frees it when the last process that holds it is gone, however it ended.
+The publisher writes into memory that has no name and passes it along with the order; a reader maps
+it, and says when it has let go of it. Only then is it written to again: nobody can see two versions
+in one, or half of one. The system frees it when the last process that holds it is gone, however it
+ended.
 
 Arrays are written one by one, so that no more than one of them needs to be there twice at a time.
-Written-to memory is used again because fresh memory costs more than the copy: the system has to clear it first.
+Written-to memory is used again because fresh memory costs more than the copy: the system has to
+clear it first.
 """
 
 from __future__ import annotations
@@ -117,7 +119,9 @@ class WeightsPool:
         self._lock = threading.Lock()
 
     def publish(self, weights: bytes | memoryview) -> SharedWeights:
-        """Return a version's bytes in memory that nobody reads; the newest is never taken for another.
+        """Return a version's bytes in memory that nobody reads.
+
+        The newest is never taken for another.
 
         From any thread, by one at a time.
         """
@@ -155,7 +159,9 @@ class WeightsPool:
 def receive_weights(
     connection: Connection, size: int, forms: list[Form] | None, on_release: Callable[[], None]
 ) -> Any:
-    """Map what `SharedWeights.send` passes, without copying; `on_release` when nobody holds it any more.
+    """Map what `SharedWeights.send` passes, without copying.
+
+    `on_release` when nobody holds it any more.
 
     Returns:
         A view of bytes, or a dictionary of arrays.

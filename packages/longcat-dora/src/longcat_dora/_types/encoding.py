@@ -1,6 +1,9 @@
-"""A trajectory as bytes: a JSON header, and for each segment its ids and the log-probs of what was sampled.
+"""A trajectory as bytes.
 
-Who spoke when is in the header, as the lengths of the mask's stretches, which are given and sampled in turn.
+A JSON header, and for each segment its ids and the log-probs of what was sampled.
+
+Who spoke when is in the header, as the lengths of the mask's stretches, which are given and sampled
+in turn.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ Column = tuple[Any, Any, Any]
 def encode(
     head: Mapping[str, Any], columns: Iterable[tuple[Sequence[int], Sequence[float], bytes]]
 ) -> list[bytes | memoryview]:
-    """Return header, ids and log-probs in pieces; `columns` has ids, log-probs and mask of each segment."""
+    """Return header, ids and log-probs in pieces.
+
+    `columns` has ids, log-probs and mask of each segment.
+    """
     header = json.dumps(head, separators=(",", ":")).encode()
     header += b" " * (-(_HEAD.size + len(header)) % 8)  # numbers lie where a processor likes them
     parts: list[bytes | memoryview] = [_HEAD.pack(_MAGIC, len(header)), header]
@@ -37,7 +43,8 @@ def decode(view: memoryview, *, as_arrays: bool) -> tuple[dict[str, Any], list[C
     """Read what `encode` wrote: the header, and a column for each of its segments.
 
     Raises:
-        ValueError: It is something else. Also `struct.error`, `KeyError`, `TypeError`, `IndexError`.
+        ValueError: It is something else. Also `struct.error`, `KeyError`, `TypeError`,
+            `IndexError`.
     """
     magic, length = _HEAD.unpack_from(view)
     if magic != _MAGIC:
@@ -80,7 +87,10 @@ def _as_arrays(turns: Sequence[int], ids: memoryview, sampled: memoryview) -> Co
 
 
 def turns_of(mask: bytes) -> list[int]:
-    """Return the lengths of a mask's stretches, which are in turn 0 and 1; the first may have none."""
+    """Return the lengths of a mask's stretches, which are in turn 0 and 1.
+
+    The first may have none.
+    """
     turns: list[int] = []
     begin, sought = 0, 1
     while begin < len(mask):

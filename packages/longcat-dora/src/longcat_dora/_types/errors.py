@@ -10,7 +10,9 @@ class LongcatDoraError(Exception):
 
 
 class Mask(Exception):
-    """Raise it in a rollout whose signal is incomplete: a grader that failed, an answer cut by length.
+    """Raise it in a rollout whose signal is incomplete.
+
+    A grader that failed, an answer cut by length.
 
     The trajectory is not trained on and not tried again; an error, by contrast, is.
     """
@@ -19,7 +21,8 @@ class Mask(Exception):
 class Invalid(Exception):
     """Return or raise it in a rollout whose world broke: its own fault, not the agent's.
 
-    The trajectory ends as `invalid` with this reason, is tried again within the limits, and is never trained on.
+    The trajectory ends as `invalid` with this reason, is tried again within the limits, and is
+    never trained on.
 
     Example:
         async def world(task, policy):
@@ -36,7 +39,8 @@ class EndReason(StrEnum):
     """Why a trajectory was not trained on. Every one that is not committed has one of these."""
 
     FAILED = "failed"
-    """The rollout raised, or returned what cannot be trained on; another attempt takes its place."""
+    """The rollout raised, or returned what cannot be trained on; another attempt takes its
+    place."""
     DEADLINE = "deadline"
     """The rollout took longer than its deadline; another attempt takes its place."""
     CONTROLLER_LOST = "controller_lost"
@@ -44,7 +48,8 @@ class EndReason(StrEnum):
     INTERRUPTED = "interrupted"
     """The run was stopped while it was being sampled, or too few of its group were finished."""
     EXPIRED = "expired"
-    """It would have been older than the hard bound, and `at_bound` is `discard`; it is sampled anew."""
+    """It would have been older than the hard bound, and `at_bound` is `discard`; it is sampled
+    anew."""
     ROLLED_BACK = "rolled_back"
     """Its policy version was undone by a restore to an earlier checkpoint."""
     NO_SIGNAL = "no_signal"

@@ -1,4 +1,7 @@
-"""What a user's code meets, and what it must have: engines, renderers, trainers, policies, workers."""
+"""What a user's code meets, and what it must have.
+
+Engines, renderers, trainers, policies, workers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ class Sampled(Protocol):
 
     @property
     def log_probs(self) -> list[float]:
-        """One per sampled id; of the model, or at the sampling's temperature: the engine says which."""
+        """One per sampled id.
+
+        Of the model, or at the sampling's temperature: the engine says which.
+        """
         ...
 
     @property
@@ -43,9 +49,9 @@ class Engine(Protocol):
 
         Args:
             version: Its number.
-            weights: What `Trainer.weights` gave: bytes, as bytes or a view; or a dictionary of named arrays,
-                each of the library that it was given in. They lie in memory that cannot be written to, and
-                that is there while it is referred to.
+            weights: What `Trainer.weights` gave: bytes, as bytes or a view; or a dictionary of
+                named arrays, each of the library that it was given in. They lie in memory that
+                cannot be written to, and that is there while it is referred to.
         """
         ...
 
@@ -54,7 +60,9 @@ class Engine(Protocol):
         ...
 
     async def open(self, version: int, *, seed: int | None = None) -> int:
-        """Begin a conversation on a version; it stays on it. `seed` makes what it samples repeatable.
+        """Begin a conversation on a version; it stays on it.
+
+        `seed` makes what it samples repeatable.
 
         An engine that takes no seed may leave it out.
         """
@@ -72,7 +80,7 @@ class Engine(Protocol):
 
 
 class InterruptibleEngine(Engine, Protocol):
-    """An engine that can end a request with what it has, as `at_bound="continue"` and `"mask"` like it."""
+    """An engine that can end a request with what it has: for `at_bound="continue"` and `"mask"`."""
 
     def interrupt(self, identifier: int) -> None:
         """Let a running `generate` return what is sampled, with the reason `interrupted`."""
@@ -104,7 +112,8 @@ Weights = bytes | bytearray | memoryview | Mapping[str, Any] | Iterable[tuple[st
 class Trainer(Protocol):
     """Learns from batches.
 
-    If it has an attribute `batch_format = "numpy"`, segments of its batches hold numpy arrays in place of lists.
+    If it has an attribute `batch_format = "numpy"`, segments of its batches hold numpy arrays in
+    place of lists.
     """
 
     def train(self, batch: Sequence[Trajectory]) -> Mapping[str, float]:
@@ -114,9 +123,10 @@ class Trainer(Protocol):
     def weights(self) -> Weights:
         """The weights, for `Engine.load_weights`.
 
-        Bytes; or a dictionary of arrays; or an iterator of names and arrays, of which each is copied and
-        digested before the next one is asked for: a model that is sharded is never whole in one place. Arrays
-        are torch tensors, on any device, numpy arrays, or what else shows its memory.
+        Bytes; or a dictionary of arrays; or an iterator of names and arrays, of which each is
+        copied and digested before the next one is asked for: a model that is sharded is never whole
+        in one place. Arrays are torch tensors, on any device, numpy arrays, or what else shows its
+        memory.
         """
         ...
 
@@ -146,7 +156,10 @@ class Policy(Protocol):
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the last answer ended: `stop`, `length`, or what the engine says; `None` before the first."""
+        """Why the last answer ended: `stop`, `length`, or what the engine says.
+
+        `None` before the first.
+        """
         ...
 
     async def chat(

@@ -24,7 +24,8 @@ class Task:
 class Segment:
     """A stretch of tokens that grew without being rendered again.
 
-    A trainer whose `batch_format` is `"numpy"` is given numpy arrays in place of the first three lists.
+    A trainer whose `batch_format` is `"numpy"` is given numpy arrays in place of the first three
+    lists.
     """
 
     token_ids: list[int]
@@ -33,11 +34,11 @@ class Segment:
     log_probs: list[float]
     """Of sampled tokens under the version that sampled them, in float32; 0 elsewhere."""
     moves: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """Where another version than the trajectory's took over: position of its first token, version. Empty
-    unless `at_bound` let the trajectory go on."""
+    """Where another version than the trajectory's took over: position of its first token, version.
+    Empty unless `at_bound` let the trajectory go on."""
     ends: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
-    """Where the policy stopped speaking: position after its last token, and why (`stop`, `length`, or what
-    the engine says)."""
+    """Where the policy stopped speaking: position after its last token, and why (`stop`, `length`,
+    or what the engine says)."""
 
     @property
     def is_truncated(self) -> bool:
@@ -122,8 +123,8 @@ class Trajectory:
 
         Args:
             data: The bytes.
-            as_arrays: Give segments numpy arrays in place of lists: ids as int32 that lie where `data`
-                does, the mask as bool, log-probs as float32.
+            as_arrays: Give segments numpy arrays in place of lists: ids as int32 that lie where
+                `data` does, the mask as bool, log-probs as float32.
 
         Raises:
             LongcatDoraError: It is something else.
@@ -165,7 +166,8 @@ class Finished:
     duration_s: float
     is_truncated: bool = False
     num_splits: int = 0
-    """Times that a client sent what was said before in other words, so that another segment began."""
+    """Times that a client sent what was said before in other words, so that another segment
+    began."""
 
     @classmethod
     def of(cls, trajectory: Trajectory, *, num_splits: int = 0) -> Finished:

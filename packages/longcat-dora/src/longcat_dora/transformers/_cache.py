@@ -1,9 +1,11 @@
 """Keys and values of many conversations, each in a row of its own length, written in place.
 
-transformers' own caches keep all rows at one length, so that rows that come and go are padded and copied at
-every step. Here a row is written where it ends; rows in use are the first ones, so that a batch is a view.
+transformers' own caches keep all rows at one length, so that rows that come and go are padded and
+copied at every step. Here a row is written where it ends; rows in use are the first ones, so that a
+batch is a view.
 
-Dimension key: R rows, H heads, C capacity in tokens, D width of a head, B rows of a batch, Q new tokens.
+Dimension key: R rows, H heads, C capacity in tokens, D width of a head, B rows of a batch, Q new
+tokens.
 """
 
 # transformers' caches are only partly typed:
@@ -35,14 +37,20 @@ class RowCache(Cache):
         super().__init__(layers=[_Layer(self) for _ in range(num_layers)])
 
     def at(self, positions: list[int], device: torch.device) -> Tensor:
-        """Let the next pass give one token to each of the first rows; return its mask, (B, 1, 1, longest)."""
+        """Let the next pass give one token to each of the first rows.
+
+        Return its mask, (B, 1, 1, longest).
+        """
         self.positions = torch.tensor(positions, device=device)
         self.longest = max(positions) + 1
         places = torch.arange(self.longest, device=device)
         return (places <= self.positions[:, None])[:, None, None]
 
     def one(self, row: int, length: int, num: int, device: torch.device) -> Tensor:
-        """Let the next pass give `num` tokens to one row; return its mask, (1, 1, num, length + num)."""
+        """Let the next pass give `num` tokens to one row.
+
+        Return its mask, (1, 1, num, length + num).
+        """
         self.positions, self.row, self.length, self.longest = None, row, length, length + num
         places = torch.arange(self.longest, device=device)
         return (places <= places[length:, None])[None, None]

@@ -6,7 +6,8 @@
 
 - All passes are made by one thread; between two, conversations join, leave and are interrupted.
 - A conversation is of one version. Its past is computed once: what is appended continues its cache.
-- Conversations of a version that begin alike (attempts at one task) share the pass over their prompt.
+- Conversations of a version that begin alike (attempts at one task) share the pass over their
+  prompt.
 """
 
 # transformers and PEFT are only partly typed:
@@ -80,7 +81,8 @@ class TransformersEngine:
         device: Where it computes; `auto`: a GPU if there is one.
         num_rows: Conversations sampled at once, for each version.
         max_length: Tokens of a conversation, prompt included.
-        stop_token_ids: After which an answer ends; those of the model's generation config when absent.
+        stop_token_ids: After which an answer ends; those of the model's generation config when
+            absent.
 
     Raises:
         LongcatDoraError: The model's attention slides or is linear, which the cache cannot hold.
@@ -167,7 +169,10 @@ class TransformersEngine:
     async def generate(
         self, identifier: int, token_ids: Sequence[int], *, max_tokens: int, temperature: float
     ) -> Completion:
-        """Append tokens to a conversation and sample its continuation; empty where no room is left."""
+        """Append tokens to a conversation and sample its continuation.
+
+        Empty where no room is left.
+        """
         c = self._conversations[identifier]
         room = self.max_length - len(c.tokens) - len(token_ids)
         if room < 1 or max_tokens < 1:
@@ -223,7 +228,10 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _passes(self, joining: list[_Request]) -> list[_Request]:
-        """Let requests join where there is room, then give every batch some tokens; return who is done."""
+        """Let requests join where there is room, then give every batch some tokens.
+
+        Return who is done.
+        """
         ended: list[_Request] = []
         for number in {request.conversation.version for request in joining}:
             version = self._live(number)

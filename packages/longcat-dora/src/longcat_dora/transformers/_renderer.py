@@ -1,8 +1,11 @@
-"""Chat templates of transformers as a `Renderer`: conversations that only grow, and tools by the model's own way.
+"""Chat templates of transformers as a `Renderer`.
+
+Conversations that only grow, and tools by the model's own way.
 
 - What follows a sampled turn is what the template writes after the end of an assistant's turn.
-- A template that knows no tools is helped: they are described in the system message, calls are written as
-  `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and results as `<tool_response>`, as Hermes and Qwen do.
+- A template that knows no tools is helped: they are described in the system message, calls are
+  written as `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and results as
+  `<tool_response>`, as Hermes and Qwen do.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -124,10 +127,8 @@ class TransformersRenderer:
                 said.append({"role": "user", "content": content})
             elif calls := message.get("tool_calls"):
                 bare = [call.get("function", call) for call in calls]
-                text = "\n".join(
-                    f"<tool_call>\n{json.dumps({k: c[k] for k in ('name', 'arguments')})}\n</tool_call>"
-                    for c in bare
-                )
+                told = [json.dumps({key: c[key] for key in ("name", "arguments")}) for c in bare]
+                text = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in told)
                 content = "\n".join(part for part in (message.get("content"), text) if part)
                 said.append({"role": message["role"], "content": content})
             else:

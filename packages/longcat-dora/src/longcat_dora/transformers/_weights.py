@@ -1,4 +1,7 @@
-"""Weights from a trainer's bytes: views of where they lie, by the names of the model's parameters."""
+"""Weights from a trainer's bytes.
+
+Views of where they lie, by the names of the model's parameters.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 from longcat_dora import LongcatDoraError
 
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+          "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8,
+          "BOOL": torch.bool}  # fmt: skip
 
 
 def read_tensors(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:

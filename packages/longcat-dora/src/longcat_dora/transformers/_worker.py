@@ -1,4 +1,4 @@
-"""Workers for whoever brings a reward function or a world of their own, as a function or as `FILE.py:NAME`."""
+"""Workers for a reward function or a world of one's own: a function, or `FILE.py:NAME`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ def world_worker(
     model: str, rollout: Rollout | str, *, max_tokens: int = 256, temperature: float = 1.0,
     **engine: Any,
 ) -> Worker:  # fmt: skip
-    """Let a model act in a world: `async def rollout(task, policy) -> reward`, or `FILE.py:NAME`."""
+    """Let a model act in a world.
+
+    `async def rollout(task, policy) -> reward`, or `FILE.py:NAME`.
+    """
     found = cast("Rollout", score_file(rollout)) if isinstance(rollout, str) else rollout
     made = TransformersEngine(model, **engine)
     renderer = TransformersRenderer(made.tokenizer, stop_token_ids=made.stop_token_ids)
