@@ -64,7 +64,7 @@ def test_rollouts_are_waited_for_and_the_oldest_is_named(manager):
 
 def test_one_that_keeps_the_hard_bound_is_named(manager, monkeypatch):
     handle = _start(manager)
-    monkeypatch.setattr(manager.queue, "read", lambda names: list(names))
+    monkeypatch.setattr(manager.queue, "read", lambda names, **_: list(names))
     starts = {o.trajectory: o.group for o in handle.orders if isinstance(o, StartRollout)}
     late = next(iter(starts))  # of the first group; its other member ends
     for _ in range(2):
