@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations, cycle
 from random import Random
@@ -26,7 +27,7 @@ from longcat_cli.evals.measures import (
 )
 from longcat_cli.evals.server import TRIES, ServerPolicy
 from longcat_cli.evals.table import table
-from longcat_cli.evals.targets import Wish, subjects, tasks_of
+from longcat_cli.evals.targets import Wish, limits_for, subjects, tasks_of
 from longcat_cli.evals.trials import Limits, Question, Target, ask, seed_of
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
@@ -269,6 +270,39 @@ def test_a_server_that_refuses_in_the_middle_is_one_line_and_no_group_of_errors(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_model_of_the_hugging_face_kind_is_asked_as_well(tmp_path):
+    """A tiny untrained one: it fails, in tokens and turns that are counted."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
+    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    plain.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="</s>", pad_token="<unk>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<s>' + m['role'] + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<s>assistant' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, eos_token_id=2, pad_token_id=0,
+        bos_token_id=1, max_position_embeddings=20_000,
+    )).save_pretrained(tmp_path)  # fmt: skip
+    (subject,), _ = subjects([str(tmp_path)], Wish(domains=("shop",)))
+    assert subject.target.kind == "transformers"
+    tasks = tuple(t.to_json() for t in grow_tasks("shop", "eval", 1, 1, load_recipe("smoke")))
+    limits = replace(limits_for(None, Wish(), subject.target), max_length=20_000, max_tokens=6,
+                     max_turns=2)  # fmt: skip
+    cell, said = ask(Question(subject.target, "shop", 0.0, tasks, 1, limits))
+    assert [(a.reward, a.tokens <= 12, a.turns in (1, 2)) for a in cell.attempts] == [
+        (0.0, True, True)]  # fmt: skip
+    assert said[0][-1]["role"] in ("assistant", "user")
 
 
 def _longcat(*arguments, cwd=None, env=None, timeout=300):
