@@ -9,10 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from longcat_envs.attacks import Say, golden_acts
 from longcat_envs.commands import main
 from longcat_envs.history import load_setting
 from longcat_envs.running import (
@@ -27,6 +25,7 @@ from longcat_envs.running import (
     wilson,
 )  # fmt: skip
 from longcat_envs.tasks import TaskMaker, WorldEnvironment
+from longcat_envs.testing import FakeServer, golden_model
 
 NUM = 3
 
@@ -42,66 +41,6 @@ def tasks(setting):
     return [next(maker) for _ in range(NUM)]
 
 
-class Server:
-    """An OpenAI-compatible server: `answer` gets the request's body and gives (status, message)."""
-
-    def __init__(self, answer):
-        self.bodies, self.headers = [], []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.bodies.append(body)
-                outer.headers.append(dict(self.headers))
-                status, message = answer(body)
-                answered = message
-                if status == 200 and isinstance(message, dict):
-                    answered = {"choices": [{"message": message}]}
-                data = answered if isinstance(answered, bytes) else json.dumps(answered).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except OSError:  # the client has gone
-                    pass
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-def golden(tasks):
-    """A model that does the golden chain of the task whose opening it is shown."""
-    acts = {task.opening: golden_acts(task) for task in tasks}
-
-    def answer(body):
-        messages = body["messages"]
-        opening = next(m["content"] for m in messages if m["role"] == "user")
-        act = acts[opening][sum(m["role"] == "assistant" for m in messages)]
-        if isinstance(act, Say):
-            return 200, {"role": "assistant", "content": act.text}
-        function = {"name": act.tool, "arguments": json.dumps(act.arguments)}
-        calls = [{"id": "c", "type": "function", "function": function}]
-        return 200, {"role": "assistant", "content": None, "tool_calls": calls}
-
-    return answer
-
-
 def ran(capsys, *arguments):
     code = main(["run", "bank", "--difficulty", "shallow", "--tasks", str(NUM), "--json",
                  "--tries", "1", *arguments])  # fmt: skip
@@ -110,7 +49,7 @@ def ran(capsys, *arguments):
 
 def test_a_model_that_does_the_golden_chain_passes_every_time(capsys, tasks, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "hush")
-    with Server(golden(tasks)) as server:
+    with FakeServer(golden_model(tasks)) as server:
         code, found = ran(capsys, "--model", server.url, "--k", "2", "--name", "m",
                           "--key-variable", "SOME_KEY", "--temperature", "0.5")  # fmt: skip
     assert code == 0
@@ -125,7 +64,7 @@ def test_a_model_that_does_the_golden_chain_passes_every_time(capsys, tasks, mon
 
 def test_a_model_that_only_talks_fails_and_says_what_is_unmet(capsys):
     talk = {"role": "assistant", "content": "All of that is done."}
-    with Server(lambda body: (200, talk)) as server:
+    with FakeServer(lambda body: (200, talk)) as server:
         _, found = ran(capsys, "--model", server.url, "--k", "1")
     assert found["summary"]["pass@1"][0] == 0
     assert all(row["unmet"] and row["status"] == "done" for row in found["rows"])
@@ -139,7 +78,7 @@ def test_a_model_that_only_talks_fails_and_says_what_is_unmet(capsys):
     ],
 )  # fmt: skip
 def test_a_server_that_fails_is_invalid_and_never_a_zero(capsys, status, answered, words):
-    with Server(lambda body: (status, answered)) as server:
+    with FakeServer(lambda body: (status, answered)) as server:
         code, found = ran(capsys, "--model", server.url, "--k", "1")
     assert code == 0
     assert found["summary"]["invalid"] == NUM
@@ -151,7 +90,7 @@ def test_whatever_a_model_answers_ends_in_a_record(capsys):
     odd = [{"content": None}, {"content": 3, "tool_calls": "x"}, {"tool_calls": [None]},
            {"tool_calls": [{"function": {"name": 3, "arguments": "["}}]}, {"content": ["a"]}]  # fmt: skip
     rng = random.Random(0)
-    with Server(lambda body: (200, rng.choice(odd))) as server:
+    with FakeServer(lambda body: (200, rng.choice(odd))) as server:
         _, found = ran(capsys, "--model", server.url, "--k", "3")
     assert len(found["rows"]) == 3 * NUM
     assert not any(row["passed"] for row in found["rows"])
@@ -160,7 +99,7 @@ def test_whatever_a_model_answers_ends_in_a_record(capsys):
 
 def test_a_request_is_tried_again_with_growing_pauses():
     waits, answers = [], [(503, {}), (429, {}), (200, {"content": "Hello."})]
-    with Server(lambda body: answers.pop(0)) as server:
+    with FakeServer(lambda body: answers.pop(0)) as server:
         endpoint = Endpoint(server.url + "/chat/completions", wait_s=0.5, sleep=waits.append)
         assert endpoint.ask([])["content"] == "Hello."
     assert waits == [0.5, 1.0]
@@ -172,7 +111,7 @@ def test_a_request_is_tried_again_with_growing_pauses():
 
 def test_a_run_goes_on_where_it_stopped(capsys, tasks, tmp_path):
     out = tmp_path / "runs.jsonl"
-    with Server(golden(tasks)) as server:
+    with FakeServer(golden_model(tasks)) as server:
         _, first = ran(capsys, "--model", server.url, "--k", "1", "--out", str(out))
         num = len(server.bodies)
         out.write_text(out.read_text() + '{"task": "cut o')
@@ -194,7 +133,7 @@ def test_a_run_goes_on_where_it_stopped(capsys, tasks, tmp_path):
 
 def test_ctrl_c_keeps_what_is_done(tasks, tmp_path):
     """The server lets one episode end and then answers no more; the process is interrupted."""
-    out, hold, first = tmp_path / "runs.jsonl", threading.Event(), golden(tasks)
+    out, hold, first = tmp_path / "runs.jsonl", threading.Event(), golden_model(tasks)
 
     def answer(body):
         opening = next(m["content"] for m in body["messages"] if m["role"] == "user")
@@ -202,7 +141,7 @@ def test_ctrl_c_keeps_what_is_done(tasks, tmp_path):
             hold.wait()
         return first(body)
 
-    with Server(answer) as server:
+    with FakeServer(answer) as server:
         process = subprocess.Popen(
             [sys.executable, "-m", "longcat_envs", "run", "bank", "--difficulty", "shallow",
              "--tasks", str(NUM), "--k", "1", "--model", server.url, "--out", str(out), "--json"],
@@ -227,7 +166,7 @@ def test_a_model_may_speak_for_the_person(setting, capsys, tasks):
     deep = TaskMaker(setting, seed=0)
     task = next(t for t in deep if t.withheld)
     said = iter([f"Of course. {task.withheld}", "[END]"])
-    with Server(lambda body: (200, {"content": next(said)})) as server:
+    with FakeServer(lambda body: (200, {"content": next(said)})) as server:
         person = ModelPerson(Endpoint(server.url), task, "a bank")
         assert not person.was_asked
         assert person.answer("How much?") == f"Of course. {task.withheld}"
@@ -236,11 +175,14 @@ def test_a_model_may_speak_for_the_person(setting, capsys, tasks):
     prompt = server.bodies[0]["messages"][0]["content"]
     assert task.withheld in prompt
     assert task.opening in prompt
-    with Server(golden(tasks)) as model, Server(lambda b: (200, {"content": "[END]"})) as user:
+    with (
+        FakeServer(golden_model(tasks)) as model,
+        FakeServer(lambda b: (200, {"content": "[END]"})) as user,
+    ):
         _, found = ran(capsys, "--model", model.url, "--user", user.url, "--k", "1")
     assert found["summary"]["pass@1"][0] == 1
     assert len(user.bodies) == NUM
-    with Server(golden(tasks)) as model:
+    with FakeServer(golden_model(tasks)) as model:
         _, found = ran(capsys, "--model", model.url, "--user", "http://127.0.0.1:9", "--k", "1")
     assert found["summary"]["invalid"] == NUM
     assert found["rows"][0]["reason"].startswith("the person: ")

@@ -21,6 +21,8 @@ from longcat_envs.running import (
     Endpoint,
     ModelPolicy,
     Trial,
+    WindowJudge,
+    agreement,
     person_by,
     read_trials,
     run_trials,
@@ -39,6 +41,10 @@ def register(commands: Commands) -> None:
     run.add_argument("--user", default="rules", metavar="rules|URL",
                      help="who speaks for the person: rules, or a model at this URL")  # fmt: skip
     run.add_argument("--user-name", default="default", help="that model's name at its server")
+    run.add_argument(
+        "--judge", metavar="URL", help="a model that judges by rubrics, beside the state"
+    )
+    run.add_argument("--judge-name", default="default", help="that model's name at its server")
     run.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME",
                      help="environment variable that holds the key, if one is needed")  # fmt: skip
     run.add_argument("--temperature", type=float, default=None)
@@ -61,6 +67,9 @@ def _run(given: argparse.Namespace) -> int:
     if given.user != "rules":
         user = replace(_endpoint(given, given.user, given.user_name), settings={})
         person = person_by(user, setting.words.title)
+    judge = None
+    if given.judge is not None:
+        judge = WindowJudge(replace(_endpoint(given, given.judge, given.judge_name), settings={}))
     if given.file is not None:
         tasks = read_tasks(given.file, setting.spec.name)
     else:
@@ -68,12 +77,14 @@ def _run(given: argparse.Namespace) -> int:
         tasks = [next(maker) for _ in range(given.tasks)]
     trials, is_whole = run_kept(
         setting, tasks, lambda task, number: ModelPolicy(endpoint), num_trials=given.k,
-        out=given.out, person=person, concurrency=given.concurrency,
+        out=given.out, person=person, concurrency=given.concurrency, judge=judge,
     )  # fmt: skip
+    verdicts = [(t["passed"], t["judged"]) for t in trials if "judged" in t]
+    by_judge = {"judge": agreement(verdicts)} if judge is not None else {}
     show(given, {
         "summary": {"domain": setting.spec.name, "difficulty": given.difficulty,
                     "model": given.name, **summary(trials, given.k),
-                    "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3]},
+                    "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3], **by_judge},
         "rows": trials,
     })  # fmt: skip
     return 0 if is_whole else 130

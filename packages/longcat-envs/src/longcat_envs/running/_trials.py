@@ -22,6 +22,7 @@ from longcat_envs.history import Setting
 from longcat_envs.tasks import Talker, WorldEnvironment, WorldTask
 
 from ._endpoint import ModelError
+from ._judge import WindowJudge, rubrics_of
 
 Trial = dict[str, Any]
 """`task`, `trial`, `passed`, `status`, `reward`, `unmet`, `calls`, `errors`, `seconds`, `reason`."""
@@ -40,6 +41,7 @@ async def run_trials(
     done: Collection[tuple[str, int]] = (),
     concurrency: int = 4,
     max_turns: int = MAX_TURNS,
+    judge: WindowJudge | None = None,
 ) -> None:
     """Run every task so many times.
 
@@ -53,13 +55,14 @@ async def run_trials(
         done: Tasks and numbers that are left out, as they were run before.
         concurrency: Episodes under way at once.
         max_turns: Messages of the agent in one episode.
+        judge: Also judges each episode by rubrics; its verdict stands beside the state's.
     """
     gate = asyncio.Semaphore(concurrency)
 
     async def one(task: WorldTask, number: int) -> None:
         async with gate:
             world = WorldEnvironment(setting, task, *([] if person is None else [person]))
-            keep(await _trial(world, policy(task, number), number, max_turns))
+            keep(await _trial(world, policy(task, number), number, max_turns, judge))
 
     async with asyncio.TaskGroup() as group:
         for number in range(num_trials):
@@ -68,7 +71,10 @@ async def run_trials(
                     group.create_task(one(task, number))
 
 
-async def _trial(world: WorldEnvironment, policy: Policy, number: int, max_turns: int) -> Trial:
+async def _trial(
+    world: WorldEnvironment, policy: Policy, number: int, max_turns: int,
+    judge: WindowJudge | None,
+) -> Trial:  # fmt: skip
     start = time.monotonic()
     record: Trial = {"task": world.task.id, "trial": number, "passed": False, "status": "invalid",
                      "reward": 0.0, "unmet": [], "calls": 0, "errors": 0, "reason": ""}  # fmt: skip
@@ -87,8 +93,26 @@ async def _trial(world: WorldEnvironment, policy: Policy, number: int, max_turns
             "reward": episode.reward.total, "calls": episode.num_calls,
             "errors": episode.num_errors, "unmet": [name for name, met in parts.items() if met < 1],
         }  # fmt: skip
+        if judge is not None:
+            record |= await _judged(world, judge, episode.messages)
     await world.close()
     return {**record, "seconds": round(time.monotonic() - start, 3)}
+
+
+async def _judged(
+    world: WorldEnvironment, judge: WindowJudge, messages: list[Message]
+) -> dict[str, Any]:
+    rubrics = rubrics_of(world.setting, world.task)
+    try:
+        found = await judge.judge(messages, rubrics, world.setting.words.title)
+    except ModelError as error:
+        return {"judge_reason": str(error)}
+    unmet = [text for text, is_met in zip(rubrics, found.met, strict=True) if not is_met]
+    return {
+        "judged": found.reward == 1,
+        "judged_share": round(found.share, 4),
+        "judge_unmet": unmet,
+    }
 
 
 class AnyPolicy:
