@@ -1,29 +1,36 @@
 """This code and an older checkout of it, side by side: generation, and forward with backward.
 
-usage: python against_old.py --old PATH/packages/longcat-moe/src [--preset mini] [--repeats 5]
+usage: python against_old.py --commit HASH [--preset mini] [--repeats 5]
+       python against_old.py --old PATH/packages/longcat-moe/src
 
-Each side is a process of its own; they take turns, one piece of work at a time. Compared are seconds of CPU,
-which a busy machine changes least; seconds on the clock are printed beside them.
+Each side is a process of its own; they take turns, one piece of work at a time. Compared are
+seconds of CPU, which a busy machine changes least; seconds on the clock are printed beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
 NEW = 32
+Pair = tuple[tuple[float, float], tuple[float, float]]
+"""Seconds of CPU and on the clock, this side and the old one."""
 WORK = ("generate 1", "generate 16", "forward and backward 1024")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--old", type=Path)
+    parser.add_argument("--commit")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -34,9 +41,30 @@ def main() -> None:
         sys.path.insert(0, str(options.worker))
         work(options.preset, options.threads)
         return
-    here = Path(__file__).parents[1] / "src"
-    sides = [_start(path, options) for path in (here, options.old)]
-    times: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in options.work}
+    if (options.old is None) == (options.commit is None):
+        parser.error("give either --old or --commit")
+    with tempfile.TemporaryDirectory() as folder:
+        old = options.old or _source_of(options.commit, Path(folder))
+        times = _compare(Path(__file__).parents[1] / "src", old, options)
+    _tell(times, options)
+
+
+def _source_of(commit: str, folder: Path) -> Path:
+    """Write this package's source as of a commit."""
+    source = "packages/longcat-moe/src"
+    root = Path(__file__).parents[3]
+    tar = subprocess.run(
+        ["git", "archive", commit, source], cwd=root, check=True, stdout=subprocess.PIPE
+    )
+    with tarfile.open(fileobj=io.BytesIO(tar.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / source
+
+
+def _compare(new: Path, old: Path, options: argparse.Namespace) -> dict[str, list[Pair]]:
+    """Let both sides do each piece of work by turns; return their times."""
+    sides = [_start(path, options) for path in (new, old)]
+    times: dict[str, list[Pair]] = {name: [] for name in options.work}
     for name in options.work:
         for side in sides:
             _ask(side, name)
@@ -44,47 +72,37 @@ def main() -> None:
         for name in options.work:
             order = sides if turn % 2 == 0 else sides[::-1]
             told = {id(side): _ask(side, name) for side in order}
-            times[name].append([told[id(side)] for side in sides])
+            times[name].append((told[id(sides[0])], told[id(sides[1])]))
     for side in sides:
         side.stdin.close()
         side.wait()
+    return times
+
+
+def _tell(times: dict[str, list[Pair]], options: argparse.Namespace) -> None:
     rows = []
     print("| work | CPU s, this | CPU s, old | this / old (least, greatest) | clock, this / old |")
     print("| --- | --- | --- | --- | --- |")
-    for name in options.work:
-        cpu = [[pair[side][0] for pair in times[name]] for side in (0, 1)]
-        ratios = sorted(a / b for a, b in zip(*cpu, strict=True))
-        clock = statistics.median(pair[0][1] / pair[1][1] for pair in times[name])
-        row = [
-            name, *(round(statistics.median(side), 2) for side in cpu),
-            round(statistics.median(ratios), 3), round(ratios[0], 3), round(ratios[-1], 3), round(clock, 3),
-        ]  # fmt: skip
+    for name, pairs in times.items():
+        new, old = ([pair[side][0] for pair in pairs] for side in (0, 1))
+        ratios = sorted(a / b for a, b in zip(new, old, strict=True))
+        clock = statistics.median(pair[0][1] / pair[1][1] for pair in pairs)
+        row = [statistics.median(new), statistics.median(old), statistics.median(ratios), ratios[0],
+               ratios[-1], clock]  # fmt: skip
+        row = [name, *(round(value, 3) for value in row)]
         rows.append(row)
         print(f"| {name} | {row[1]} | {row[2]} | {row[3]} ({row[4]}, {row[5]}) | {row[6]} |")
     slowest = max(row[3] for row in rows)
-    print(
-        json.dumps(
-            {
-                "title": f"This code against an older one, preset {options.preset}",
-                "claim": "Asked: checks and error handling must not cost speed. The greatest median ratio of "
-                f"CPU time, this over old, is {slowest}.",
-                "columns": [
-                    "work",
-                    "CPU s, this",
-                    "CPU s, old",
-                    "ratio",
-                    "least",
-                    "greatest",
-                    "clock ratio",
-                ],
-                "rows": rows,
-                "spread": f"least to greatest of {options.repeats} interleaved pairs",
-                "notes": [
-                    f"{options.threads} thread(s) a side, one side at a time, {NEW} new tokens"
-                ],
-            }
-        )
-    )
+    print(json.dumps({
+        "title": f"This code against an older one, preset {options.preset}",
+        "claim": "Asked: checks and error handling must not cost speed. The greatest median ratio "
+        f"of CPU time, this over {options.commit or 'old'}, is {slowest}.",
+        "columns": ["work", "CPU s, this", "CPU s, old", "ratio", "least", "greatest",
+        "clock ratio"],
+        "rows": rows,
+        "spread": f"least to greatest of {options.repeats} interleaved pairs",
+        "notes": [f"{options.threads} thread(s) a side, one side at a time, {NEW} new tokens"],
+    }))  # fmt: skip
 
 
 def _start(path: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
@@ -130,11 +148,11 @@ def work(preset: str, threads: int) -> None:
         engine.retire(version)
 
     def both_ways() -> None:
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+        model.train().requires_grad_(True)
         logits = model(ids).logits[0, :-1]
         torch.nn.functional.cross_entropy(logits, ids[0, 1:]).backward()
         model.zero_grad()
+        model.eval()
 
     for line in sys.stdin:
         name = line.strip()

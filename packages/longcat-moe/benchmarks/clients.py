@@ -2,11 +2,12 @@
 
 usage: CLIENTS_LIGHT=ENV/bin/python CLIENTS_EVAL=ENV/bin/python python clients.py
 
-A tiny random model is served here; each client runs in an environment of its own, which holds the client and
-nothing of ours (`uv venv ENV && uv pip install --python ENV/bin/python litellm langchain-openai inspect-ai`,
-and for lm-eval `torch transformers 'lm-eval[api,hf]'`). What is asked: that answers have the right form, that
-errors are each client's own class, and that lm-eval's scores over HTTP are those of its own Hugging Face
-backend on the same folder. The last line is one JSON object.
+A tiny random model is served here; each client runs in an environment of its own, which holds the
+client and nothing of ours (`uv venv ENV && uv pip install --python ENV/bin/python litellm
+langchain-openai inspect-ai`, and for lm-eval `torch transformers 'lm-eval[api,hf]'`). What is
+asked: that answers have the right form, that errors are each client's own class, and that lm-eval's
+scores over HTTP are those of its own Hugging Face backend on the same folder. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ t = [{"type": "function", "function": {"name": "f", "parameters": {"type": "obje
     "n": {"enum": [1, 2]}}, "required": ["n"]}}}]
 r = litellm.completion(messages=m, tools=t, tool_choice="required", parallel_tool_calls=False, **o)
 assert json.loads(r.choices[0].message.tool_calls[0].function.arguments)["n"] in (1, 2)
-r = litellm.text_completion(prompt=["find", "look"], max_tokens=3, model="text-completion-openai/tiny",
+r = litellm.text_completion(prompt=["find", "look"], max_tokens=3,
+model="text-completion-openai/tiny",
     api_base=sys.argv[1], api_key="x"); assert len(r.choices) == 2
 try: litellm.completion(messages=[{"role": "user", "content": "Ada " * 9000}], **o)
 except litellm.ContextWindowExceededError: pass
@@ -83,10 +85,11 @@ assert isinstance(chat.invoke("find").content, str)
 assert list(chat.stream("find"))
 assert len(chat.batch(["find", "look"])) == 2
 for method in ("json_schema", "function_calling"):
-    assert isinstance(chat.with_structured_output(Found, method=method).invoke("find"), Found), method
-raw = chat.bind(response_format={"type": "json_object"}).invoke("find"); assert raw.content.startswith("{")
-call, = chat.bind_tools([find], tool_choice="find").invoke("find").tool_calls
-assert call["args"]["count"] in (1, 2)
+    assert isinstance(chat.with_structured_output(Found, method=method).invoke("find"), Found),
+    method
+raw = chat.bind(response_format={"type": "json_object"}).invoke("find"); assert
+raw.content.startswith("{") call, = chat.bind_tools([find],
+tool_choice="find").invoke("find").tool_calls assert call["args"]["count"] in (1, 2)
 assert chat.bind_tools([find], tool_choice="any").invoke("find").tool_calls
 chat.bind_tools([find]).invoke("find")
 ChatOpenAI(logprobs=True, top_logprobs=3, n=2, **o).generate([[HumanMessage("find")]])
@@ -123,8 +126,10 @@ for name, model, args in (
      "num_concurrent=4,max_retries=1,tokenized_requests=True,max_length=1024"),
     ("hf", "hf", f"pretrained={folder},dtype=float32,max_length=1024"),
 ):
-    got = lm_eval.simple_evaluate(model=model, model_args=args, tasks=["lc_choice", "lc_words"], batch_size=4,
-        device="cpu", log_samples=True, task_manager=TaskManager(include_path=tasks), bootstrap_iters=0)
+    got = lm_eval.simple_evaluate(model=model, model_args=args, tasks=["lc_choice", "lc_words"],
+    batch_size=4,
+        device="cpu", log_samples=True, task_manager=TaskManager(include_path=tasks),
+        bootstrap_iters=0)
     samples = [(s["doc_id"], task, s["filtered_resps"]) for task in sorted(got["samples"])
         for s in sorted(got["samples"][task], key=lambda s: s["doc_id"])]
     found[name] = samples
@@ -161,7 +166,8 @@ def write_tasks(folder: Path) -> None:
     (folder / "words.yaml").write_text(
         "task: lc_words\n" + common.format(folder / "words.jsonl")
         + 'output_type: generate_until\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{a}}"\n'
-        "generation_kwargs:\n  until: [\".\"]\n  max_gen_toks: 12\n  do_sample: false\n  temperature: 0\n"
+        "generation_kwargs:\n  until: [\".\"]\n  max_gen_toks: 12\n  do_sample: false\n"
+        "  temperature: 0\n"
         "metric_list:\n  - metric: exact_match\n"
     )  # fmt: skip
 
@@ -172,7 +178,8 @@ def serve(folder: Path) -> str:
     config = LongcatConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=48, num_layers=1, num_attention_heads=2,
         q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=12,
-        ffn_hidden_size=64, expert_ffn_hidden_size=16, n_routed_experts=4, zero_expert_num=2, moe_topk=2,
+        ffn_hidden_size=64, expert_ffn_hidden_size=16, n_routed_experts=4, zero_expert_num=2,
+        moe_topk=2,
         rope_theta=10_000.0, initializer_range=0.1, max_position_embeddings=2048,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -195,6 +202,15 @@ def serve(folder: Path) -> str:
     return f"http://127.0.0.1:{port}/v1"
 
 
+CLIENTS = (
+    ("litellm", "litellm", "light", LITELLM),
+    ("langchain-openai", "langchain-openai", "light", LANGCHAIN),
+    ("inspect-ai", "inspect-ai", "light", INSPECT),
+    ("lm-eval, equal to its HF backend", "lm_eval", "eval", LM_EVAL),
+)
+"""Shown name, package, environment, and what it does."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+")
@@ -207,52 +223,35 @@ def main() -> None:
         tasks.mkdir()
         write_tasks(tasks)
         url = serve(folder)
-        for client, package, where, code, extra in (
-            ("litellm", "litellm", "light", LITELLM, []),
-            ("langchain-openai", "langchain-openai", "light", LANGCHAIN, []),
-            ("inspect-ai", "inspect-ai", "light", INSPECT, [str(logs)]),
-            (
-                "lm-eval, equal to its HF backend",
-                "lm_eval",
-                "eval",
-                LM_EVAL,
-                [str(folder), str(tasks)],
-            ),
-        ):
-            if where not in python or (options.only and client not in options.only):
-                continue
-            began = time.perf_counter()
-            done = subprocess.run(
-                [python[where], "-c", code, url, *extra],
-                capture_output=True,
-                text=True,
-                timeout=900,
-            )
-            version = subprocess.run(
-                [python[where], "-c", f"import importlib.metadata as m; print(m.version({package!r}))"],
-                capture_output=True, text=True, check=True,
-            ).stdout.strip()  # fmt: skip
-            told = done.stdout.strip().splitlines()[-1:] if done.returncode == 0 else []
-            rows.append(
-                [client, version, "passed" if done.returncode == 0 else "failed", " ".join(told)[:80],
-                 round(time.perf_counter() - began)]
-            )  # fmt: skip
-            print("|", " | ".join(map(str, rows[-1])), "|", flush=True)
-            if done.returncode:
-                print(done.stderr[-3000:])
+        extra = {INSPECT: [str(logs)], LM_EVAL: [str(folder), str(tasks)]}
+        for client, package, where, code in CLIENTS:
+            if where in python and (not options.only or client in options.only):
+                words = [code, url, *extra.get(code, [])]
+                rows.append([client, *_ask(python[where], package, words)])
+                print("|", " | ".join(map(str, rows[-1])), "|", flush=True)
     passed = sum(row[2] == "passed" for row in rows)
-    print(
-        json.dumps(
-            {
-                "title": "The server asked by other people's clients",
-                "claim": f"Asked: right answers and each client's own error classes. {passed} of {len(rows)} "
-                "clients passed.",
-                "columns": ["client", "version", "outcome", "told", "s"],
-                "rows": rows,
-                "spread": "one run; a client that fails in any step has failed",
-            }
-        )
-    )
+    print(json.dumps({
+        "title": "The server asked by other people's clients",
+        "claim": "Asked: right answers and each client's own error classes. "
+        f"{passed} of {len(rows)} clients passed.",
+        "columns": ["client", "version", "outcome", "told", "s"], "rows": rows,
+        "spread": "one run; a client that fails in any step has failed",
+    }))  # fmt: skip
+
+
+def _ask(python: str, package: str, words: list[str]) -> list[object]:
+    """Run a client's script; return its version, outcome, last words and seconds."""
+    began = time.perf_counter()
+    done = subprocess.run([python, "-c", *words], capture_output=True, text=True, timeout=900)
+    took = round(time.perf_counter() - began)
+    version = subprocess.run(
+        [python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    if done.returncode:
+        print(done.stderr[-3000:])
+        return [version, "failed", "", took]
+    return [version, "passed", " ".join(done.stdout.strip().splitlines()[-1:])[:80], took]
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 usage: python generate.py [--preset mini] [--batches 1 16 64] [--new 64]
 
-Both sides answer the same prompts with the same number of tokens; the share of tokens that are equal
-is printed.
+Both sides answer the same prompts with the same number of tokens; the share of tokens that are
+equal is printed.
 """
 
 import argparse
 import asyncio
 import itertools
+import json
 
 import torch
+import transformers
 from _peer import both, compare, header
 from longcat_moe import Engine, pack
 
@@ -28,37 +30,54 @@ def main() -> None:
     print(f"preset {options.preset}, float32, {header()}, {options.new} new tokens")
     print("| batch | ours, tokens/s | transformers | ratio (least, greatest) | equal tokens |")
     print("| --- | --- | --- | --- | --- |")
-    for batch in options.batches:
-        g = torch.Generator().manual_seed(batch)
-        lengths = torch.randint(32, 256, (batch,), generator=g).tolist()
-        prompts = [
-            torch.randint(3, ours.config.vocab_size, (n,), generator=g).tolist() for n in lengths
-        ]
-        answers: dict[str, list[list[int]]] = {}
+    rows = [_measure(batch, options, ours, packed, theirs) for batch in options.batches]
+    told = ", ".join(f"{row[3]} at batch {row[0]}" for row in rows)
+    print(json.dumps({
+        "title": f"Generation against transformers, preset {options.preset}, float32, CPU",
+        "claim": f"Asked: five times transformers at batch 16. Ours over transformers: {told}.",
+        "columns": ["batch", "ours, tokens/s", "transformers, tokens/s", "ratio", "least",
+                    "greatest", "equal tokens"],
+        "rows": rows, "spread": f"least to greatest of {options.repeats} interleaved pairs",
+        "versions": {"transformers": transformers.__version__},
+        "notes": [f"Greedy, {options.new} new tokens after prompts of 32 to 255.",
+                  f"{torch.get_num_threads()} threads a side, one side at a time."],
+    }))  # fmt: skip
 
-        engine = Engine(ours.config, num_slots=batch, max_length=256 + options.new + 2)
-        versions = itertools.count()  # a new one each time, so that no prefix is reused
 
-        def mine(prompts=prompts, answers=answers, engine=engine, versions=versions):
-            answers["ours"] = asyncio.run(
-                _generate(engine, packed, next(versions), prompts, options.new)
-            )
+def _measure(batch, options, ours, packed, theirs):
+    """Let both sides answer the same prompts; return a row."""
+    g = torch.Generator().manual_seed(batch)
+    lengths = torch.randint(32, 256, (batch,), generator=g).tolist()
+    prompts = [
+        torch.randint(3, ours.config.vocab_size, (n,), generator=g).tolist() for n in lengths
+    ]
+    answers: dict[str, list[list[int]]] = {}
 
-        def peer(prompts=prompts, answers=answers):
-            answers["theirs"] = _transformers(theirs, prompts, options.new)
+    engine = Engine(ours.config, num_slots=batch, max_length=256 + options.new + 2)
+    versions = itertools.count()  # a new one each time, so that no prefix is reused
 
-        ours_s, theirs_s, (ratio, least, most) = compare(mine, peer, repeats=options.repeats)
-        pairs = [
-            a == b
-            for left, right in zip(answers["ours"], answers["theirs"], strict=True)
-            for a, b in zip(left, right, strict=True)
-        ]
-        total = batch * options.new
-        print(
-            f"| {batch} | {total / ours_s:,.0f} | {total / theirs_s:,.0f} | "
-            f"{ratio:.1f} ({least:.1f}, {most:.1f}) | {sum(pairs) / len(pairs):.1%} |",
-            flush=True,
+    def mine():
+        answers["ours"] = asyncio.run(
+            _generate(engine, packed, next(versions), prompts, options.new)
         )
+
+    def peer():
+        answers["theirs"] = _transformers(theirs, prompts, options.new)
+
+    ours_s, theirs_s, (ratio, least, most) = compare(mine, peer, repeats=options.repeats)
+    pairs = [
+        a == b
+        for left, right in zip(answers["ours"], answers["theirs"], strict=True)
+        for a, b in zip(left, right, strict=True)
+    ]
+    total, equal = batch * options.new, sum(pairs) / len(pairs)
+    print(
+        f"| {batch} | {total / ours_s:,.0f} | {total / theirs_s:,.0f} | "
+        f"{ratio:.1f} ({least:.1f}, {most:.1f}) | {equal:.1%} |",
+        flush=True,
+    )
+    speeds = [round(total / ours_s, 1), round(total / theirs_s, 1)]
+    return [batch, *speeds, *(round(x, 2) for x in (ratio, least, most)), round(equal, 4)]
 
 
 async def _generate(engine, model, version, prompts, num_new):

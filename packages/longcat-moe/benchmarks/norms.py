@@ -2,9 +2,10 @@
 
 usage: python norms.py [--depths 2 16] [--steps 150] [--lr 2e-3] [--seeds 2] [--plot norms.png]
 
-The task: texts of a second-order Markov source over 16 words, so that loss has a floor and attention is
-needed. What is printed: the loss at the end (mean of the last tenth), and the norm of the gradient of the
-first block's weights over that of the last block's, at the first step and at the end.
+The task: texts of a second-order Markov source over 16 words, so that loss has a floor and
+attention is needed. What is printed: the loss at the end (mean of the last tenth), and the norm of
+the gradient of the first block's weights over that of the last block's, at the first step and at
+the end.
 """
 
 import argparse
@@ -92,16 +93,17 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(
-        f"lr {options.lr:g}, {options.steps} steps, {options.seeds} seeds, torch {torch.__version__}"
+        f"lr {options.lr:g}, {options.steps} steps, {options.seeds} seeds, "
+        f"torch {torch.__version__}"
     )
     print(
-        "| norm | blocks | loss at the end, by seed | gradient first / last: at first | at the end |"
+        "| norm | blocks | loss at the end, by seed | gradient first / last: at first "
+        "| at the end |"
     )
     print("| --- | --- | --- | --- | --- |")
-    runs = {}
+    runs, rows = {}, []
     for depth in options.depths:
         for norm in NORMS:
             for seed in range(options.seeds):
@@ -114,12 +116,28 @@ def main() -> None:
             first, last = mine[0][1][0], sorted(mine[0][1][-tail:])[tail // 2]
             shown = ", ".join(f"{end:.3f}" for end in ends)
             print(f"| {norm} | {2 * depth} | {shown} | {first:.2g} | {last:.2g} |", flush=True)
+            rows.append([norm, 2 * depth, round(sum(ends) / len(ends), 3), shown,
+                         float(f"{first:.2g}"), float(f"{last:.2g}")])  # fmt: skip
     if options.plot:
         plot(runs, options.plot)
-    if options.json:
-        rows = [{"norm": n, "depth": d, "seed": s, "losses": r[0], "ratios": r[1]}
-                for (n, d, s), r in runs.items()]  # fmt: skip
-        options.json.write_text(json.dumps(rows))
+    _tell(rows, options)
+
+
+def _tell(rows, options):
+    """Say what came out, as a result."""
+    deep = [row for row in rows if row[1] == 2 * max(options.depths)]
+    best, worst = min(deep, key=lambda row: row[2]), max(deep, key=lambda row: row[2])
+    print(json.dumps({
+        "title": "Wirings of the norms in small models, shallow and deep",
+        "claim": f"Asked: which wiring trains {deep[0][1]} blocks best. The least loss has "
+        f"{best[0]} ({best[2]}), the greatest {worst[0]} ({worst[2]}).",
+        "columns": ["norm", "blocks", "loss at the end", "by seed",
+                    "gradient of the first layer over the last, at first", "at the end"],
+        "rows": rows, "spread": f"{options.seeds} seeds, each in its column",
+        "seeds": list(range(options.seeds)),
+        "notes": [f"Rate {options.lr:g}, {options.steps} steps, width 64.",
+                  "A Markov source of the second order over 16 words."],
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

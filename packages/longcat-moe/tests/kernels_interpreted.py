@@ -34,7 +34,8 @@ def step(name, num_rows, max_narrow):
         elif key.endswith("correction_bias"):
             value.normal_(std=0.02)
     caches = [
-        LatentCache(config, num_blocks=num_rows * blocks, block_size=16, dtype=torch.float32, device="cpu")
+        LatentCache(config, num_blocks=num_rows * blocks, block_size=16, dtype=torch.float32,
+        device="cpu")
         for _ in range(2)
     ]  # fmt: skip
     caches[0].full.normal_(std=0.5)
@@ -44,14 +45,7 @@ def step(name, num_rows, max_narrow):
     ids = torch.randint(3, config.vocab_size, (num_rows,))
     _fused.MAX_NARROW = max_narrow
     fused = _fused.FusedStep(model, caches[0], num_rows=num_rows, max_length=blocks * 16)
-    for value in vars(fused).values():  # nothing is read that nobody wrote
-        for tensor in _tensors(value):
-            if tensor.is_floating_point() and tensor.data_ptr() not in (
-                fused.cos.data_ptr(),
-                fused.sin.data_ptr(),
-                model.lm_head.weight.data_ptr(),
-            ):
-                tensor.fill_(float("nan"))
+    _spoil(fused, spare=(fused.cos, fused.sin, model.lm_head.weight))
     got = fused.step(ids, positions, table).clone()
     view = StaticView(caches[1], positions, table)
     view.begin()
@@ -71,6 +65,15 @@ def step(name, num_rows, max_narrow):
         again=float((again - got).abs().max()),
         longer=other,
     )
+
+
+def _spoil(fused, *, spare):
+    """Fill the buffers with what is no number: nothing is read that nobody wrote."""
+    spared = {tensor.data_ptr() for tensor in spare}
+    for value in vars(fused).values():
+        for tensor in _tensors(value):
+            if tensor.is_floating_point() and tensor.data_ptr() not in spared:
+                tensor.fill_(float("nan"))
 
 
 def _tensors(value):
@@ -98,7 +101,8 @@ def draws():
         step_of = torch.ones(num, dtype=torch.long)
         limits = torch.tensor([9, 9, 3, 9, 4])
         sample[(num,)](
-            logits, heat, uniforms, tokens, log_probs, ids, at, limits, step_of, num, words, BLOCK=256
+            logits, heat, uniforms, tokens, log_probs, ids, at, limits, step_of, num, words,
+            BLOCK=256
         )  # fmt: skip
         expected = torch.where(
             heat > 0, _draw(logits, heat, uniforms[1][:, None]), logits.argmax(-1)

@@ -24,7 +24,8 @@ STRING = [
 
 def _tool(schema, **more):
     parameters = {
-        "type": "object", "properties": {"a": schema}, "$defs": {"name": {"type": "string"}}, **more,
+        "type": "object", "properties": {"a": schema}, "$defs": {"name": {"type": "string"}},
+        **more,
     }  # fmt: skip
     return {"type": "function", "function": {"name": "f", "parameters": parameters}}
 
@@ -90,15 +91,18 @@ def test_what_json_cannot_say_stays_text(raw, schema):
 _ODD = [
     None, 5, "x", [], {}, [None], [5], ["x"], [{}], [[]], {"function": None}, True,
     [{"function": None}], [{"function": {}}], [{"function": {"name": "f"}}],
-    [{"function": {"name": 5, "parameters": {}}}], [{"function": {"name": "f", "parameters": None}}],
+    [{"function": {"name": 5, "parameters": {}}}], [{"function": {"name": "f",
+    "parameters": None}}],
     [{"function": {"name": "f", "parameters": []}}],
     [{"function": {"name": "f", "parameters": {"properties": None}}}],
     [{"function": {"name": "f", "parameters": {"properties": [1]}}}],
     *([_tool(schema)] for schema in (
         None, True, False, 5, "string", [], {"type": None}, {"type": 5}, {"type": ["x", 5, None]},
-        {"type": {}}, {"anyOf": None}, {"anyOf": []}, {"anyOf": [None, 5]}, {"oneOf": {}}, {"enum": 5},
+        {"type": {}}, {"anyOf": None}, {"anyOf": []}, {"anyOf": [None, 5]}, {"oneOf": {}},
+        {"enum": 5},
         {"enum": [[], {}]}, {"$ref": 5}, {"$ref": "#/$defs/none"}, {"$ref": "#"}, {"allOf": [True]},
-        {"$ref": "http://x/y"}, {"$ref": "#/properties/a"}, {"anyOf": [{"$ref": "#/properties/a"}] * 3},
+        {"$ref": "http://x/y"}, {"$ref": "#/properties/a"},
+        {"anyOf": [{"$ref": "#/properties/a"}] * 3},
         {"const": float("nan")}, {"type": "string", "enum": []},
     )),
 ]  # fmt: skip
@@ -130,7 +134,8 @@ def test_only_what_may_be_called_is_a_call():
 
 @pytest.mark.parametrize(
     "body",
-    ["<longcat_tool_call>" * 20_000, "<longcat_arg_key>" * 20_000, "<longcat_arg_key>a</longcat_arg_key>" * 9000,
+    ["<longcat_tool_call>" * 20_000, "<longcat_arg_key>" * 20_000,
+    "<longcat_arg_key>a</longcat_arg_key>" * 9000,
      "<longcat_tool_call></longcat_tool_call>" * 9000, "</longcat_arg_value>" * 20_000],
 )  # fmt: skip
 def test_time_grows_with_the_text_alone(body):
@@ -143,7 +148,8 @@ _SHARDS = [
     "<longcat_tool_call>", "</longcat_tool_call>", "<longcat_arg_key>", "</longcat_arg_key>",
     "<longcat_arg_value>", "</longcat_arg_value>", "</longcat_think>", "<longcat_think>", "f", "\n",
     "a", "{", "}", "[", "]", "(", ")", ",", ":", "...", "1", "2e9", "e", "NaN", "None", "True", "'",
-    '"', "\\", "\\x", "\\ud800", "\ud800", "\udfff", "é", "\x00", "</longcat_s>", " ", "-", "*", "lambda",
+    '"', "\\", "\\x", "\\ud800", "\ud800", "\udfff", "é", "\x00", "</longcat_s>", " ", "-", "*",
+    "lambda",
     "b'", "1j", "null", "\u2028", "0x", "_", "=", "//", "#", "f'{", "\U0001f600", "\r",
 ]  # fmt: skip
 
@@ -154,7 +160,8 @@ def _fuzz(num, seed):
         body = "".join(rng.choices(_SHARDS, k=rng.randrange(1, 30)))
         if rng.random() < 0.7:
             body = (
-                f"<longcat_tool_call>f\n<longcat_arg_key>a</longcat_arg_key><longcat_arg_value>{body}"
+                "<longcat_tool_call>f\n<longcat_arg_key>a</longcat_arg_key>"
+                f"<longcat_arg_value>{body}"
                 "</longcat_arg_value></longcat_tool_call>"
             )
         tools = (

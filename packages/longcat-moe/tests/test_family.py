@@ -225,7 +225,7 @@ def test_ngram_folders_come_back_and_name_their_kind(config, tmp_path):
 
 
 def _collisions(config, num=20_000):
-    """2-grams that share a row of the first table, drawn by Zipf's law, over those of a random hash."""
+    """2-grams that share a row of the first table, by Zipf's law, over those of a random hash."""
     g = torch.Generator().manual_seed(0)
     rank = torch.arange(1, config.vocab_size + 1, dtype=torch.float64)
     drawn = torch.multinomial(1 / rank, 2 * num, replacement=True, generator=g).view(-1, 2)

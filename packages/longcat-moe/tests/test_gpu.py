@@ -1,4 +1,7 @@
-"""What only a GPU can show. No plugin and no root configuration is needed: see `apps/longcat-cli/benchmarks/gpu.py`."""
+"""What only a GPU can show.
+
+No plugin and no root configuration is needed: see `apps/longcat-cli/benchmarks/gpu.py`.
+"""
 
 import asyncio
 
@@ -111,7 +114,7 @@ def test_captured_steps_give_the_tokens_of_the_ordinary_step(dtype, temperature)
     # In bf16 a tie between tokens may fall the other way; in float32 nothing may.
     assert same == total or (dtype == torch.bfloat16 and same > 0.3 * total)
     assert max(gaps) < (1e-3 if dtype == torch.float32 else 0.1)
-    assert any(step.graphs for step in fast._decoders[0]._steps.values())
+    assert any(step.graphs for step in fast._versions.decoders[0]._steps.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Decoding in fixed shapes, without capture, against the ordinary step: same tokens, same everything."""
+"""Decoding in fixed shapes, without capture, against the ordinary step: the same tokens."""
 
 import asyncio
 import dataclasses
@@ -60,7 +60,7 @@ async def test_decoder_gives_what_the_ordinary_step_gives(model, config, asked, 
             assert b.log_probs == pytest.approx(a.log_probs, abs=1e-5)
             for left_top, right_top in zip(a.top_log_probs, b.top_log_probs, strict=True):
                 assert [token for token, _ in left_top] == [token for token, _ in right_top]
-    assert fast._decoders[0]._steps, "the decoder did not run"
+    assert fast._versions.decoders[0]._steps, "the decoder did not run"
     assert plain.stats.num_sampled == fast.stats.num_sampled
     is_ahead = all(is_simple(SamplingParams(**turn)) for talk in asked for turn in talk)
     assert fast.stats.num_steps < plain.stats.num_steps or steps == 1 or not is_ahead
@@ -127,7 +127,7 @@ def test_only_temperature_and_ends_are_simple():
 
 
 async def test_who_ends_earlier_than_the_others_keeps_what_it_has(model, config):
-    """Beyond its last token lies no block of its own: without a limit it would write into its first."""
+    """Beyond its last token lies no block of its own: it would write into its first."""
 
     async def talks(engine):
         short, long = await engine.open(0), await engine.open(0)

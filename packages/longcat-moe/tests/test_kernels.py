@@ -1,4 +1,4 @@
-"""The Triton kernels on CPU, through Triton's interpreter, against the modules. On a GPU: `test_gpu.py`."""
+"""The Triton kernels on CPU, by Triton's interpreter, against the modules."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The model against transformers, against the report's dataflow, and against its parameter count."""
+"""The model against transformers, the report's dataflow, and its parameter count."""
 
 import json
 

@@ -14,7 +14,7 @@ def config(config):
 
 
 def _teach_to_guess(model, prompts, *, temperature, num_new):
-    """Let the head learn what the model itself says after a few prompts, until it is a fair guesser."""
+    """Let the head learn what the model says after a few prompts, until it guesses fairly."""
     torch.manual_seed(1)
     head, texts = model.model.mtp, []
     for prompt in prompts:
@@ -50,6 +50,10 @@ async def _answers(engine, prompts, **options):
         return first, second
 
     return await asyncio.gather(*map(one, prompts))
+
+
+async def _both_turns(engine):
+    return await _answers(engine, PROMPTS, max_tokens=12, temperature=0)
 
 
 PROMPTS = [[4, 5, 6], list(range(10, 40)), [50], list(range(60, 77))]
@@ -212,8 +216,6 @@ def test_a_head_s_names_are_those_of_the_checkpoints(model, tmp_path):
 
 def test_a_model_without_a_head_gets_one_that_can_be_trained_and_guesses(model, config, tmp_path):
     """As `longcat train` leaves a model: no head. What it says stays the same to the bit."""
-    import asyncio
-
     from longcat_moe import add_prediction_head, mtp_loss
 
     plain = LongcatForCausalLM(dataclasses.replace(config, num_nextn_predict_layers=0)).eval()
@@ -236,14 +238,17 @@ def test_a_model_without_a_head_gets_one_that_can_be_trained_and_guesses(model, 
     assert all(torch.equal(w, before[n]) for n, w in plain.state_dict().items())
     large.save_pretrained(tmp_path)
     again = LongcatForCausalLM.from_pretrained(tmp_path).eval()
-    engine = Engine(again.config, num_slots=1, max_length=64, speculate=True)
+    # As `longcat serve --speculate` has it: every token is the one that greedy decoding takes.
+    engine = Engine(again.config, num_slots=4, max_length=64, speculate=True, threaded=True)
     engine.add_model(0, again)
-
-    async def one():
-        c = await engine.open(0)
-        return await engine.generate(c, [4, 5], max_tokens=12, temperature=0, stop_ids=())
-
-    assert len(asyncio.run(one()).token_ids) == 12
+    for prompt, answers in zip(PROMPTS, asyncio.run(_both_turns(engine)), strict=True):
+        said = list(prompt)
+        for given, answer in zip(([], [7, 8, 9]), answers, strict=True):
+            said += given
+            for token in answer.token_ids:
+                with torch.no_grad():
+                    assert token == int(plain(torch.tensor([said])).logits[0, -1].argmax())
+                said.append(token)
     assert engine.stats.num_drafted > 0
     with pytest.raises(ValueError, match="has one"):
         add_prediction_head(again)

@@ -16,10 +16,11 @@ from longcat_moe import (
     RequestFailedError,
     SamplingParams,
 )
-from longcat_moe.engine import _engine
+from longcat_moe.engine import _models
 
 REFUSED = [
-    *({"temperature": t} for t in (1e-40, 1e-6, 1e300, -1, -0.001, math.nan, math.inf, "1", None, True)),
+    *({"temperature": t} for t in (1e-40, 1e-6, 1e300, -1, -0.001, math.nan, math.inf, "1", None,
+    True)),
     *({"top_p": p} for p in (0, -0.1, 1.001, math.nan, "x", None)),
     *({"top_k": k} for k in (-1, 1.5, math.nan, "3", None, True)),
     *({"min_p": p} for p in (-0.1, 1.1, math.nan, None)),
@@ -212,7 +213,7 @@ async def test_when_the_loop_cannot_live_nobody_waits(model, monkeypatch, thread
     def lost(*_, **__):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(_engine, "compute", lost)
+    monkeypatch.setattr(_models, "compute", lost)
     talks = [await engine.open(0), await engine.open(0)]
     waiting = asyncio.create_task(engine.open(0))
     await asyncio.sleep(0)

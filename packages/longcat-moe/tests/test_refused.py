@@ -156,10 +156,12 @@ CONFIGS = [
     ("quantization_config", {"quantization_config": {"quant_method": "awq", "bits": 4}}),
     ("quantization_config", {"quantization_config": {"quant_method": "fp8"}}),
     ("quantization_config", {"quantization_config": "fp8"}),
-    ("quantization_config", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}),
+    ("quantization_config", {"quantization_config": {"quant_method": "fp8",
+    "weight_block_size": [64, 64]}}),
     ("rope_type", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     ("rope_type", {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
-    ("those of YaRN", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 1}}),
+    ("those of YaRN", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0,
+    "llama_4_scaling_beta": 1}}),
     ("must be an object", {"rope_scaling": "yarn"}),
     ("tie_word_embeddings", {"tie_word_embeddings": True}),
     ("attention_bias", {"attention_bias": True}),
@@ -194,7 +196,8 @@ CONFIGS = [
     ("model_type", {"model_type": ["longcat_flash"]}),
     ("streaming_sparse_attention", {"streaming_sparse_attention": {}}),
     ("streaming_sparse_attention", {"streaming_sparse_attention": [1]}),
-    ("streaming_sparse_attention", {"streaming_sparse_attention": {"layer_type": "0101", "stride": 4}}),
+    ("streaming_sparse_attention", {"streaming_sparse_attention": {"layer_type": "0101",
+    "stride": 4}}),
     ("block_size", {"streaming_sparse_attention": {"layer_type": "0101", "block_size": 0}}),
     ("layer_type must have a digit", {"streaming_sparse_attention": {"layer_type": "01"}}),
 ]  # fmt: skip
@@ -215,7 +218,8 @@ def test_keys_that_change_nothing_are_no_matter(model, tmp_path):
     _edit(
         tmp_path, _name_or_path="x", transformers_version="4.56.0", torch_dtype="bfloat16",
         use_cache=True, pad_token_id=0, attention_dropout=0.0, auto_map={"AutoConfig": "x.Y"},
-        num_key_value_heads=3, qk_head_dim=16, num_experts_per_tok=4, intermediate_size=64, unknown=None,
+        num_key_value_heads=3, qk_head_dim=16, num_experts_per_tok=4, intermediate_size=64,
+        unknown=None,
     )  # fmt: skip
     assert LongcatForCausalLM.from_pretrained(tmp_path).config == model.config
 
@@ -271,7 +275,8 @@ def test_the_saved_config_says_the_dtype(model, tmp_path):
         ({"expert_ffn_hidden_size": 1}, torch.float32),
         ({"expert_ffn_hidden_size": 4}, torch.bfloat16),
         ({"hidden_size": 44, "expert_ffn_hidden_size": 3}, torch.bfloat16),
-        ({"v_head_dim": 3, "qk_nope_head_dim": 5, "qk_rope_head_dim": 2, "kv_lora_rank": 7, "q_lora_rank": 9},
+        ({"v_head_dim": 3, "qk_nope_head_dim": 5, "qk_rope_head_dim": 2, "kv_lora_rank": 7,
+        "q_lora_rank": 9},
          torch.float32),
     ],
 )  # fmt: skip

@@ -19,7 +19,8 @@ TOOLS = [{"type": "function", "function": {
     "parameters": {"type": "object", "properties": {"name": {"type": "string"}}}}}]  # fmt: skip
 ASK = [{"role": "user", "content": "find the book of Ada"}]
 CALL = (
-    "I look\n</longcat_think>\nWell. <longcat_tool_call>find\n<longcat_arg_key>name</longcat_arg_key>\n"
+    "I look\n</longcat_think>\nWell. <longcat_tool_call>find\n<longcat_arg_key>name"
+    "</longcat_arg_key>\n"
     "<longcat_arg_value>Ada é</longcat_arg_value>\n</longcat_tool_call>\n</longcat_s>"
 )
 

@@ -115,7 +115,8 @@ def test_a_stream_of_completions_adds_up(client, more):
 def test_streamed_log_probs_and_ids_are_those_of_the_whole(client):
     extra = {"return_token_ids": True}
     options = {
-        "model": "tiny", "prompt": "find", "max_tokens": 6, "seed": 4, "logprobs": 2, "extra_body": extra,
+        "model": "tiny", "prompt": "find", "max_tokens": 6, "seed": 4, "logprobs": 2,
+        "extra_body": extra,
     }  # fmt: skip
     (whole,) = client.completions.create(**options).choices
     parts = [p.choices[0] for p in client.completions.create(**options, stream=True)]

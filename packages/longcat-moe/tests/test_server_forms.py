@@ -28,7 +28,8 @@ def _tool(name, properties, required=()):
 
 
 TOOLS = [
-    _tool("find", {"kind": {"type": "string", "enum": ["book", "page 2"]}, "count": {"type": "integer",
+    _tool("find", {"kind": {"type": "string", "enum": ["book", "page 2"]},
+    "count": {"type": "integer",
         "minimum": 1, "maximum": 9}}, ["kind", "count"]),
     _tool("close", {}),
 ]  # fmt: skip
@@ -64,7 +65,8 @@ def test_a_random_model_says_json_of_the_schema(client, temperature, seed):
 
 def test_a_stream_of_json_adds_up_to_the_whole(client):
     options = {
-        "model": "tiny", "messages": ASK, "response_format": _form(SCHEMA), "max_tokens": 200, "seed": 3,
+        "model": "tiny", "messages": ASK, "response_format": _form(SCHEMA), "max_tokens": 200,
+        "seed": 3,
     }  # fmt: skip
     whole = client.chat.completions.create(**options).choices[0].message.content
     parts = client.chat.completions.create(**options, stream=True)
@@ -130,7 +132,8 @@ def test_required_calls_one_of_the_tools(client):
     names = set()
     for seed in range(8):
         got = client.chat.completions.create(
-            model="tiny", messages=ASK, tools=TOOLS, max_tokens=80, seed=seed, tool_choice="required",
+            model="tiny", messages=ASK, tools=TOOLS, max_tokens=80, seed=seed,
+            tool_choice="required",
             parallel_tool_calls=False,
         ).choices[0].message  # fmt: skip
         (call,) = got.tool_calls
@@ -142,7 +145,8 @@ def test_required_may_call_several_unless_that_is_forbidden(client):
     counts = []
     for seed in range(8):
         got = client.chat.completions.create(
-            model="tiny", messages=ASK, tools=TOOLS[1:], max_tokens=60, seed=seed, tool_choice="required"
+            model="tiny", messages=ASK, tools=TOOLS[1:], max_tokens=60, seed=seed,
+            tool_choice="required"
         ).choices[0].message  # fmt: skip
         counts.append(len(got.tool_calls))
     assert max(counts) > 1
@@ -184,7 +188,8 @@ def test_arguments_of_every_kind_come_back_as_they_should(client, schema, right)
     }
     for seed in range(3):
         got = client.chat.completions.create(
-            model="tiny", messages=ASK, tools=[tool], max_tokens=120, seed=seed, logit_bias={"2": 1},
+            model="tiny", messages=ASK, tools=[tool], max_tokens=120, seed=seed,
+            logit_bias={"2": 1},
             tool_choice={"type": "function", "function": {"name": "f"}},
         ).choices[0]  # fmt: skip
         if got.finish_reason == "length":  # a random model's text may go on

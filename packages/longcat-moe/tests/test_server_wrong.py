@@ -1,4 +1,4 @@
-"""What clients send wrongly is one clear answer, and neither the connection nor anybody else is hurt."""
+"""What clients send wrongly is one clear answer, and nobody else is hurt."""
 
 import asyncio
 import json
@@ -62,16 +62,20 @@ CHAT = [
     ("ignore_eos", {"ignore_eos": True, "response_format": {"type": "json_object"}}),
     ("parallel_tool_calls", {"parallel_tool_calls": "no"}),
     ("tool_choice", {"tool_choice": "required"}),
-    ("tool_choice", {"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": _tool()}),
+    ("tool_choice", {"tool_choice": {"type": "function", "function": {"name": "x"}},
+    "tools": _tool()}),
     ("tool_choice", {"tool_choice": 5, "tools": _tool()}),
     ("tool_choice", {"tool_choice": {"function": []}, "tools": _tool()}),
-    ("names of tools", {"tools": [{"type": "function", "function": {"name": "a b"}}], "tool_choice": "required"}),
+    ("names of tools", {"tools": [{"type": "function", "function": {"name": "a b"}}],
+    "tool_choice": "required"}),
     ("response_format", {"response_format": 5}),
     ("response_format", {"response_format": {"type": "xml"}}),
     ("json_schema", {"response_format": {"type": "json_schema"}}),
     ("json_schema", {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}}),
-    ("cannot be followed", {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}}),
-    ("cannot be followed", {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/x"}}}}),
+    ("cannot be followed", {"response_format": {"type": "json_schema",
+    "json_schema": {"schema": {"type": 5}}}}),
+    ("cannot be followed", {"response_format": {"type": "json_schema",
+    "json_schema": {"schema": {"$ref": "#/x"}}}}),
     ("chat_template_kwargs", {"chat_template_kwargs": {"x": 1}}),
     ("chat_template_kwargs", {"chat_template_kwargs": 5}),
     ("reasoning_effort", {"reasoning_effort": "high"}),
@@ -88,9 +92,11 @@ CHAT = [
     ("type 'text'", {"messages": [{"role": "user", "content": 5}]}),
     ("type 'text'", {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}),
     ("type 'text'", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
-    ("reasoning_content", {"messages": [{"role": "assistant", "content": "", "reasoning_content": 5}]}),
+    ("reasoning_content", {"messages": [{"role": "assistant", "content": "",
+    "reasoning_content": 5}]}),
     ("tool_calls must be", {"messages": [{"role": "assistant", "tool_calls": 5}]}),
-    ("tool call must hold", {"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}),
+    ("tool call must hold", {"messages": [{"role": "assistant",
+    "tool_calls": [{"function": {}}]}]}),
     ("arguments must be", {"messages": [{"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": "[1]"}}]}]}),
     ("arguments must be", {"messages": [{"role": "assistant", "tool_calls": [
@@ -154,7 +160,8 @@ def test_a_wrong_completion_request_is_one_400(web, words, body):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"a": NaN}', b'{"a": 1e999, "a": Infinity}',
+        b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"a": NaN}',
+        b'{"a": 1e999, "a": Infinity}',
         DEEP.encode(), b'{"messages": ' + DEEP.encode() + b"}", b'{"a":' * 50_000, b"\x00" * 100,
         b'{"n": ' + b"9" * 10_000 + b"}", "{\"é\": \"\\ud800\"}".encode("latin-1"),
     ],
@@ -325,12 +332,12 @@ def test_a_slow_reader_of_a_stream_holds_up_nobody(url, engine):
 
 
 def _fails(monkeypatch, error):
-    from longcat_moe.engine import _engine
+    from longcat_moe.engine import _models
 
     def compute(*_, **__):
         raise error
 
-    monkeypatch.setattr(_engine, "compute", compute)
+    monkeypatch.setattr(_models, "compute", compute)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -13,7 +13,8 @@ from longcat_moe import (
 from longcat_moe._tokenizer import EOS, MARKERS
 
 TURN = (
-    "lend\n</longcat_think>\n<longcat_tool_call>lend_book\n<longcat_arg_key>name</longcat_arg_key>\n"
+    "lend\n</longcat_think>\n<longcat_tool_call>lend_book\n<longcat_arg_key>name"
+    "</longcat_arg_key>\n"
     "<longcat_arg_value>Ada Berg</longcat_arg_value>\n</longcat_tool_call>\n</longcat_s>"
 )
 TOKENIZER = train_tokenizer(

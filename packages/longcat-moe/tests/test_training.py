@@ -174,7 +174,7 @@ def test_deep_and_span_draw_what_writes_into_the_skip_smaller(config):
 
 
 def test_fine_experts_with_compensation_speak_as_loud_as_one_ffn():
-    """Equation 8, at the sizes of a small model: a dense FFN against 6 finer experts, top 6 of 6."""
+    """Equation 8, at a small model's sizes: a dense FFN against 6 finer experts, top 6 of 6."""
     from longcat_moe import LongcatConfig
 
     torch.manual_seed(0)

@@ -117,7 +117,8 @@ def test_generate_says_what_transformers_says(hf, theirs, beams):
     mask = torch.ones(3, 9, dtype=torch.long)
     mask[0, :4] = mask[2, :1] = 0
     options = {
-        "attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "num_beams": beams, "pad_token_id": 0,
+        "attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "num_beams": beams,
+        "pad_token_id": 0,
         "eos_token_id": 95,
     }  # fmt: skip
     assert torch.equal(hf.generate(ids, **options), theirs.generate(ids, **options))
@@ -178,7 +179,8 @@ def test_what_is_saved_loads_here_there_and_in_longcat_moe(hf, model, tmp_path):
 @pytest.mark.parametrize("changes", [
     {}, {"rope_scaling": YarnScaling(factor=4, original_max_position_embeddings=32)},
     {"ngram_vocab_size_ratio": 2.3, "emb_neighbor_num": 3, "emb_split_num": 2},
-    {"num_nextn_predict_layers": 1}, {"norm": "span"}, {"sparse_attention": SparseAttention(layer_type="0110")},
+    {"num_nextn_predict_layers": 1}, {"norm": "span"},
+    {"sparse_attention": SparseAttention(layer_type="0110")},
 ])  # fmt: skip
 def test_configs_go_there_and_come_back(config, changes, tmp_path):
     config = dataclasses.replace(config, **changes)

@@ -164,7 +164,8 @@ def test_a_decoding_step_gathers_the_window_not_the_length(sparse):
     for end in (10, 60, 200):
         view = cache.view([Span(range(64), end - 1, 1, range(64))])
         pair = [
-            next(iter(view.extend(index, torch.zeros(1, sparse.config.latent_dim)))).latents_BSL.shape[1]
+            next(iter(view.extend(index, torch.zeros(1,
+            sparse.config.latent_dim)))).latents_BSL.shape[1]
             for index in (0, 1)
         ]  # fmt: skip
         widths.append(pair)

@@ -1,11 +1,11 @@
 """What a tool call's argument is, given its text and the tool's schema.
 
-The chat format writes strings as they are and everything else as JSON, so that `5` may be a string or a
-number. The schema decides:
+The chat format writes strings as they are and everything else as JSON, so that `5` may be a string
+or a number. The schema decides:
 
 - Where only a string is allowed, the text is the value.
-- Else the text is read as JSON, then as a Python literal; the value stands if the schema allows its type, or
-  allows no string either.
+- Else the text is read as JSON, then as a Python literal; the value stands if the schema allows its
+  type, or allows no string either.
 - What JSON cannot say (`...`, `{1, 2}`, `NaN`, `1e999`) stays text.
 """
 
@@ -28,7 +28,7 @@ _MAX_LITERAL = 100_000
 
 
 def parameter_types(tools: Any) -> dict[tuple[str, str], Kinds]:
-    """Return what each parameter of each tool may be, by tool and name; of anything that is given."""
+    """Return what each parameter of each tool may be, by tool and name; of anything given."""
     found: dict[tuple[str, str], Kinds] = {}
     for tool in tools if isinstance(tools, Sequence) else ():
         function = _get(tool, "function")

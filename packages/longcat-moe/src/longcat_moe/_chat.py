@@ -1,15 +1,16 @@
 r"""The chat format of LongCat-Flash-Thinking-2601: messages and tools to text and back.
 
     <longcat_tool_declare>..tools..</longcat_tool_declare><longcat_system>..<longcat_user>..
-     /think_on <longcat_assistant><longcat_think>\n..thought..\n</longcat_think>\n..answer..</longcat_s>
+     /think_on
+     <longcat_assistant><longcat_think>\n..thought..\n</longcat_think>\n..answer..</longcat_s>
 
 - A conversation only ever grows: what was sampled is kept as it was sampled, and text that comes
   later is appended. `Renderer`-like use: `start`, then per turn sampled ids and `extend`.
 - `parse` inverts the rendering of an assistant turn. What cannot be parsed stays content, and
   `malformed` says why.
 - The same rendering as a Jinja template, for other tools: `chat_template`.
-- Not seen, and chosen here: the marker without thinking (`/think_off`), and that a dropped thought takes its
-  tags with it.
+- Not seen, and chosen here: the marker without thinking (`/think_off`), and that a dropped thought
+  takes its tags with it.
 
 Source: the released examples and parsers of LongCat-Flash-Thinking-2601 (family 2601).
 """
@@ -114,8 +115,8 @@ class ChatFormat:
         """Split a conversation into what a model wrote and what it was given.
 
         Without `keep_thoughts`, thoughts before the last user message are dropped, as the released
-        template does by default (`save_history_reasoning_content=False`); those of the tool loop that
-        is going on stay.
+        template does by default (`save_history_reasoning_content=False`); those of the tool loop
+        that is going on stay.
         """
         last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=0)
         pieces = [Piece(self._declaration(tools), False, 0)] if tools else []
@@ -142,7 +143,8 @@ class ChatFormat:
             return f"<longcat_tool_declare>\n{body}\n</longcat_tool_declare>"
         body = "".join(
             f"### Tool name: {f['name']}\nDescription: {f.get('description') or ''}\n\n"
-            f"InputSchema: {json.dumps(f.get('parameters') or _NO_PARAMETERS, ensure_ascii=False)}\n\n"
+            f"InputSchema: {json.dumps(f.get('parameters') or _NO_PARAMETERS, ensure_ascii=False)}"
+            "\n\n"
             for f in functions
         )
         return (
@@ -215,18 +217,36 @@ def parse_turn(
 
     Args:
         text: What was sampled.
-        tools: Whose parameters' types say what a value is; tools that are no such thing say nothing.
+        tools: Whose parameters' types say what a value is; tools that are no such thing say
+            nothing.
         callable_names: Calls of other tools stay content; all are calls when absent.
     """
     text = text.removesuffix(EOS)
     thought, closed, rest = text.partition("</longcat_think>")
     if not closed:
         thought, rest = "", text
+    said, calls, reasons = _read_calls(rest, tools, callable_names)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": said.removeprefix("\n") if closed else said,
+        "reasoning_content": thought.removesuffix("\n"),
+    }
+    if calls:
+        message["tool_calls"] = calls
+    if reasons:
+        message["malformed"] = "; ".join(reasons)
+    return message
+
+
+def _read_calls(
+    text: str, tools: Sequence[Mapping[str, Any]], callable_names: Collection[str] | None
+) -> tuple[str, list[dict[str, Any]], list[str]]:
+    """Return what is content, the calls, and why others are none."""
     types = parameter_types(tools)
     content: list[str] = []
     calls: list[dict[str, Any]] = []
     reasons: list[str] = []
-    for piece, inside in _cut(rest, _CALL):
+    for piece, inside in _cut(text, _CALL):
         if inside is None:
             content.append(piece)
             continue
@@ -244,16 +264,7 @@ def parse_turn(
     said = "".join(content)
     if _CALL[0] in said and not reasons:
         reasons.append("a tool call was begun and not closed")
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": said.removeprefix("\n") if closed else said,
-        "reasoning_content": thought.removesuffix("\n"),
-    }
-    if calls:
-        message["tool_calls"] = calls
-    if reasons:
-        message["malformed"] = "; ".join(reasons)
-    return message
+    return said, calls, reasons
 
 
 def _cut(text: str, marks: tuple[str, str]) -> Iterator[tuple[str, str | None]]:

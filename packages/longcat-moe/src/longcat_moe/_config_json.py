@@ -1,7 +1,7 @@
 """What a `config.json` says, key by key: what shapes the model, what does not, and what is refused.
 
-A key that is not known here may change the computation, so that it is refused: a model that computes
-something else than it was trained for is worse than none.
+A key that is not known here may change the computation, so that it is refused: a model that
+computes something else than it was trained for is worse than none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "topk_method": (None,),
     "zero_expert_type": ("identity", None),
 }
-"""Keys that would change the computation, with the only values that this implementation computes."""
+"""Keys that would change the computation, with the only values that this implementation
+computes."""
 
 _ALSO = {
     "num_local_experts": "n_routed_experts",
@@ -46,9 +47,12 @@ _ALSO = {
 """Second names, as transformers has them."""
 
 _IGNORED = {
-    "architectures", "attention_dropout", "auto_map", "chunk_size_feed_forward", "do_sample", "dtype",
-    "head_dim", "id2label", "label2id", "max_length", "model_type", "original_max_position_embeddings",
-    "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id", "params_dtype",
+    "architectures", "attention_dropout", "auto_map", "chunk_size_feed_forward", "do_sample",
+    "dtype",
+    "head_dim", "id2label", "label2id", "max_length", "model_type",
+    "original_max_position_embeddings",
+    "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
+    "params_dtype",
     "problem_type", "pruned_heads", "quantization_config", "return_dict", "rope_parameters",
     "rope_scaling", "streaming_sparse_attention", "temperature", "top_k", "top_p", "torch_dtype",
     "transformers_version", "use_cache",
@@ -161,7 +165,8 @@ def _check_quantization(values: Any) -> None:
 def _read_rope(values: dict[str, Any], known: dict[str, Any]) -> None:
     """Read how positions turn, with transformers' precedence.
 
-    transformers 5 keeps all of it in `rope_parameters`; older files have `rope_scaling`, which comes first.
+    transformers 5 keeps all of it in `rope_parameters`; older files have `rope_scaling`, which
+    comes first.
     """
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, dict):

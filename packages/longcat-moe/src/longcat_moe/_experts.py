@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ._config import LongcatConfig
+from ._grouped import grouped_product
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,10 @@ class Experts(nn.Module):
             pad = nn.functional.pad
             gate_up = pad(gate_up.unflatten(1, (2, inner)), (0, more_D, 0, more_I)).flatten(1, 2)
             down, x_PD = pad(down, (0, more_I, 0, more_D)), pad(x_PD, (0, more_D))
-        product, ends_N = nn.functional.grouped_mm, nums_N.cumsum(0, dtype=torch.int32)
-        h = product(x_PD.to(dtype), gate_up.transpose(1, 2), offs=ends_N)
+        ends_N = nums_N.cumsum(0, dtype=torch.int32)
+        h = grouped_product(x_PD.to(dtype), gate_up.transpose(1, 2), ends_N)
         gate, up = h.chunk(2, dim=-1)
-        y_PD = product(nn.functional.silu(gate) * up, down.transpose(1, 2), offs=ends_N)
+        y_PD = grouped_product(nn.functional.silu(gate) * up, down.transpose(1, 2), ends_N)
         return y_PD[:, :width] if more_D else y_PD
 
 
@@ -124,7 +125,8 @@ def dispatch(
         weight_TK: What each choice weighs.
         index_TK: The chosen experts; those from `num_ffn` on return their input.
         num_ffn: FFN experts.
-        grouped_ffn: Maps tokens sorted by expert (P, D) and how many each expert has (N,) to (P, D).
+        grouped_ffn: Maps tokens sorted by expert (P, D) and how many each expert has (N,) to (P,
+            D).
         can_skip: Whether it need not be called where no FFN expert was chosen.
     """
     is_identity = index_TK >= num_ffn
@@ -150,8 +152,8 @@ def dispatch_static(
 ) -> Tensor:
     """Do what `dispatch` does in shapes that depend on T alone, without asking the device anything.
 
-    P is all T * K pairs; those of identity experts stand at the end, where no group reaches. A grouped
-    product leaves their rows as it found them, in both directions: both masks are needed.
+    P is all T * K pairs; those of identity experts stand at the end, where no group reaches. A
+    grouped product leaves their rows as it found them, in both directions: both masks are needed.
     """
     sorted_P, order_P = index_TK.flatten().sort(stable=True)
     experts_N = torch.arange(num_ffn, device=index_TK.device)
@@ -183,7 +185,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Pairs to what each token chose, (T, K, D). `place_TK` and `order_P` are each other's inverse."""
+    """Pairs to what each token chose, (T, K, D). `place_TK` and `order_P` undo each other."""
 
     @staticmethod
     def forward(ctx: Any, y_PD: Tensor, order_P: Tensor, place_TK: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Make a large model from a small one's settings or weights.
 
-Source: LongCat-Flash report 2.3.2 (variance compensation), 3.1.1 (width transfer, table 1), 3.1.2 (growth).
+Source: LongCat-Flash report 2.3.2 (variance compensation), 3.1.1 (width transfer, table 1), 3.1.2
+(growth).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def variance_compensation(config: LongcatConfig) -> float:
 def init_from_proxy(model: LongcatForCausalLM, *, proxy_width: int) -> LongcatForCausalLM:
     """Scale fresh weights as if `initializer_range` had been tuned at `proxy_width`.
 
-    With s = hidden_size / proxy_width, hidden and output matrices get 1 / s of the variance; embeddings
-    and norms stay.
+    With s = hidden_size / proxy_width, hidden and output matrices get 1 / s of the variance;
+    embeddings and norms stay.
     """
     scale = _width_factor(model.config, proxy_width) ** -0.5
     for name, weight in model.named_parameters():
@@ -41,8 +42,8 @@ def init_from_proxy(model: LongcatForCausalLM, *, proxy_width: int) -> LongcatFo
 def param_groups(model: LongcatForCausalLM, *, lr: float, proxy_width: int) -> list[dict[str, Any]]:
     """Return optimiser groups for a learning rate that was tuned at `proxy_width`.
 
-    Hidden and output matrices get lr / s with s = hidden_size / proxy_width; embeddings and norms lr.
-    Batch, depth and sparsity are to be the proxy's.
+    Hidden and output matrices get lr / s with s = hidden_size / proxy_width; embeddings and norms
+    lr. Batch, depth and sparsity are to be the proxy's.
     """
     factor = _width_factor(model.config, proxy_width)
     named = list(model.named_parameters())
@@ -56,8 +57,8 @@ def param_groups(model: LongcatForCausalLM, *, lr: float, proxy_width: int) -> l
 def stack_layers(model: LongcatForCausalLM) -> LongcatForCausalLM:
     """Return a model of twice the layers, the small one's put upon themselves.
 
-    Pre-training goes on from there: the loss first rises, and later falls below that of a model of this
-    size from nothing.
+    Pre-training goes on from there: the loss first rises, and later falls below that of a model of
+    this size from nothing.
     """
     small = model.config
     sparse = small.sparse_attention
@@ -76,10 +77,10 @@ def stack_layers(model: LongcatForCausalLM) -> LongcatForCausalLM:
 
 @torch.no_grad()
 def add_prediction_head(model: LongcatForCausalLM) -> LongcatForCausalLM:
-    """Return a model with a fresh multi-token prediction head, every other weight shared with this one.
+    """Return a model with a fresh multi-token prediction head, and this one's weights.
 
-    Train the head alone by `mtp_loss` on what `model.model` says (`model.model.mtp.parameters()`), save
-    it, and an engine may speculate with it. The head's embeddings begin as the model's.
+    Train the head alone by `mtp_loss` on what `model.model` says (`model.model.mtp.parameters()`),
+    save it, and an engine may speculate with it. The head's embeddings begin as the model's.
 
     Raises:
         ValueError: It has a head already.

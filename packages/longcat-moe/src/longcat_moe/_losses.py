@@ -4,7 +4,8 @@
         logits = model(ids).logits
     loss = lm_loss + alpha * load_balance_loss(routings, config, num_groups=8)
 
-Dimension key: T tokens, E experts (FFN then identity), K chosen per token, D model width, N FFN experts.
+Dimension key: T tokens, E experts (FFN then identity), K chosen per token, D model width, N FFN
+experts.
 
 Source: LongCat-Flash report, 2.1.1 (equations 3 to 5), 3.1.3 (equations 9 and 10), 2.4.
 """
@@ -44,9 +45,10 @@ def load_balance_loss(
 ) -> Tensor:
     """Return the device-level balance loss, mean over layers; 1 per group when all is balanced.
 
-    FFN experts stand in `num_groups` equal groups, one a device; all identity experts are one more, which
-    drives their share to that of `num_active_ffn_experts`. A token that chose two experts of a group
-    counts twice there: with the report's factors, only then is the balanced state the least.
+    FFN experts stand in `num_groups` equal groups, one a device; all identity experts are one more,
+    which drives their share to that of `num_active_ffn_experts`. A token that chose two experts of
+    a group counts twice there: with the report's factors, only then is the balanced state the
+    least.
 
     Args:
         routings: From `record_routing`, of one micro-batch.
@@ -79,8 +81,8 @@ def balance_gradient_ratio(
 ) -> float:
     """Return R_g, how hard balancing pulls at the mean expert probabilities; keep it under 0.1.
 
-    `|alpha dL_LB / dP| / |dL_LM / dP|` with P the batch mean of the router's scores, over all layers;
-    a shift of P shifts every token's scores, so that the gradients of tokens add up.
+    `|alpha dL_LB / dP| / |dL_LM / dP|` with P the batch mean of the router's scores, over all
+    layers; a shift of P shifts every token's scores, so that the gradients of tokens add up.
     """
     scores = [routing.scores_TE for routing in routings]
     norms: list[float] = []
@@ -93,7 +95,7 @@ def balance_gradient_ratio(
 
 @torch.no_grad()
 def router_similarity(model: nn.Module) -> list[float]:
-    """Return each router's mean cosine between the vectors of two experts, over all pairs, in order.
+    """Return each router's mean cosine between the vectors of two experts, in order.
 
     Near 0 the experts are told apart; where it grows towards 1, the router has lost its way (report
     3.1.3).

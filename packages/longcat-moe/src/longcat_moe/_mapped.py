@@ -56,8 +56,8 @@ def _map(data: bytes | memoryview, name: str, entry: Any, start: int) -> Tensor:
     is_inside = 0 <= begin <= end <= len(data) - start and min(shape, default=0) >= 0
     if not is_inside or end - begin != count * dtype.itemsize:
         raise ValueError(
-            f"weights must be safetensors bytes: {name} of shape {shape} and {dtype} does not lie in "
-            f"bytes {begin} to {end} of {len(data) - start}"
+            f"weights must be safetensors bytes: {name} of shape {shape} and {dtype} does not lie "
+            f"in bytes {begin} to {end} of {len(data) - start}"
         )
     if not count:
         return torch.empty(shape, dtype=dtype)

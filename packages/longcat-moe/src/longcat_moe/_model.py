@@ -107,7 +107,8 @@ class LongcatModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if has_norm else nn.Identity()
         self.mtp = PredictionHead(config) if config.num_nextn_predict_layers else None
         self.is_checkpointing = False
-        """Compute each layer a second time in the backward pass instead of keeping its activations."""
+        """Compute each layer a second time in the backward pass instead of keeping its
+        activations."""
 
     def forward(
         self,
@@ -147,8 +148,8 @@ class LongcatModel(nn.Module):
     ) -> Tensor:
         """Return the last state before the final norm, (B, T, D): what `hidden_z_loss` reads.
 
-        With `inputs_embeds` (B, T, D) they stand for the tokens' embeddings. What each layer is given is
-        noted in `states`.
+        With `inputs_embeds` (B, T, D) they stand for the tokens' embeddings. What each layer is
+        given is noted in `states`.
         """
         if lengths is not None:
             _check_lengths(input_ids, lengths)
@@ -213,8 +214,9 @@ class LongcatForCausalLM(nn.Module):
         """Draw every matrix from a normal of `initializer_range`; norms 1, biases 0."""
         if collides(self.config):
             warnings.warn(
-                f"ngram_vocab_size_ratio={self.config.ngram_vocab_size_ratio:g} is close to a whole "
-                "number or a half: many 2-grams will share a row. Choose one well between, as 78.3",
+                f"ngram_vocab_size_ratio={self.config.ngram_vocab_size_ratio:g} is close to a "
+                "whole number or a half: many 2-grams will share a row. Choose one well "
+                "between, as 78.3",
                 stacklevel=3,
             )
         std = self.config.initializer_range
@@ -247,11 +249,11 @@ class LongcatForCausalLM(nn.Module):
 
         Args:
             input_ids: (B, T).
-            attention_mask: (B, T), 1 for real tokens. Padding may stand on the right, where the causal mask
-                keeps it from being seen and the experts never compute it, or on the left, where all
-                texts are packed.
-            position_ids: (B, T); counted from 0 when absent. Where they do not go on by one, and there is no
-                mask, another text begins, as in transformers.
+            attention_mask: (B, T), 1 for real tokens. Padding may stand on the right, where the
+                causal mask keeps it from being seen and the experts never compute it, or on the
+                left, where all texts are packed.
+            position_ids: (B, T); counted from 0 when absent. Where they do not go on by one, and
+                there is no mask, another text begins, as in transformers.
             cache: Latents of earlier tokens, see `CacheView`; new tokens are packed, B = 1.
             logits_mask: (B, T), true where a prediction is wanted.
             before_ids: (B, T, N - 1) for n-gram embeddings with a cache: see `neighbours`. Without
@@ -320,8 +322,8 @@ class LongcatForCausalLM(nn.Module):
 
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: The config is not understood, or the files do not hold this model and nothing
-                else; the message names the keys. No memory was taken.
+            ValueError: The config is not understood, or the files do not hold this model and
+                nothing else; the message names the keys. No memory was taken.
         """
         config, shards = LongcatConfig.from_pretrained(folder), Shards(Path(folder))
         if "model.mtp.norm.weight" in shards:
@@ -352,9 +354,9 @@ class LongcatForCausalLM(nn.Module):
         Args:
             folder: Made if it is not there.
             max_shard_bytes: Of a file.
-            for_transformers: Also write the gates and ups, all zero, that transformers allocates for
-                identity experts and does not load without. Released checkpoints have none, and vLLM reads
-                none: false for it. Both kinds load here.
+            for_transformers: Also write the gates and ups, all zero, that transformers allocates
+                for identity experts and does not load without. Released checkpoints have none, and
+                vLLM reads none: false for it. Both kinds load here.
         """
         state = self.state_dict()
         if for_transformers:

@@ -2,8 +2,8 @@
 
     h'_i = block(W [RMS(embed(t_{i+1})) ; RMS(h_i)])      logits of t_{i+2} = lm_head(norm(h'_i))
 
-One dense layer: the state of a token and the embedding of the next, joined, through one attention and
-one dense FFN. The output matrix is the model's own. While training it is a second target; while
+One dense layer: the state of a token and the embedding of the next, joined, through one attention
+and one dense FFN. The output matrix is the model's own. While training it is a second target; while
 generating it guesses for the model to check.
 
 Dimension key: B sequences, T tokens, D model width.

@@ -4,21 +4,22 @@ With f the attention, g the FFN, and N their norms, each used once:
 
     pre     y = x + f(N x)           out = y + g(N y)         final norm     (released models)
     post    y = N(x + f(x))          out = N(y + g(y))
-    deep    y = N(a x + f(x))        out = N(a y + g(y))      a = (2 L)^(1/4), small weights at first
-    span    y = N(x + f(x))          out = N(x + g(y))        the skip spans both; f(N x) in the first
+    deep    y = N(a x + f(x))        out = N(a y + g(y))      a = (2 L)^(1/4), small weights first
+    span    y = N(x + f(x))          out = N(x + g(y))        the skip spans both; f(N x) first
     mix     post in the first quarter of the blocks, pre after
     hybrid  z = N(x + f(x))          out = z + g(z)           final norm
     peri    y = x + N f(N x)         out = y + N g(N y)       final norm
 
-- A block is one attention with one dense FFN; a layer has two, and L blocks are twice the layers. What
-  the shortcut MoE says joins the second block's FFN, and the MoE reads what the first FFN reads.
+- A block is one attention with one dense FFN; a layer has two, and L blocks are twice the layers.
+  What the shortcut MoE says joins the second block's FFN, and the MoE reads what the first FFN
+  reads.
 - `hybrid` normalises queries, keys and values inside attention; latent attention does so already.
-- At first, weights that write into the skip are drawn smaller for `span`, by 1 / sqrt(L): our choice, from
-  (1 + 1/L)^(-L/2) > 0.6 for every depth; the paper's own rule was not found. `deep` draws values, outputs
-  and FFNs smaller by (8 L)^(-1/4).
+- At first, weights that write into the skip are drawn smaller for `span`, by 1 / sqrt(L): our
+  choice, from (1 + 1/L)^(-L/2) > 0.6 for every depth; the paper's own rule was not found. `deep`
+  draws values, outputs and FFNs smaller by (8 L)^(-1/4).
 
-Source: SpanNorm, arXiv 2601.22580 (equations as read from a third-party implementation); PreNorm and
-PostNorm; DeepNorm, 2203.00555; Mix-LN, 2412.13795; HybridNorm, 2503.04598; Peri-LN, 2502.02732.
+Source: SpanNorm, arXiv 2601.22580 (equations as read from a third-party implementation); PreNorm
+and PostNorm; DeepNorm, 2203.00555; Mix-LN, 2412.13795; HybridNorm, 2503.04598; Peri-LN, 2502.02732.
 """
 
 from __future__ import annotations

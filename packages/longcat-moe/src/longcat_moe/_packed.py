@@ -1,12 +1,13 @@
 """Weights laid out once for reading, so that a product with few rows runs at the speed of memory.
 
-- On CPU, a step of generation multiplies each matrix by a handful of rows. The general product packs
-  the matrix anew each time; oneDNN's packed layout does it once (measured in the README).
-- A packed model computes the same function, cannot be trained, and is only worth its memory (a second
-  copy of the matrices) where it is used often.
+- On CPU, a step of generation multiplies each matrix by a handful of rows. The general product
+  packs the matrix anew each time; oneDNN's packed layout does it once (measured in the README).
+- A packed model computes the same function, cannot be trained, and is only worth its memory (a
+  second copy of the matrices) where it is used often.
 - Experts that no token chose are not touched.
 
-Where oneDNN or its operators are absent, or all matrices are small, `pack` returns the model itself.
+Where oneDNN or its operators are absent, or all matrices are small, `pack` returns the model
+itself.
 
 Dimension key: T tokens, D model width, N FFN experts, K chosen per token, P chosen pairs.
 """

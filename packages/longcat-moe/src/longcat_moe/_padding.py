@@ -1,4 +1,4 @@
-"""Batches that are not simply padded on the right: their texts are packed, and their states put back.
+"""Batches not simply padded on the right: texts are packed, and their states put back.
 
 Dimension key: B rows, T places of each, P real tokens of all, D model width.
 """

@@ -17,8 +17,8 @@ PRESETS: dict[str, LongcatConfig] = {
     "flash": LongcatConfig(),
     # The same weights' shape with a context of 256K; its own config.json was not seen.
     "thinking-2601": LongcatConfig(max_position_embeddings=262_144),
-    # Half of the attentions sparse, 1M tokens by YaRN. Which half, the released string, was not seen:
-    # here it is the second attention of each layer. The original length is `thinking-2601`'s.
+    # Half of the attentions sparse, 1M tokens by YaRN. Which half, the released string, was not
+    # seen: here it is the second attention of each layer. The original length is `thinking-2601`'s.
     "zigzag": LongcatConfig(
         rope_scaling=YarnScaling(factor=4, original_max_position_embeddings=262_144),
         max_position_embeddings=1_048_576,

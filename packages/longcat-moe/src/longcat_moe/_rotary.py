@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YarnScaling:
-    """How positions were stretched; names as in `config.json`, and what is absent as in transformers."""
+    """How positions were stretched; names as in `config.json`, defaults as in transformers."""
 
     factor: float
     """New context length over the old one."""
@@ -32,8 +32,8 @@ class YarnScaling:
     """Frequencies that turn less often than this are divided by `factor`; between, a ramp."""
     mscale: float | None = 1.0
     mscale_all_dim: float | None = 1.0
-    """Without both of `mscale` and this, cos and sin are multiplied by the paper's temperature; with
-    this, scores are multiplied by its square."""
+    """Without both of `mscale` and this, cos and sin are multiplied by the paper's temperature;
+    with this, scores are multiplied by its square."""
     attention_factor: float | None = None
     """What cos and sin are multiplied by, in place of what `mscale` and the rest give."""
     truncate: bool = True

@@ -1,7 +1,8 @@
 """Load checkpoints in the Hugging Face layout, ours or anyone's.
 
-- What the files hold is compared with what the model needs, names, shapes and dtypes, from their headers
-  alone: one error, before memory is taken. A weight that the model has no use for is one of them.
+- What the files hold is compared with what the model needs, names, shapes and dtypes, from their
+  headers alone: one error, before memory is taken. A weight that the model has no use for is one of
+  them.
 - Then one tensor at a time, shard after shard: peak memory is the model and one tensor.
 - Weights in FP8 with a scale for each block of 128 x 128 (`weight_scale_inv`) are read as numbers.
 - Nothing outside the folder is read.
@@ -119,8 +120,8 @@ class Shards:
     def _is_harmless(self, key: str, config: LongcatConfig) -> bool:
         """Whether a weight that nobody reads may be there.
 
-        transformers keeps gates and ups of identity experts, which compute nothing, and no downs; older
-        files keep rotary frequencies, which follow from the config.
+        transformers keeps gates and ups of identity experts, which compute nothing, and no downs;
+        older files keep rotary frequencies, which follow from the config.
         """
         if key.endswith("rotary_emb.inv_freq"):
             return True
@@ -185,8 +186,8 @@ def check_layers(shards: Shards, config: LongcatConfig) -> None:
         )
     if shards.num_layers > config.num_layers:
         raise ValueError(
-            f"{shards.folder}: the checkpoint holds {shards.num_layers} layers, the config has no use "
-            f"for more than num_layers={config.num_layers}"
+            f"{shards.folder}: the checkpoint holds {shards.num_layers} layers, the config has no "
+            f"use for more than num_layers={config.num_layers}"
         )
 
 

@@ -1,7 +1,7 @@
 """ZigZag: some attentions see the beginning of a text and what is near, nothing between.
 
-- Positions are counted in blocks of 128. A token sees the first `num_sink` blocks, and its own block
-  with the `num_local - 1` before it, as far as they are not in the future.
+- Positions are counted in blocks of 128. A token sees the first `num_sink` blocks, and its own
+  block with the `num_local - 1` before it, as far as they are not in the future.
 - Up to `num_sink + num_local` blocks (1,024 tokens) that is full attention, token by token.
 - Which attentions are sparse is a string with one digit per attention, `1` for sparse; information
   crosses a long text through the others.

@@ -1,9 +1,9 @@
 """The chat format as a Jinja template, so that other tools render the same bytes.
 
-transformers, vLLM and others read it from `chat_template.jinja` beside the tokenizer. Its variables are
-the released ones: `messages`, `tools`, `add_generation_prompt`, `enable_thinking` (true by default) and
-`save_history_reasoning_content` (false by default). Arguments of tool calls must be mappings there, not
-JSON text.
+transformers, vLLM and others read it from `chat_template.jinja` beside the tokenizer. Its variables
+are the released ones: `messages`, `tools`, `add_generation_prompt`, `enable_thinking` (true by
+default) and `save_history_reasoning_content` (false by default). Arguments of tool calls must be
+mappings there, not JSON text.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ._chat import NOTE, ChatFormat
 from ._tokenizer import BOS, EOS, PAD, load_tokenizer
 
 _FULL = """\
-{{- '<longcat_tool_declare>\\n# Tools\\nYou have access to the following tools:\\n\\n## Tool namespace: \
-function\\n\\n' -}}
+{{- '<longcat_tool_declare>\\n# Tools\\nYou have access to the following tools:\\n\\n\
+## Tool namespace: function\\n\\n' -}}
 {%- for tool in tools -%}
-{{- '### Tool name: ' + tool.function.name + '\\nDescription: ' + (tool.function.description or '') \
-+ '\\n\\nInputSchema: ' + (tool.function.parameters | tojson) + '\\n\\n' -}}
+{{- '### Tool name: ' + tool.function.name + '\\nDescription: ' + (tool.function.description or '')\
+ + '\\n\\nInputSchema: ' + (tool.function.parameters | tojson) + '\\n\\n' -}}
 {%- endfor -%}
 {{- NOTE + '</longcat_tool_declare>' -}}
 """

@@ -1,6 +1,7 @@
 """Train a small byte-level tokenizer that knows the LongCat chat markers.
 
-- Frequent words are whole tokens, with the space or newline before them; the rest is byte-level BPE.
+- Frequent words are whole tokens, with the space or newline before them; the rest is byte-level
+  BPE.
 - Runs of markers that often stand together, as between the name and the value of an argument, are
   one token too. End of turn stays a token of its own, so that it can stop a generation.
 - Pairs of digits and runs of punctuation are never merged with words, so that an id has the same

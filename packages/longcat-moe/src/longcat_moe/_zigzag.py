@@ -3,10 +3,12 @@
     alphas = calibrate(model, batches, lr=0.05)
     config = sparsify(model.config, alphas)          # the lower half becomes sparse
 
-While calibrating, each attention says `alpha * full + (1 - alpha) * sparse`, and alpha alone learns.
+While calibrating, each attention says `alpha * full + (1 - alpha) * sparse`, and alpha alone
+learns.
 
-Source: LongCat-Flash-Thinking-2601 report, section 6; how alpha is learned as told of 2512.23966. Not told,
-and chosen here: alpha starts at 0.5, has no bound, and learns from the language model's loss.
+Source: LongCat-Flash-Thinking-2601 report, section 6; how alpha is learned as told of 2512.23966.
+Not told, and chosen here: alpha starts at 0.5, has no bound, and learns from the language model's
+loss.
 """
 
 from __future__ import annotations
@@ -83,16 +85,7 @@ def calibrate(
     optimizer = torch.optim.Adam([m.alpha for m in mixed], lr=lr)
     try:
         for ids in batches:
-            if ids.shape[1] <= window.num_tokens:
-                raise ValueError(
-                    f"a batch must be longer than the window's {window.num_tokens} tokens, got "
-                    f"{ids.shape[1]}"
-                )
-            logits = model(ids[:, :-1]).logits
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            _learn(model, ids, optimizer, window)
     finally:
         for attentions in places:
             for i, wrapped in enumerate(attentions):
@@ -100,6 +93,21 @@ def calibrate(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learnable[name])
     return [float(m.alpha.detach()) for m in mixed]
+
+
+def _learn(
+    model: LongcatForCausalLM, ids: Tensor, optimizer: torch.optim.Optimizer, window: Window
+) -> None:
+    if ids.shape[1] <= window.num_tokens:
+        raise ValueError(
+            f"a batch must be longer than the window's {window.num_tokens} tokens, got "
+            f"{ids.shape[1]}"
+        )
+    logits = model(ids[:, :-1]).logits
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def sparsify(

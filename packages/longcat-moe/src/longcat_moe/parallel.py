@@ -3,18 +3,18 @@
     mesh = init_device_mesh("cuda", (num_data, num_experts), mesh_dim_names=("dp", "ep"))
     parallelize(model, mesh)        # then train as before, each process on its own tokens
 
-- Each process holds 1 / ep of the experts of every layer. Tokens travel to the experts they chose and
-  back; a process's own tokens never wait for more than the exchange itself.
+- Each process holds 1 / ep of the experts of every layer. Tokens travel to the experts they chose
+  and back; a process's own tokens never wait for more than the exchange itself.
 - All other weights are sharded over all processes (FSDP2), experts once more over `dp`.
-- Gradients are those of the mean of all processes' losses, as one process would have had them on all
-  tokens together. Losses must therefore be means over equally many tokens.
+- Gradients are those of the mean of all processes' losses, as one process would have had them on
+  all tokens together. Losses must therefore be means over equally many tokens.
 - Weights are DTensors, so that `torch.distributed.checkpoint` saves what is sharded and loads it
   unsharded, or the other way round.
 
 Nothing here is imported by the package itself.
 
-Dimension key: P chosen pairs of this process, Q pairs that other processes (and this one) sent here,
-D model width, N FFN experts, R processes that share experts, M experts of one process.
+Dimension key: P chosen pairs of this process, Q pairs that other processes (and this one) sent
+here, D model width, N FFN experts, R processes that share experts, M experts of one process.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from ._model import DecoderLayer, LongcatForCausalLM
 
 
 class ParallelExperts(nn.Module):
-    """`Experts` of which this process holds a part; parameters are DTensors, `Shard(0)` over `ep`."""
+    """`Experts` of which this process holds a part: DTensors, `Shard(0)` over `ep`."""
 
     def __init__(self, experts: Experts, mesh: DeviceMesh) -> None:
         super().__init__()
         if experts.num_ffn % mesh.size():
             raise ValueError(
-                f"n_routed_experts={experts.num_ffn} must be divisible by the ep axis, {mesh.size()}"
+                f"n_routed_experts={experts.num_ffn} must be divisible by the ep axis, "
+                f"{mesh.size()}"
             )
         self.num_ffn, self.group, self.num_ranks = experts.num_ffn, mesh.get_group(), mesh.size()
         for name, weight in experts.named_parameters():
@@ -113,7 +114,7 @@ class _DivideGradient(torch.autograd.Function):
 def parallelize(
     model: LongcatForCausalLM, mesh: DeviceMesh, *, wrap: Callable[..., Any] = fully_shard
 ) -> LongcatForCausalLM:
-    """Spread a model over the processes of a mesh, in place; every process must hold the same weights.
+    """Spread a model over the processes of a mesh, in place; all must hold the same weights.
 
     Args:
         model: On this process's device.

@@ -4,13 +4,16 @@
     app = create_app(engine, ChatFormat(tokenizer), model="mine")     # any ASGI server runs it
     serve(app, host="127.0.0.1", port=8000)                           # uvicorn does
 
-- Chat completions with tools (free, forced, named), JSON by schema, streams, several choices, log-probs;
-  completions from texts or token ids, `echo`, log-probs of prompts; models, tokens, health, Prometheus.
+- Chat completions with tools (free, forced, named), JSON by schema, streams, several choices,
+  log-probs; completions from texts or token ids, `echo`, log-probs of prompts; models, tokens,
+  health, Prometheus.
 - What is asked for and not done is refused by name, never ignored.
-- Each choice is one conversation of the engine, closed when it is answered or when the client leaves.
-- What came before is shared block by block, so that the next turn of a chat computes what is new alone.
-- A body is read up to `max_body_bytes`, its size is looked at first; no text is tokenised that is too long
-  for sure, and none on the event loop if it is long.
+- Each choice is one conversation of the engine, closed when it is answered or when the client
+  leaves.
+- What came before is shared block by block, so that the next turn of a chat computes what is new
+  alone.
+- A body is read up to `max_body_bytes`, its size is looked at first; no text is tokenised that is
+  too long for sure, and none on the event loop if it is long.
 - With a given form (JSON, a forced call) the model answers without thinking first, unless
   `chat_template_kwargs={"enable_thinking": true}` asks for it.
 
@@ -50,6 +53,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _LEAST_BODY_BYTES, _BODY_BYTES_A_TOKEN = 1 << 20, 16
 
 
+def _local(endpoint: Endpoint) -> Endpoint:
+    """Let those alone who ask from this machine."""
+
+    async def only_local(request: Request) -> Response:
+        check_local(request)
+        return await endpoint(request)
+
+    return only_local
+
+
 def create_app(
     engine: Engine,
     chat: ChatFormat,
@@ -65,17 +78,18 @@ def create_app(
     """Return an ASGI application.
 
     Args:
-        engine: `threaded`, so that answers flow while it computes, and with `decode`, for stop strings.
+        engine: `threaded`, so that answers flow while it computes, and with `decode`, for stop
+            strings.
         chat: Renders and parses.
         model: The name clients see and may ask for.
         version: Of the engine's weights.
         max_tokens: Of an answer, where the client says nothing.
         timeout_s: After which an answer is cut, finish reason `length`.
         takes_weights: Whether clients may replace the weights: `PUT /v1/weights/{version}` with
-            safetensors, which all requests that come after it are answered by. With an API key, or from
-            this machine.
-        api_keys: Who may ask; anybody where there are none. A mapping says how many requests each key may
-            have under way.
+            safetensors, which all requests that come after it are answered by. With an API key, or
+            from this machine.
+        api_keys: Who may ask; anybody where there are none. A mapping says how many requests each
+            key may have under way.
         max_body_bytes: Of a request; 1 MB and 16 bytes for each token of `max_length` when absent.
     """
     if max_body_bytes is None:
@@ -99,12 +113,7 @@ def create_app(
         route("/detokenize", small.detokenize, "POST"),
     ]
     if takes_weights:
-
-        async def weights(request: Request) -> Response:
-            if door.is_open:
-                check_local(request)
-            return await small.weights(request)
-
+        weights = _local(small.weights) if door.is_open else small.weights
         routes.append(route("/v1/weights/{version:int}", weights, "PUT"))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
     app.state.has_keys = not door.is_open
@@ -114,8 +123,8 @@ def create_app(
 def serve(app: Starlette, *, host: str, port: int) -> None:
     """Run until interrupted; open answers are given a moment to end.
 
-    Whoever can reach `host` may ask where the application has no API keys: beyond this machine that is
-    warned of.
+    Whoever can reach `host` may ask where the application has no API keys: beyond this machine that
+    is warned of.
     """
     import uvicorn  # noqa: PLC0415 - only who serves needs it
 

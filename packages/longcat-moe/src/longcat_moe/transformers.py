@@ -2,10 +2,11 @@
 
     import longcat_moe.transformers
     longcat_moe.transformers.register()                        # once, before the first Auto class
-    model = AutoModelForCausalLM.from_pretrained("checkpoint") # ours, for longcat_flash and ..._ngram
+    model = AutoModelForCausalLM.from_pretrained("checkpoint") # ours, for longcat_flash and
+    ..._ngram
 
-- The same modules and key names as `longcat_moe.LongcatForCausalLM`; checkpoints are read and written by the
-  same code, with all its checks, and load in plain transformers too.
+- The same modules and key names as `longcat_moe.LongcatForCausalLM`; checkpoints are read and
+  written by the same code, with all its checks, and load in plain transformers too.
 - A cache of transformers holds latents, as the engine's does. N-gram models generate without one.
 - Without `register`, transformers' own classes stay as they are, and these can be used by name.
 """
@@ -17,7 +18,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -43,10 +44,10 @@ except ImportError as error:  # pragma: no cover
         "longcat_moe.transformers needs: pip install 'longcat-moe[transformers]'"
     ) from error
 
-from ._attention import Stretch
 from ._checkpoint import add_identity_rows, save_checkpoint
 from ._config import LongcatConfig
 from ._config_json import KNOWN
+from ._hf_cache import LatentView
 from ._model import LongcatForCausalLM as Core
 from ._model import LongcatModel
 from ._padding import forward_packed, needs_packing
@@ -187,19 +188,23 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: (B, T); else `inputs_embeds`.
-            attention_mask: (B, T), with a cache (B, tokens so far); padding on the left or the right.
+            attention_mask: (B, T), with a cache (B, tokens so far); padding on the left or the
+                right.
             position_ids: (B, T).
             past_key_values: Latents of earlier tokens.
             inputs_embeds: (B, T, D).
             labels: (B, T), -100 where nothing is asked for; shifted here.
-            use_cache: Whether to return a cache; the config's habit when absent, never while training.
-            output_hidden_states: Whether to return the states before each layer, and the last, normed.
+            use_cache: Whether to return a cache; the config's habit when absent, never while
+                training.
+            output_hidden_states: Whether to return the states before each layer, and the last,
+                normed.
             logits_to_keep: How many of the last places, or which, have logits; 0 for all.
             return_dict: False for a tuple.
             kwargs: `num_items_in_batch`, for the loss.
 
         Raises:
-            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, or the mask has holes.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, or the mask has
+                holes.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("need exactly one of input_ids and inputs_embeds")
@@ -208,32 +213,33 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids = torch.zeros(
                 inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device
             )
-        if use_cache is None:
-            use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
-        if self.model.is_checkpointing and torch.is_grad_enabled():  # latents would be stored twice
-            use_cache = False
-        if use_cache and past_key_values is None and self.model.ngram_embeddings is None:
-            past_key_values = DynamicCache(config=self.config)
+        past_key_values = self._cache_of(past_key_values, use_cache)
         wants_states = output_hidden_states or getattr(self.config, "output_hidden_states", False)
         states: list[Tensor] | None = [] if wants_states else None
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, states)
-        if past_key_values is not None and self.model.ngram_embeddings is None:
+        if past_key_values is not None:
             hidden = self._cached(past_key_values, *inputs)
         else:
-            past_key_values = None
             hidden = self._whole(*inputs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep] if logits_to_keep is not None else hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        output = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=past_key_values,
-            hidden_states=None if states is None else (*states, hidden),
-        )
+        output = CausalLMOutputWithPast(loss, logits, past_key_values)
+        if states is not None:
+            output.hidden_states = (*states, hidden)
         return output.to_tuple() if return_dict is False else output
+
+    def _cache_of(self, given: Cache | None, use_cache: bool | None) -> Cache | None:
+        """Return the cache to compute with: the given one, a new one, or none."""
+        if self.model.ngram_embeddings is not None:
+            return None
+        if use_cache is None:
+            use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
+        if self.model.is_checkpointing and torch.is_grad_enabled():  # latents would be stored twice
+            use_cache = False
+        return DynamicCache(config=self.config) if use_cache and given is None else given
 
     def _whole(
         self,
@@ -260,7 +266,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         past = int(cache.get_seq_length())
         if positions is None:
             positions = torch.arange(past, past + num, device=ids.device)[None]
-        view = _LatentView(cache, self.model.config, mask, batch, num, past, ids.device)
+        view = LatentView(cache, self.model.config, mask, batch, num, past, ids.device)
         packed: list[Tensor] | None = None if states is None else []
         hidden = self.model(
             ids.reshape(1, -1),
@@ -360,52 +366,6 @@ class LongcatHfNgramForCausalLM(LongcatHfForCausalLM):
 
     config: LongcatHfNgramConfig
     config_class = LongcatHfNgramConfig
-
-
-class _LatentView:
-    """A `CacheView` over a cache of transformers; new tokens of all rows stand in one line."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        config: LongcatConfig,
-        mask_BS: Tensor | None,
-        batch: int,
-        num: int,
-        past: int,
-        device: torch.device,
-    ) -> None:
-        self.cache, self.config, self.shape = cache, config, (batch, num)
-        self.rows_BT = torch.arange(batch * num, device=device).view(batch, num)
-        key_S, own_T = (
-            torch.arange(past + num, device=device),
-            torch.arange(past, past + num, device=device),
-        )
-        real_BS = torch.ones(batch, past + num, dtype=torch.bool, device=device)
-        if mask_BS is not None:
-            if mask_BS.shape != real_BS.shape:
-                raise ValueError(
-                    f"attention_mask must have one entry for each of {tuple(real_BS.shape)} tokens so "
-                    f"far, got {tuple(mask_BS.shape)}"
-                )
-            real_BS = mask_BS.bool()
-        is_own_TS = key_S == own_T[:, None]
-        # Padding sees itself, since something must be seen.
-        self.sees_BTS = ((key_S <= own_T[:, None]) & real_BS[:, None]) | is_own_TS
-        self.place_BS = (real_BS.long().cumsum(1) - 1).clamp_min(0)
-
-    def extend(self, index: int, latent_PL: Tensor) -> Iterator[Stretch]:
-        """Store new latents; return what each new token may see of all so far."""
-        batch, num = self.shape
-        latent_B1TL = latent_PL.view(batch, 1, num, -1)
-        parts = latent_B1TL.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
-        latents_BSL = torch.cat(self.cache.update(*parts, index), dim=-1)[:, 0]
-        sees_BTS, window = self.sees_BTS, self.config.window_of(index)
-        if window is not None:
-            own_BT1 = self.place_BS[:, -num:, None]
-            sees_BTS = sees_BTS & window.sees(own_BT1, self.place_BS[:, None])
-        bias_BTS = torch.zeros(sees_BTS.shape, dtype=latent_PL.dtype, device=latent_PL.device)
-        yield Stretch(self.rows_BT, latents_BSL, bias_BTS.masked_fill(~sees_BTS, float("-inf")))
 
 
 def _dtype(chosen: torch.dtype | str | None, folder: Path) -> torch.dtype:

@@ -1,7 +1,7 @@
 """A step that may fail: what it gave, and who failed, the others unharmed.
 
-- A step that raises is computed again conversation by conversation. What one of them brought in fails it
-  alone; the others get the tokens that they would have got.
+- A step that raises is computed again conversation by conversation. What one of them brought in
+  fails it alone; the others get the tokens that they would have got.
 - A device that is lost (a CUDA error that stays) is no failure of a conversation: it is raised.
 """
 

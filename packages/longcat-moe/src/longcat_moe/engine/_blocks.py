@@ -1,6 +1,7 @@
 """Which blocks of a cache are in use, by how many, and what the unused ones still hold.
 
-- A block holds the latents of `block_size` tokens of one conversation, or of several that begin alike.
+- A block holds the latents of `block_size` tokens of one conversation, or of several that begin
+  alike.
 - A full block has a key: the version and all tokens up to its end. Whoever begins with those tokens
   shares it. It stays findable after its last user left, until its room is needed.
 - Least recently left first: that is the order in which unused blocks lose what they hold.

@@ -3,8 +3,8 @@
 Sparse attentions have a store of their own, in which a conversation holds only the blocks that its
 next token may still look into. Their part of the cache grows with the window, not with the length.
 
-Dimension key: A attentions, B sequences, T new tokens of each, P new tokens of all, S tokens so far,
-N blocks of a sequence, L latent width.
+Dimension key: A attentions, B sequences, T new tokens of each, P new tokens of all, S tokens so
+far, N blocks of a sequence, L latent width.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 from longcat_moe._attention import Stretch
 from longcat_moe._config import LongcatConfig
 from longcat_moe._sparse import Window
+
+from ._settings import EngineConfig
 
 _MAX_PAIRS = 1 << 22
 """Of queries and keys in one product; more are computed one after another."""
@@ -49,7 +51,7 @@ GONE = -1
 
 
 class LatentCache:
-    """`num_blocks` blocks of `block_size` tokens for attentions that see all, `num_near` for the others."""
+    """`num_blocks` of `block_size` tokens for attentions that see all, `num_near` for others."""
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class LatentCache:
 
 
 def num_near_blocks(config: LongcatConfig, block_size: int) -> int:
-    """Blocks that sparse attentions look into from one token, at most; 0 without such attentions."""
+    """Blocks that sparse attentions look into from one token, at most; 0 without them."""
     sparse = config.sparse_attention
     if sparse is None:
         return 0
@@ -272,3 +274,17 @@ def _alike(spans: Sequence[Span], block_size: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
+
+
+def make_cache(config: LongcatConfig, settings: EngineConfig, *, max_chunk: int) -> LatentCache:
+    """Return a cache for an engine whose steps compute at most `max_chunk` tokens of prompts."""
+    num_slots, size, num_blocks = settings.num_slots, settings.block_size, settings.num_blocks
+    num_near = num_slots * num_near_blocks(config, size) + max_chunk // size
+    return LatentCache(
+        config,
+        num_blocks=num_blocks,
+        num_near=min(num_blocks, num_near + num_slots),
+        block_size=size,
+        dtype=settings.dtype,
+        device=settings.device,
+    )

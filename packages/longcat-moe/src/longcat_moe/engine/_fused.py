@@ -11,8 +11,6 @@ Dimension key: B rows, D model width, W vocabulary.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from longcat_moe._attention import LORA_NORM_EPS, LatentAttention
-from longcat_moe._config import LongcatConfig
 from longcat_moe._layers import DenseFFN
 from longcat_moe._model import DecoderLayer, LongcatForCausalLM
 from longcat_moe._rotary import rotary_tables
 
 from ._cache import LatentCache
+from ._triton import kernels
 
 MAX_ROWS = 128
 """Where a tile of all rows still fits."""
@@ -35,26 +33,6 @@ _AT_ONCE = 8192
 """Numbers that a program for one row reads at once: 64 a thread."""
 USE_PDL = True
 """Whether kernels are set up while the one before them ends."""
-
-
-def has_triton() -> bool:
-    """Whether kernels can be compiled here."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def can_fuse(config: LongcatConfig) -> bool:
-    """Whether such a model has a fused step here: Triton, and the released wiring."""
-    return (
-        has_triton()
-        and config.norm == "pre"
-        and config.sparse_attention is None
-        and not config.has_ngrams
-    )
-
-
-def kernels(part: str = "") -> Any:
-    """Return a module of kernels; Triton is asked for when this is called."""
-    return importlib.import_module(f"longcat_moe.engine._kernels{part}")
 
 
 @dataclass(slots=True)
@@ -242,12 +220,8 @@ class FusedStep:
             warps = 4 if num_n * _power_of_two(width) <= _AT_ONCE else 8
             return {"BLOCK_N": num_n, "BLOCK_K": _power_of_two(width), "num_warps": warps}
         deep = min(256 if self.block_b <= 16 else 128, max(16, _power_of_two(width)))
-        return {
-            "BLOCK_N": 32 if num >= 4096 else 16,
-            "BLOCK_K": deep,
-            "num_warps": 4,
-            "num_stages": 4,
-        }
+        tall = 32 if num >= 4096 else 16
+        return {"BLOCK_N": tall, "BLOCK_K": deep, "num_warps": 4, "num_stages": 4}
 
     def _wide(
         self, x: _State, w: Tensor, out: _State, norm: Any, second: Tensor | None, kind: str,
@@ -294,7 +268,8 @@ class FusedStep:
     ) -> _State:  # fmt: skip
         a = cast(LatentAttention, layer.self_attn[place])
         self._product(x, a.q_a_proj.weight, self.low, norm=layer.input_layernorm[place],
-                      second=a.kv_a_proj_with_mqa.weight, kind="pair", gain=a.q_a_layernorm)  # fmt: skip
+                      second=a.kv_a_proj_with_mqa.weight, kind="pair",
+                      gain=a.q_a_layernorm)  # fmt: skip
         self._product(self.low, a.q_b_proj.weight, self.q, norm=a.q_a_layernorm, scale=a.scale_q)
         self._attend(a, positions, table)
         return self._product(self.values, a.o_proj.weight, out, res=x, gain=after)
@@ -317,17 +292,13 @@ class FusedStep:
         k.attend[(rows, self.splits, _blocks(a.heads, 16))](
             self.absorbed_B, store, table, positions, self.seen, self.tops, self.sums,
             table.shape[1], size, R=a.rope, SPLITS=self.splits, BLOCK_H=16,
-            BLOCK_S=16 if self.is_one else 32, BLOCK_C=all_c, BLOCK_R=max(16, _power_of_two(a.rope)),
+            BLOCK_S=16 if self.is_one else 32, BLOCK_C=all_c, BLOCK_R=max(16,
+            _power_of_two(a.rope)),
             num_warps=4, num_stages=1 if self.is_one else 2, **sizes, **exact, **self.early,
         )  # fmt: skip
         parts = (self.seen, self.tops, self.sums, up, self.values.x)
-        shape: dict[str, Any] = {
-            "N": a.nope,
-            "V": a.value,
-            "SPLITS": self.splits,
-            **sizes,
-            **self.early,
-        }
+        shape: dict[str, Any] = {"N": a.nope, "V": a.value, "SPLITS": self.splits, **sizes}
+        shape |= self.early
         if self.is_one:
             self.one.combine_one[(a.heads, _blocks(a.value, 8))](
                 *parts, BLOCK_V=8, BLOCK_C=all_c, BLOCK_S=_power_of_two(self.splits), **shape
@@ -374,7 +345,8 @@ class FusedStep:
         c, width, inner = self.config, self.config.hidden_size, self.config.expert_ffn_hidden_size
         block_i = max(1, self._rows_at_once(width) // 2)
         self.one.experts_up_one[(c.moe_topk, _blocks(inner, block_i))](
-            self.normed_B, self.chosen, gate_up, self.act, width, NUM_FFN=c.n_routed_experts, I=inner,
+            self.normed_B, self.chosen, gate_up, self.act, width, NUM_FFN=c.n_routed_experts,
+            I=inner,
             BLOCK_I=block_i, BLOCK_K=_power_of_two(width), **self.plain,
         )  # fmt: skip
         block_d = max(1, self._rows_at_once(inner) // 4)

@@ -1,10 +1,10 @@
 """Decoding in fixed shapes: many steps on the device before the host looks at one of them.
 
-- One step reads tokens, positions and block tables from buffers that stay where they are, and leaves the
-  next tokens and positions there. On CUDA it is captured once as a graph and replayed; elsewhere the
-  same step runs as it is, which is how it is tested.
-- Batches are filled up to a power of two by repeating their first row, which writes the same latents to
-  the same place.
+- One step reads tokens, positions and block tables from buffers that stay where they are, and
+  leaves the next tokens and positions there. On CUDA it is captured once as a graph and replayed;
+  elsewhere the same step runs as it is, which is how it is tested.
+- Batches are filled up to a power of two by repeating their first row, which writes the same
+  latents to the same place.
 - A conversation that may sample fewer tokens than the others stays at the place after its last one,
   which nobody reads.
 - What is drawn is what `sample` would draw from the same uniform numbers.
@@ -34,12 +34,13 @@ from ._cache import LatentCache
 from ._sampling import SamplingParams, is_finite
 from ._scheduler import Work
 from ._step import NotFiniteError, Outcome, sample_rows
+from ._triton import can_fuse, has_triton, kernels
 
 _LEAST_BLOCKS = 4
 
 
 def is_simple(p: SamplingParams) -> bool:
-    """Whether the device can draw, and the end be known, by itself: temperature and stop ids alone."""
+    """Whether the device can draw and see the end by itself: temperature and stop ids alone."""
     return (
         p.is_plain
         and p.top_p == 1
@@ -149,8 +150,8 @@ class _Step:
         self.view = StaticView(cache, there["positions"], there["table"])
         self.fused: _fused.FusedStep | None = None
         is_cuda = device.type == "cuda"
-        self._kernels = _fused.kernels() if is_cuda and _fused.has_triton() else None
-        if is_cuda and num <= _fused.MAX_ROWS and _fused.can_fuse(model.config):
+        self._kernels = kernels() if is_cuda and has_triton() else None
+        if is_cuda and num <= _fused.MAX_ROWS and can_fuse(model.config):
             length = shape.num_blocks * cache.block_size
             self.fused = _fused.FusedStep(
                 model,
@@ -249,7 +250,7 @@ class StaticDecoder:
         self._steps: dict[_Shape, _Step] = {}
 
     def can_run(self, batch: Sequence[Work]) -> bool:
-        """Whether each conversation brings one token, of a model that has a step in fixed shapes."""
+        """Whether each brings one token, of a model that has a step in fixed shapes."""
         config = self.model.config
         if config.has_ngrams or config.sparse_attention is not None:
             return False

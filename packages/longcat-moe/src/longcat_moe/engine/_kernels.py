@@ -34,8 +34,8 @@ def linear(
 ):  # fmt: skip
     """`x @ w.T`; with `swiglu` that of two matrices, with `pair` two side by side.
 
-    With `HAS_NORM`, x lacks `1 / rms`, which its squares give; with `HAS_GAIN`, what comes out is left the
-    same way for the next norm: times its gain, and the squares of these columns.
+    With `HAS_NORM`, x lacks `1 / rms`, which its squares give; with `HAS_GAIN`, what comes out is
+    left the same way for the next norm: times its gain, and the squares of these columns.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()

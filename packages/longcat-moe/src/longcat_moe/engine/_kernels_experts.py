@@ -1,7 +1,7 @@
 """Triton kernels of one decoding step: the router and its experts. See `_kernels`.
 
-The router rounds as the model does, so that it chooses the same experts. All rows meet each expert that
-anybody chose as one tile; those who did not choose it get nothing of it.
+The router rounds as the model does, so that it chooses the same experts. All rows meet each expert
+that anybody chose as one tile; those who did not choose it get nothing of it.
 
 Dimension key: B rows, D model width, E experts (FFN then identity), I expert width.
 """
@@ -24,7 +24,7 @@ def route(
     BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """One expert's logit for some rows, in float32, from states rounded as the model rounds them."""
+    """One expert's logit for some rows, in float32, of states rounded as the model does."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
@@ -122,7 +122,7 @@ def experts_down(
     BLOCK_I: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Some columns of what a share of the experts say, weighed; the first share has the identities."""
+    """Some columns of what some experts say, weighed; the first share has the identities."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

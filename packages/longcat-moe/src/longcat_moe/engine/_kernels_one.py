@@ -1,7 +1,7 @@
 """Triton kernels of one decoding step for a single row: no tiles, all reads of a program at once.
 
-- A program takes a few rows of a matrix whole, so that it has nothing to loop over, and there are enough
-  programs to keep the memory busy.
+- A program takes a few rows of a matrix whole, so that it has nothing to loop over, and there are
+  enough programs to keep the memory busy.
 - With `PDL` weights are asked for before the kernel that writes the state has ended.
 
 The same steps as in `_kernels`, and the same dimension key.

@@ -1,4 +1,4 @@
-"""Whether a model fits an engine."""
+"""The weight versions that are live, and whether a model fits an engine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,86 @@ import torch
 
 from longcat_moe._config import LongcatConfig
 from longcat_moe._experts import Router
+from longcat_moe._mapped import map_weights
 from longcat_moe._model import LongcatForCausalLM
+from longcat_moe._packed import pack
 
+from ._cache import LatentCache
+from ._graphs import StaticDecoder
+from ._prefill import PrefillProcess
+from ._scheduler import Work
 from ._settings import EngineConfig
+from ._step import Outcome, compute
 
 _FREE = {"initializer_range", "max_position_embeddings", "bos_token_id", "eos_token_id"}
 """Fields that change nothing in a forward pass."""
+
+
+class Versions:
+    """Weights by version, with what decodes each in fixed shapes.
+
+    A version is freed once it is retired and nobody uses it; who uses it is the caller's to know.
+    """
+
+    def __init__(
+        self,
+        config: LongcatConfig,
+        settings: EngineConfig,
+        cache: LatentCache,
+        prefill: PrefillProcess | None,
+    ) -> None:
+        self.config, self.settings = config, settings
+        self.models: dict[int, LongcatForCausalLM] = {}
+        self.decoders: dict[int, StaticDecoder] = {}
+        self._cache, self._prefill = cache, prefill
+        self._retired: set[int] = set()
+
+    def load(self, version: int, weights: bytes | memoryview) -> None:
+        """Read safetensors bytes of a state dict; see `Engine.load_weights`."""
+        with torch.device("meta"):
+            model = LongcatForCausalLM(self.config)
+        state = map_weights(weights, model.state_dict())
+        model.to_empty(device=self.settings.device).to(self.settings.dtype)
+        for module in model.modules():
+            if isinstance(module, Router):  # in float32 whatever the dtype, as in `from_pretrained`
+                module.float()
+        model.load_state_dict(state)
+        self.add(version, model)
+
+    def add(self, version: int, model: LongcatForCausalLM) -> None:
+        """Take a model as it is; see `Engine.add_model`."""
+        check_model(model, self.config, self.settings)
+        model = model.eval().requires_grad_(False)
+        if self._prefill is not None:
+            self._prefill.add_model(version, model)
+        self.models[version] = pack(model) if self.settings.pack else model
+        if self.settings.num_ahead:
+            self.decoders[version] = StaticDecoder(
+                self.models[version], self._cache, max_steps=self.settings.num_ahead
+            )
+        self._retired.discard(version)
+
+    def retire(self, version: int) -> None:
+        """Let `free` free a version."""
+        self._retired.add(version)
+
+    def free(self, version: int) -> None:
+        """Let a version go that nobody uses, if it is retired."""
+        if version not in self._retired:
+            return
+        self.models.pop(version, None)
+        self.decoders.pop(version, None)
+        self._retired.discard(version)
+        if self._prefill is not None:
+            self._prefill.retire(version)
+
+    def compute(self, batch: list[Work]) -> list[Outcome]:
+        """Compute a step of one version."""
+        version = batch[0].conversation.version
+        decoder = self.decoders.get(version)
+        if decoder is not None and decoder.can_run(batch):
+            return decoder.run(batch)
+        return compute(self.models[version], self._cache, batch, speculate=self.settings.speculate)
 
 
 def check_model(model: LongcatForCausalLM, config: LongcatConfig, settings: EngineConfig) -> None:

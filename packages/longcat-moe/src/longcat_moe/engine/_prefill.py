@@ -7,11 +7,11 @@
 
 - The prefill process is an engine too: prompts are batched, and prefixes shared, there.
 - What arrives is put into the decode engine's blocks chunk by chunk; nothing is computed twice.
-- When the process dies, prompts that are under way are computed by the decode engine, from where the
-  last chunk that arrived ends.
+- When the process dies, prompts that are under way are computed by the decode engine, from where
+  the last chunk that arrived ends.
 
-Source: LongCat-Flash-Thinking-2601 report, section 3.2 (prefill and decode on separate groups, chunks
-transferred while later ones are computed).
+Source: LongCat-Flash-Thinking-2601 report, section 3.2 (prefill and decode on separate groups,
+chunks transferred while later ones are computed).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _main(
 
 
 class _Worker:
-    """Takes: weights and prompts, over a pipe. Gives: latents. Stops when: told to, or the pipe ends."""
+    """Takes: weights and prompts, over a pipe. Gives: latents. Stops: when told, or at its end."""
 
     def __init__(
         self, connection: Connection, config: LongcatConfig, options: dict[str, Any]

@@ -166,6 +166,8 @@ class Conversation:
 
     version: int
     rng: Draws
+    identifier: int = 0
+    """What the engine's caller knows it by."""
     tokens: list[int] = field(default_factory=list[int])
     num_cached: int = 0
     """Tokens whose latents are computed."""
@@ -192,7 +194,7 @@ class Conversation:
 
     @property
     def is_scoring(self) -> bool:
-        """Whether log-probabilities of its prompt are wanted, so that all of it must be computed."""
+        """Whether log-probs of its prompt are wanted, so that all of it must be computed."""
         return self.request is not None and self.request.params.prompt_log_probs is not None
 
     def said(self) -> Said:

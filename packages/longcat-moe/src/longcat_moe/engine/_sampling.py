@@ -1,7 +1,7 @@
 """Draw tokens: what a request says of sampling, one uniform number per token.
 
-In this order, as vLLM: a constraint, `logit_bias`, penalties, temperature, `min_p`, `top_k`, `top_p`.
-Reported log-probabilities are always those of the model alone, at temperature 1.
+In this order, as vLLM: a constraint, `logit_bias`, penalties, temperature, `min_p`, `top_k`,
+`top_p`. Reported log-probabilities are always those of the model alone, at temperature 1.
 
 Dimension key: R rows of logits, W vocabulary.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ MAX_STOP_STRINGS, MAX_STOP_CHARS = 64, 1024
 
 
 class Constraint(Protocol):
-    """What an answer must look like, token by token; see `longcat_moe.server` for one by grammar."""
+    """What an answer must look like, token by token; `longcat_moe.server` has one by grammar."""
 
     def allowed(self, token_ids: Sequence[int]) -> Tensor:
         """Return which tokens may follow those sampled so far, a bool tensor (W,) on CPU."""
@@ -72,7 +72,8 @@ class SamplingParams:
     timeout_s: float | None = None
     """End after this long with what there is."""
     num_top_log_probs: int = 0
-    """Tokens told beside each sampled one, with their log-probabilities, the most probable first."""
+    """Tokens told beside each sampled one, with their log-probabilities, the most probable
+    first."""
     prompt_log_probs: int | None = None
     """Tell the log-probability of each prompt token, and so many others beside it."""
     constraint: Constraint | None = None
@@ -111,7 +112,8 @@ class SamplingParams:
             not 0 < len(stop) <= MAX_STOP_CHARS for stop in self.stop
         ):
             raise ValueError(
-                f"stop must have at most {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} characters"
+                f"stop must have at most {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} "
+                "characters"
             )
         for token in self.stop_ids or ():
             _whole("a stop id", token, 0, None)
@@ -127,6 +129,13 @@ class SamplingParams:
         )
 
 
+def merged(params: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+    """Return `params`, the defaults when absent, with `options` in place of what they name."""
+    if params is None:
+        return SamplingParams(**options)
+    return replace(params, **options) if options else params
+
+
 def _whole(name: str, value: Any, least: int, most: int | None) -> None:
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or int(value) < least or (most is not None and int(value) > most):
@@ -136,7 +145,8 @@ def _whole(name: str, value: Any, least: int, most: int | None) -> None:
 
 def _real(name: str, value: Any, least: float, most: float, more: str = "") -> None:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:  # pyright: ignore[reportOperatorIssue] - NaN: neither
+    # NaN is neither.
+    if not is_number or not least <= value <= most:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"{name} must be in [{least:g}, {most:g}]{more}, got {value!r}")
 
 
@@ -152,7 +162,7 @@ class Said:
 def steer(
     logits_RW: Tensor, params: Sequence[SamplingParams], said: Sequence[Said | None]
 ) -> Tensor:
-    """Return logits after constraint, bias and penalties; the same tensor where nobody asks for any."""
+    """Return logits after constraint, bias and penalties; the same tensor where none is asked."""
     if all(p.is_plain for p in params):
         return logits_RW
     logits_RW = logits_RW.float().clone()

@@ -1,7 +1,7 @@
 """Who computes in the next step, and whose latents make room for it.
 
-- Requests go in the order in which they came, as far as their new tokens fit into one step and their
-  blocks into the pool. A long prompt is computed in chunks, beside everyone's decoding.
+- Requests go in the order in which they came, as far as their new tokens fit into one step and
+  their blocks into the pool. A long prompt is computed in chunks, beside everyone's decoding.
 - When blocks run short, whole conversations are moved to host memory and later back, never computed
   again: first those that nobody asks anything of, then the latest to come. The first in line can
   always go on, so every request ends.
@@ -39,13 +39,14 @@ class Scheduler:
     """Plans steps over one cache."""
 
     def __init__(
-        self, cache: LatentCache, *, chunk_tokens: int, watermark: float, stats: EngineStats
-    ) -> None:
+        self, cache: LatentCache, *, chunk_tokens: int, watermark: float, stats: EngineStats,
+        num_ahead: int = 1,
+    ) -> None:  # fmt: skip
         self.cache, self.stats, self.chunk_tokens = cache, stats, chunk_tokens
         self.size = cache.block_size
         self.pool, self.near_pool = BlockPool(cache.full.shape[1]), BlockPool(cache.near.shape[1])
         self.limit = max(1, int(self.pool.num_blocks * watermark))
-        self.num_ahead = 1
+        self.num_ahead = num_ahead
         """Tokens that everyone may sample before the host looks, at most."""
         self._step = 0
         self._everyone: Iterable[Conversation] = ()
@@ -76,8 +77,8 @@ class Scheduler:
     def _look_ahead(self, batch: list[Work]) -> list[Work]:
         """Let all go on for several steps, if all decode and there is room below the watermark.
 
-        The last of them may write one place further: it stays at the place after its last token while
-        others go on.
+        The last of them may write one place further: it stays at the place after its last token
+        while others go on.
         """
         if self.num_ahead <= 1 or self.cache.window is not None:
             return batch
@@ -140,7 +141,7 @@ class Scheduler:
         c.near, c.host = [], None
 
     def drop(self, c: Conversation) -> None:
-        """Forget what was computed of a conversation; what a failed step may have written is erased.
+        """Forget what was computed of a conversation; what a failed step may have left is erased.
 
         Numbers that are none would spread from a block's unused places to its next user: zero times
         NaN is NaN. What is shared was confirmed by a step that did not fail.
@@ -214,7 +215,7 @@ class Scheduler:
         )
 
     def _sees(self, position: int, place: int) -> bool:
-        """Whether a token at `position`, or a later one, may look into a block of sparse attentions."""
+        """Whether a token from `position` on may look into a block of sparse attentions."""
         assert self.cache.window is not None
         sink_end, local_begin = self.cache.window.around(position)
         return place * self.size < sink_end or (place + 1) * self.size > local_begin

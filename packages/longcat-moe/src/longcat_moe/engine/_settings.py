@@ -40,7 +40,8 @@ class EngineConfig:
     max_waiting: int | None = None
     """Conversations that may wait for a slot; any number when absent."""
     speculate: bool = False
-    """Let the multi-token prediction head guess, and the model check: same distribution, fewer steps."""
+    """Let the multi-token prediction head guess, and the model check: same distribution, fewer
+    steps."""
     pack: bool = True
     """Keep a second, packed copy of the matrices on CPU, which is faster (see `pack`)."""
     dtype: torch.dtype = torch.float32
@@ -48,8 +49,9 @@ class EngineConfig:
     device: torch.device | str = "cpu"
     """Where the cache and loaded weights live."""
     decode_steps: int | None = None
-    """Tokens that everyone samples, where nobody else waits, before the host looks: in fixed shapes,
-    captured as graphs on CUDA. 0 for the ordinary step alone; 16 on CUDA and 0 elsewhere when absent."""
+    """Tokens that everyone samples, where nobody else waits, before the host looks: in fixed
+    shapes, captured as graphs on CUDA. 0 for the ordinary step alone; 16 on CUDA and 0 elsewhere
+    when absent."""
     threaded: bool = False
     """Compute in a thread, so that the event loop stays free: for servers."""
 
@@ -78,7 +80,8 @@ class EngineConfig:
             raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
         if self.num_blocks < self.blocks_per_slot:
             raise ValueError(
-                f"cache_tokens must hold one conversation, {self.blocks_per_slot * self.block_size} "
+                "cache_tokens must hold one conversation, "
+                f"{self.blocks_per_slot * self.block_size} "
                 f"tokens, got {self.cache_tokens}"
             )
 

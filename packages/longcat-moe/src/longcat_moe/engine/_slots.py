@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from ._request import EngineFullError
+
 
 class Slots:
     """Counts free slots, and lets those wait who find none."""
@@ -17,6 +19,18 @@ class Slots:
     def num_waiting(self) -> int:
         """Who waits for a slot."""
         return len(self._waiting)
+
+    def check(self, max_waiting: int | None) -> None:
+        """Check that another one may ask for a slot.
+
+        Raises:
+            EngineFullError: None is free, and `max_waiting` wait already.
+        """
+        if max_waiting is not None and not self.num_free and self.num_waiting >= max_waiting:
+            raise EngineFullError(
+                f"at most max_waiting={max_waiting} conversations may wait for a slot, "
+                f"{self.num_waiting} do"
+            )
 
     async def take(self) -> None:
         """Take a slot; wait while there is none."""

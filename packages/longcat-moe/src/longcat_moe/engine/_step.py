@@ -2,8 +2,8 @@
 
 With a guess, a conversation brings two new tokens: its last one and the guess. The model's
 distribution after the last one decides: the guess d, drawn from q, is kept with probability
-min(1, p(d) / q(d)), and a token is then drawn after it too; else one is drawn from what p has more of
-than q. Either way each token is distributed as the model alone would have it.
+min(1, p(d) / q(d)), and a token is then drawn after it too; else one is drawn from what p has more
+of than q. Either way each token is distributed as the model alone would have it.
 
 Source: speculative sampling, arXiv 2211.17192, theorem 1; the head: LongCat-Flash report 2.4.
 """

@@ -1,4 +1,4 @@
-"""Read a request's body: its size first, then its JSON; nothing of it blocks those who are served."""
+"""Read a request's body: its size first, then its JSON; it blocks nobody who is served."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """`POST /v1/completions`, from text or token ids; what trainers and evaluations ask for.
 
 - `echo` with `logprobs` scores a text: with `max_tokens` 0 nothing else is done.
-- With `return_token_ids` an answer tells the ids of the prompt and of what was sampled, as vLLM's does, so
-  that nothing is lost in turning them into text and back. `system_fingerprint` names the weights.
+- With `return_token_ids` an answer tells the ids of the prompt and of what was sampled, as vLLM's
+  does, so that nothing is lost in turning them into text and back. `system_fingerprint` names the
+  weights.
 """
 
 from __future__ import annotations

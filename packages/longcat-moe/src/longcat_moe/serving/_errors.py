@@ -51,10 +51,10 @@ def unknown_model(name: Any, served: str) -> ApiError:
 
 
 def too_long(num: int, limit: int, param: str, *, at_least: bool = False) -> ApiError:
-    """Return what is said where a prompt has no room; clients know it by its code and first words."""
+    """Return what is said where a prompt has no room; clients know its code and first words."""
     return ApiError(
-        f"This model's maximum context length is {limit} tokens, and a prompt must leave room for an "
-        f"answer: yours has {'at least ' * at_least}{num} tokens. Please reduce its length.",
+        f"This model's maximum context length is {limit} tokens, and a prompt must leave room for "
+        f"an answer: yours has {'at least ' * at_least}{num} tokens. Please reduce its length.",
         param,
         code="context_length_exceeded",
     )

@@ -1,6 +1,7 @@
 """Fields of a request, each of the right kind and in its range, or one reason why not.
 
-What this server does not do is refused by name. A field that is null counts as absent, as with OpenAI.
+What this server does not do is refused by name. A field that is null counts as absent, as with
+OpenAI.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answers of a given form: JSON of a schema, or calls of given tools, token by token.
 
-llguidance says which tokens may follow; nothing else can be sampled. Its grammars are written in its dialect
-of Lark, in which `<name>` is a special token and `%json` a schema.
+llguidance says which tokens may follow; nothing else can be sampled. Its grammars are written in
+its dialect of Lark, in which `<name>` is a special token and `%json` a schema.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def check_names(tools: Sequence[Mapping[str, Any]]) -> None:
         for name in (function["name"], *keys):
             if not _NAME.fullmatch(name):
                 raise ApiError(
-                    f"names of tools and parameters must have 1 to 128 characters without spaces and "
-                    f"brackets, got {name!r}",
+                    f"names of tools and parameters must have 1 to 128 characters without spaces "
+                    f"and brackets, got {name!r}",
                     "tools",
                 )
 

@@ -88,8 +88,8 @@ class Served:
 class Fan:
     """The conversations of one request: no more at once than there are slots.
 
-    The first one is refused where too many wait already. Later ones of the same request wait for their turn,
-    so that a request with many prompts is not refused because of itself.
+    The first one is refused where too many wait already. Later ones of the same request wait for
+    their turn, so that a request with many prompts is not refused because of itself.
     """
 
     def __init__(self, served: Served) -> None:

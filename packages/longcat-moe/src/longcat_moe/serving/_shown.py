@@ -13,8 +13,8 @@ THINK_END, CALL = "</longcat_think>", "<longcat_tool_call>"
 class TextStream:
     """The text of tokens that come one by one, each decoded a few times at most.
 
-    Tokens are decoded together with those before them, back to where whole characters ended, since a
-    character may be cut in two and a token's text may depend on its neighbour.
+    Tokens are decoded together with those before them, back to where whole characters ended, since
+    a character may be cut in two and a token's text may depend on its neighbour.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
