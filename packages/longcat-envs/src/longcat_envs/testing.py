@@ -36,9 +36,9 @@ class FakeServer:
                 outer.bodies.append(body)
                 outer.headers.append(dict(self.headers))
                 status, found = answer(body)
-                is_message = status == 200 and isinstance(found, dict)
-                whole: Any = {"choices": [{"message": found}]} if is_message else found
-                data = whole if isinstance(whole, bytes) else json.dumps(whole).encode()
+                data = found if isinstance(found, bytes) else json.dumps(found).encode()
+                if status == 200 and isinstance(found, dict):
+                    data = b'{"choices": [{"message": ' + data + b"}]}"
                 try:
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(data)))
