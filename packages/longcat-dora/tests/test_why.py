@@ -55,7 +55,7 @@ def test_no_controller_is_there_yet(manager):
 def test_rollouts_are_waited_for_and_the_oldest_is_named(manager):
     handle = _start(manager)
     oldest = min(handle.running)
-    manager._started_at[oldest] = time.monotonic() - 40
+    manager.clock.started_at[oldest] = time.monotonic() - 40
     num = len(handle.running)
     assert manager.explain() == (
         f"the trainer waits for {num} rollouts, the oldest is {oldest} (controller 0, 40 s)"
@@ -84,7 +84,7 @@ def test_one_that_keeps_the_hard_bound_is_named(manager, monkeypatch):
         manager.commit()
         assert manager.scheduler.version == version + 1
     assert late in manager.scheduler.blocked_by()
-    manager._started_at[late] = time.monotonic() - 93
+    manager.clock.started_at[late] = time.monotonic() - 93
     line = manager.explain()
     assert line.startswith("the trainer waits for ")
     assert f"{late} (controller 0, 93 s)" in line

@@ -10,46 +10,28 @@ waits for nothing and starts nothing; the runtimes do.
 from __future__ import annotations
 
 import collections
-import itertools
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from longcat_dora._log import events as ev
 from longcat_dora._log.events import Event, PayloadFields
 from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.log import SEGMENT_BYTES, EventLog
 from longcat_dora._log.payloads import PayloadFile, PayloadReader
-from longcat_dora._rollout.messages import (
-    AbortRollout,
-    Controller,
-    MoveRollout,
-    StartRollout,
-)
-from longcat_dora._types import EndReason, Finished, LongcatDoraError, Payload, Task, Trajectory
+from longcat_dora._rollout.messages import AbortRollout, Controller, MoveRollout, StartRollout
+from longcat_dora._types import EndReason, Finished, Payload, Task, Trajectory
 
 from .balance import LoadBalancer
+from .clock import Clock
 from .config import SchedulerConfig
-from .queue import SampleQueue
-from .recover import Recovered, RecoveredGroup, RecoveryState, end_of
+from .continued import go_on, opened_event
+from .queue import Lease, SampleQueue
+from .recover import Recovered, RecoveredGroup, RecoveryState
 from .scheduler import Scheduler, Start
-from .tasks import TaskFeed, Tasks, decode_task, encode_task
+from .tasks import TaskFeed, Tasks, encode_task
 
 _LOGGER = logging.getLogger("longcat_dora")
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What a step is taken on."""
-
-    names: list[str]
-    masked: frozenset[str]
-    oldest: int | None
-    """With `mask`, the oldest version that is learned from."""
-    newest: int
 
 
 class RolloutManager:
@@ -89,7 +71,7 @@ class RolloutManager:
         self.balancer = LoadBalancer()
         self._task_of: dict[str, Task] = {}
         """Of groups that want attempts still."""
-        self._started_at: dict[str, float] = {}
+        self.clock = Clock()
         self._rewards: list[float] = []
         self._backlog: collections.deque[RecoveredGroup] = collections.deque()
         """Groups of an earlier run of which nothing is kept."""
@@ -115,7 +97,7 @@ class RolloutManager:
             recovered = (
                 state.recover(hard_staleness=config.hard_staleness) if self.log.num_before else None
             )
-            self.log.append(self._opened())
+            self.log.append(opened_event(config, torn_bytes=self.log.torn_bytes))
             if recovered is None:
                 self.log.append({"kind": "published", "version": version})
             else:
@@ -125,84 +107,22 @@ class RolloutManager:
             self.log.close()
             raise
 
-    def _opened(self) -> ev.Opened:
-        config = self.scheduler.config
-        event: ev.Opened = {
-            "kind": "opened",
-            "hard_staleness": config.hard_staleness,
-            "soft_staleness": config.soft_staleness,
-            "group_size": config.group_size,
-            "at_bound": config.at_bound,
-            "max_running": config.max_running,
-            "wall": time.time(),
-        }
-        if self.log.torn_bytes:
-            event["torn_bytes"] = self.log.torn_bytes
-        return event
-
     # -- an earlier run ----------------------------------------------------------------------
 
     def _continue(self, recovered: Recovered) -> None:
-        self.log.append(*recovered.events)
-        damaged = self._find_damage(recovered)
-        for group in recovered.groups:
-            if group.wanted:
-                self._find_task(group)
-        for event in recovered.produced:
-            if event["trajectory"] not in damaged:
-                self.queue.put(_finished_of(event), _payload_of(event))
-        for group in recovered.groups:
-            if group.wanted and group.task is None:
-                self._give_up(group)
-            elif group.finished:
+        found = go_on(recovered, self._reader)
+        self.log.append(*found.events)
+        for text in found.notices:
+            self.notice(text)
+        for finished, payload in found.samples:
+            self.queue.put(finished, payload)
+        for group in found.groups:
+            if group.finished:
                 self._adopt(group)
             else:  # nothing of it is kept: it waits for room like a new one
                 self._backlog.append(group)
         self.scheduler.skip_names(recovered.num_trajectories)
         self._num_groups = recovered.num_groups
-
-    def _find_damage(self, recovered: Recovered) -> set[str]:
-        """End trajectories whose bytes are not what was written; they are sampled anew."""
-        damaged: dict[str, str] = {}
-        for event in recovered.produced:
-            try:
-                self._reader.read(_payload_of(event))
-            except (LongcatDoraError, KeyError) as error:
-                damaged[event["trajectory"]] = str(error)
-        for group in recovered.groups:
-            for name in [name for name in group.finished if name in damaged]:
-                _, member, attempt = group.finished.pop(name)
-                group.wanted.append((member, attempt))
-                self.log.append(end_of(name, EndReason.DAMAGED, damaged[name][-500:]))
-        if damaged:
-            name, problem = next(iter(damaged.items()))
-            self.notice(
-                f"{len(damaged)} finished trajectories are damaged and are sampled anew; {name}:"
-                f" {problem}"
-            )
-        return set(damaged)
-
-    def _find_task(self, group: RecoveredGroup) -> None:
-        """Read a group's task where the log has it; else keep the one that came again."""
-        if "payload" not in group.admitted:
-            return
-        try:
-            group.task = decode_task(self._reader.read(Payload(*group.admitted["payload"])))
-        except (LongcatDoraError, ValueError, TypeError) as error:
-            if group.task is None:
-                self.notice(f"the task of {group.admitted['group']} is damaged: {error}")
-
-    def _give_up(self, group: RecoveredGroup) -> None:
-        """Close a group whose task is not to be had any more."""
-        name, task = group.admitted["group"], group.admitted["task"]
-        self.notice(
-            f"group {name} ends: its task {task!r} is not in the log, and did not come again"
-        )
-        self.queue.drop(group.finished)
-        self.log.append({
-            "kind": "evicted", "group": name, "reason": str(EndReason.DAMAGED),
-            "trajectories": list(group.finished),
-        })  # fmt: skip
 
     def _adopt(self, group: RecoveredGroup) -> None:
         admitted = group.admitted
@@ -236,7 +156,7 @@ class RolloutManager:
             if start is None:
                 break
             controller.running.add(start.trajectory)
-            self._started_at[start.trajectory] = time.monotonic()
+            self.clock.begin(start.trajectory)
             orders.append((controller, start))
         self.flush()
         for controller, start in orders:
@@ -296,10 +216,7 @@ class RolloutManager:
 
     def overdue(self, limit_s: float) -> dict[int, list[str]]:
         """Return the controllers, by place, that hold rollouts started longer ago than this."""
-        before = time.monotonic() - limit_s
-        # In the order they were started: the first that is in time ends the search.
-        old = itertools.takewhile(lambda item: item[1] < before, self._started_at.items())
-        late = {name for name, _ in old}
+        late = self.clock.older_than(limit_s)
         if not late:
             return {}
         held = {place: sorted(c.running & late) for place, c in enumerate(self.controllers)}
@@ -313,7 +230,7 @@ class RolloutManager:
             overdue: What it did not end when its deadline had passed.
         """
         for name in sorted(controller.running):
-            self._started_at.pop(name, None)
+            self.clock.end(name)
             if not self.scheduler.is_running(name):
                 continue
             if name in overdue:
@@ -337,7 +254,7 @@ class RolloutManager:
 
     def _forget(self, controller: Controller, name: str) -> None:
         controller.running.discard(name)
-        self._started_at.pop(name, None)
+        self.clock.end(name)
 
     # -- batches -----------------------------------------------------------------------------
 
@@ -390,12 +307,7 @@ class RolloutManager:
 
         `as_arrays`: see `SampleQueue.read`.
         """
-        batch = self.queue.read(lease.names, as_arrays=as_arrays)
-        if lease.oldest is None:
-            return batch
-        return [
-            t.masked_before(lease.newest if t.id in lease.masked else lease.oldest) for t in batch
-        ]
+        return self.queue.read_batch(lease, as_arrays=as_arrays)
 
     def _obey_bound(self) -> None:
         """Tell controllers what the scheduler ended, or moved to another version, at the bound."""
@@ -406,7 +318,7 @@ class RolloutManager:
         holder = {name: c for c in self.controllers for name in c.running}
         for name in discarded:
             self.queue.drop([name])
-            self._started_at.pop(name, None)
+            self.clock.end(name)
             if name in holder:
                 holder[name].running.discard(name)
                 holder[name].post(AbortRollout(name))
@@ -471,29 +383,11 @@ class RolloutManager:
 
     def explain(self) -> str:
         """Say in one line what the next step waits for."""
-        now, running = time.monotonic(), self._started_at
-        blocked = self.scheduler.blocked_by()
-        if blocked:
-            shown = ", ".join(f"{name} ({self._whose(name, now)})" for name in blocked[:3])
-            more = f" and {len(blocked) - 3} more" if len(blocked) > 3 else ""
-            return f"the trainer waits for {shown}{more} to keep the hard bound"
-        if running:
-            oldest = min(running, key=lambda name: running[name])
-            return (
-                f"the trainer waits for {len(running)} rollouts, the oldest is {oldest} "
-                f"({self._whose(oldest, now)})"
-            )
-        if not any(controller.is_ready for controller in self.controllers):
-            return "no controller is ready yet"
-        return "nothing is running"
-
-    def _whose(self, name: str, now: float) -> str:
-        place = next((i for i, c in enumerate(self.controllers) if name in c.running), None)
-        return f"controller {place}, {now - self._started_at.get(name, now):.0f} s"
+        return self.clock.explain(self.scheduler, self.controllers)
 
     def age_of_oldest_s(self) -> float:
         """Seconds since the oldest running trajectory was started."""
-        return time.monotonic() - min(self._started_at.values(), default=time.monotonic())
+        return self.clock.age_of_oldest_s()
 
     def domains(self, batch: Sequence[Trajectory]) -> dict[str, int]:
         """Domain to trajectories of a batch."""
@@ -502,17 +396,3 @@ class RolloutManager:
 
 def _fields_of(payload: Payload) -> PayloadFields:
     return [payload.file, payload.offset, payload.length, payload.crc]
-
-
-def _payload_of(event: ev.Produced) -> Payload:
-    if "payload" not in event:
-        raise KeyError(f"the log does not say where {event['trajectory']} lies")
-    return Payload(*event["payload"])
-
-
-def _finished_of(event: ev.Produced) -> Finished:
-    return Finished(
-        event["trajectory"], event["version"], event.get("versions", [event["version"]]),
-        event.get("domain", ""), event.get("reward", 0.0), event.get("tokens", 0),
-        event.get("sampled", 0), event.get("duration_s", 0.0), event.get("truncated", False),
-    )  # fmt: skip

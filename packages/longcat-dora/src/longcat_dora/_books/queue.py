@@ -14,6 +14,17 @@ from longcat_dora._types import Finished, Payload, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What a step is taken on."""
+
+    names: list[str]
+    masked: frozenset[str]
+    oldest: int | None
+    """With `mask`, the oldest version that is learned from."""
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Sample:
     finished: Finished
     payload: Payload
@@ -48,6 +59,15 @@ class SampleQueue:
         return [
             Trajectory.from_bytes(read(self._samples[name].payload), as_arrays=as_arrays)
             for name in names
+        ]
+
+    def read_batch(self, lease: Lease, *, as_arrays: bool = False) -> list[Trajectory]:
+        """Return the trajectories of a batch as they are to be learned from."""
+        batch = self.read(lease.names, as_arrays=as_arrays)
+        if lease.oldest is None:
+            return batch
+        return [
+            t.masked_before(lease.newest if t.id in lease.masked else lease.oldest) for t in batch
         ]
 
     def sync(self, names: Iterable[str]) -> None:

@@ -26,7 +26,6 @@ them to the log.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -37,6 +36,8 @@ from longcat_dora._types import EndReason, LongcatDoraError
 from .bound import Bound
 from .config import SchedulerConfig
 from .group import Group, Index, Seat
+from .quotas import Quotas
+from .reuse import Reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,6 @@ class Start:
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little")
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """A group that was trained on and may be once more."""
-
-    id: str
-    members: list[str]
-    oldest: int
-
-
 class Scheduler:
     """The state of one run.
 
@@ -86,15 +78,10 @@ class Scheduler:
         self.config, self.version = config, version
         self._index = Index()
         self._leased: list[Group] | None = None
-        self._reused: list[_Past] = []
-        self._past: deque[_Past] = deque()
-        self._reuse_owed = 0.0
         self._num_groups = self._num_trajectories = 0
         self._events: list[Event] = []
         self._bound = Bound(config, self._index, self)
-        self._contributed: Counter[str] = Counter()
-        """Domain to groups that were trained on."""
-        self._open_of: Counter[str] = Counter()
+        self._quotas, self._reuse = Quotas(config), Reuse(config)
 
     # -- what a runtime asks -----------------------------------------------------------------
 
@@ -148,7 +135,7 @@ class Scheduler:
     @property
     def reusable(self) -> list[str]:
         """Trajectories that were trained on and may be once more."""
-        return [name for past in self._past for name in past.members]
+        return self._reuse.members
 
     def can_admit(self) -> bool:
         """Whether another group may be opened; those in training count until they are committed."""
@@ -156,13 +143,7 @@ class Scheduler:
 
     def next_domain(self, domains: Collection[str]) -> str:
         """The domain that is furthest behind its quota, counting what is open."""
-        have = {d: self._contributed[d] + self._open_of[d] for d in domains}
-        weights = {d: self.config.quotas.get(d, 0.0) for d in domains}
-        total = sum(weights.values())
-        if not total:
-            return min(domains, key=lambda d: have[d])
-        num = sum(have.values()) + 1
-        return max(domains, key=lambda d: weights[d] / total * num - have[d])
+        return self._quotas.next_domain(domains)
 
     def blocked_by(self) -> list[str]:
         """Trajectories whose end the next step must wait for, to keep the hard bound."""
@@ -186,7 +167,7 @@ class Scheduler:
     def _add(self, group: Group) -> None:
         self._num_groups += 1
         self._index.add(group)
-        self._open_of[group.domain] += 1
+        self._quotas.opened(group)
 
     def start(self) -> Start | None:
         """Order the next trajectory, of the oldest group that wants one.
@@ -268,9 +249,9 @@ class Scheduler:
             "kind": "evicted", "group": group, "reason": str(reason), "trajectories": gone.members,
         })  # fmt: skip
 
-    def _remove(self, group: Group) -> None:
+    def _remove(self, group: Group, *, is_trained_on: bool = False) -> None:
         self._index.remove(group)
-        self._open_of[group.domain] -= 1
+        self._quotas.closed(group, is_trained_on=is_trained_on)
 
     def lease(self, *, at_least: int | None = None) -> list[str] | None:
         """Choose the groups of the next step; `None` while the step has to wait.
@@ -280,8 +261,7 @@ class Scheduler:
         """
         if self._leased is not None:
             raise LongcatDoraError("the last lease was not committed")
-        self._forget_past()
-        num_reused = min(len(self._past), int(self._reuse_owed + self._reuse_per_batch))
+        num_reused = self._reuse.num_due(self.version)
         num = max(1, (at_least or self.config.groups_per_batch) - num_reused)
         if self._index.num_complete < num:
             return None
@@ -290,9 +270,9 @@ class Scheduler:
         due = self._bound.due()
         if any(not group.is_complete for group in due) or self._index.num_complete < num:
             return None
-        chosen = self._choose(due, self.config.groups_per_batch - num_reused)
-        self._reused = [self._past.popleft() for _ in range(num_reused)]
-        self._reuse_owed += self._reuse_per_batch - num_reused
+        num = self.config.groups_per_batch - num_reused
+        chosen = self._quotas.choose(due, self._index.complete(), num)
+        self._reuse.take(num_reused)
         self._leased = chosen
         for group in chosen:
             self._index.lease(group)
@@ -309,7 +289,7 @@ class Scheduler:
     def batch(self) -> list[str]:
         """Trajectories of the leased groups, in order, then those that are reused."""
         fresh = [name for group in self._leased or () for name in group.members]
-        return fresh + [name for past in self._reused for name in past.members]
+        return fresh + self._reuse.taken
 
     @property
     def masked(self) -> set[str]:
@@ -323,19 +303,17 @@ class Scheduler:
         for group in self._leased or ():
             members = group.members
             names += members
-            self._contributed[group.domain] += 1
-            oldest = group.oldest
-            self._remove(group)
-            if self.config.reuse_ratio and oldest is not None and not group.masked:
-                self._past.append(_Past(group.id, members, oldest))
+            self._reuse.add(group, members)
+            self._remove(group, is_trained_on=True)
         event: Committed = {
             "kind": "committed", "version": self.version, "trajectories": names,
         }  # fmt: skip
         if masked:
             event["masked"] = masked
-        if self._reused:
-            event["reused"] = [name for past in self._reused for name in past.members]
-        self._leased, self._reused = None, []
+        if self._reuse.taken:
+            event["reused"] = self._reuse.taken
+        self._leased = None
+        self._reuse.commit()
         self.version += 1
         self._events.append(event)
         self._events.append({"kind": "published", "version": self.version})
@@ -380,35 +358,6 @@ class Scheduler:
         self._num_trajectories = num_trajectories
 
     # -- parts -------------------------------------------------------------------------------
-
-    @property
-    def _reuse_per_batch(self) -> float:
-        return self.config.reuse_ratio * self.config.groups_per_batch
-
-    def _forget_past(self) -> None:
-        """Drop what would be too old to be trained on once more."""
-        limit = self.version - self.config.hard_staleness
-        self._past = deque(past for past in self._past if past.oldest >= limit)
-
-    def _choose(self, due: Sequence[Group], num: int) -> list[Group]:
-        chosen = list(due)
-        rest = [group for group in self._index.complete() if group not in chosen]
-        if not self.config.quotas:
-            return chosen + rest[: max(0, num - len(chosen))]
-        have = self._contributed + Counter(group.domain for group in chosen)
-        total = sum(self.config.quotas.values())
-        while rest and len(chosen) < num:
-            goal = sum(have.values()) + 1
-
-            def behind(group: Group, goal: int = goal) -> float:
-                share = self.config.quotas.get(group.domain, 0.0) / total
-                return share * goal - have[group.domain]
-
-            best = max(rest, key=behind)  # the first, and so the oldest, of equals
-            rest.remove(best)
-            chosen.append(best)
-            have[best.domain] += 1
-        return chosen
 
     def _assert_bound(self, groups: Sequence[Group]) -> None:
         for group in groups:

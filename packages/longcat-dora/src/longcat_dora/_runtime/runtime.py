@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from longcat_dora._books.manager import Lease, RolloutManager
+from longcat_dora._books.manager import RolloutManager
+from longcat_dora._books.queue import Lease
 from longcat_dora._books.tasks import Tasks
 from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.tensors import (
