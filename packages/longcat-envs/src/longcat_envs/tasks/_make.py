@@ -204,7 +204,8 @@ class _Draft:
         draw = self.rng.random()
         tools = self.setting.machine.tools
         options = [
-            (call, one) for call in chain if not call.is_helper for one in tools[call.tool].parameters
+            (call, one) for call in chain if not call.is_helper
+            for one in tools[call.tool].parameters
             if one.name not in call.computed and one.type.kind in VAGUE
             and f"{{{one.name}}}" in " ".join(self.setting.words.asks[call.tool])
         ]  # fmt: skip
@@ -216,6 +217,8 @@ class _Draft:
         if words == "value":
             action = tools[call.tool].action
             words = action.edits.replace("_", " ") if action is not None else words
+        if one.type.kind == "int" and words.endswith("s"):
+            words = f"number of {words}"
         if draw < SHARE_WITHHELD:
             self.vague = (call, Vague(one.name, VAGUE[one.type.kind]))
             self.withheld = f"The {words} is {say_argument(one.type, value)}."
@@ -355,7 +358,8 @@ class _Draft:
             id=name, domain=self.setting.spec.name, past=self.past,
             difficulty=self.maker.difficulty, tags=tuple(tags),
             opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
-            topics=self.topics, change=self.change, mistaken=self.mistaken, person=self.chains.person,
+            topics=self.topics, change=self.change, mistaken=self.mistaken,
+            person=self.chains.person,
             tools=(*tools, REFUSE), golden=tuple(golden), answer=answer, goal=goal,
             forbidden=() if self.refusal is None else (
                 Step(tool=self.refusal[0].tool, arguments=self.refusal[0].arguments),
