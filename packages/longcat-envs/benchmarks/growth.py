@@ -27,8 +27,8 @@ def main():
     print(json.dumps({
         "title": "Growth, on and off",
         "claim": f"At least {min(r[3] for r in grown)} of {given.environments} grown toolsets "
-        f"differ; {min(r[8] for r in grown):.0%} of their tools find all that they need, with growth "
-        f"off at most {max(r[8] for r in off):.0%}.",
+        f"differ; {min(r[8] for r in grown):.0%} of their tools find all that they need, with "
+        f"growth off at most {max(r[8] for r in off):.0%}.",
         "columns": columns, "rows": rows, "seeds": [0],
         "spread": "one run; nothing is random but the seed",
     }))  # fmt: skip

@@ -35,8 +35,8 @@ def main():
     deep = [r for r in rows if r[1] == "deep"]
     print(json.dumps({
         "title": "A blind solver",
-        "claim": f"Without seeing the chain, within 10,000 calls, a best-first search finds one for "
-        f"{sum(r[3] for r in deep)} of {sum(r[2] for r in deep)} deep tasks.",
+        "claim": "Without seeing the chain, within 10,000 calls, a best-first search finds one "
+        f"for {sum(r[3] for r in deep)} of {sum(r[2] for r in deep)} deep tasks.",
         "columns": COLUMNS, "rows": rows, "seeds": [0],
         "spread": "one run; nothing is random but the seed",
         "notes": ["another chain: other calls with the same end; `longcat-envs solve` lists them"],

@@ -10,7 +10,8 @@ from longcat_envs.world import builtin_worlds
 
 COLUMNS = [
     "domain", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
-    "one edge, grown", "one edge, filled", "two edges, grown", "two edges, filled", "writes median", "exchange fails", "computed", "refusal",
+    "one edge, grown", "one edge, filled", "two edges, grown", "two edges, filled",
+    "writes median", "exchange fails", "computed", "refusal",
     "audit rejects", "wrong chains", "verifier mutants", "mutants admitted",
     "careless tried", "careless passed", "careful tried", "careful passed",
 ]  # fmt: skip
@@ -48,10 +49,11 @@ def main():
         print(f"{name:>18}", *(f"{value!s:>10}" for value in values))
     rejected, passed = sum(r[16] for r in rows), sum(r[21] for r in rows)
     print(json.dumps({
-        "title": "Three domains, deep tasks",
-        "claim": f"Of {3 * number} deep tasks as made, the audit rejects {rejected}; of the admitted "
-        f"ones {passed} are passed by a careless agent.",
-        "columns": COLUMNS, "rows": rows, "spread": "one run; the figures have no noise but the seed",
+        "title": "Deep tasks of every domain",
+        "claim": f"Of {number * len(rows)} deep tasks as made, the audit rejects {rejected}; "
+        f"of the admitted ones {passed} are passed by a careless agent.",
+        "columns": COLUMNS, "rows": rows,
+        "spread": "one run; the figures have no noise but the seed",
         "seeds": [0],
     }))  # fmt: skip
 

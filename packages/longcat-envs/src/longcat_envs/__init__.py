@@ -21,7 +21,7 @@ from ._tools import Condition, Effect, Parameter, Tool, derive_tools
 __all__ = [
     "Condition", "Database", "Demonstration", "Domain", "DomainError", "Effect", "Environment",
     "Episode", "Grower", "GrowthConfig", "Invalid", "InvalidEpisode", "Message", "Observation",
-    "Parameter", "Policy", "Reward", "Rubric", "Step", "Task", "TaskEnvironment", "Tool", "ToolError", "ToolGraph", "ToolResult",
-    "World", "audit", "builtin_domains", "demonstrate", "derive_tools", "judge", "load_domain",
-    "run_episode", "wrong_chains",
+    "Parameter", "Policy", "Reward", "Rubric", "Step", "Task", "TaskEnvironment", "Tool",
+    "ToolError", "ToolGraph", "ToolResult", "World", "audit", "builtin_domains", "demonstrate",
+    "derive_tools", "judge", "load_domain", "run_episode", "wrong_chains",
 ]  # fmt: skip

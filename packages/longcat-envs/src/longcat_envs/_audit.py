@@ -5,7 +5,7 @@
   much, answering without looking, and denying the answer must each fail.
 - Words: every literal of the golden chain is said by the person or yielded by an earlier call, one
   record alone fits what was said, and no placeholder is left.
-- Verifier: the rubrics name all that the golden chain changes and finds, derived anew by running it.
+- Verifier: the rubrics name all that the golden chain changes and finds, derived anew.
 """
 
 from __future__ import annotations

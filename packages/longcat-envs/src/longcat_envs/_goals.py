@@ -54,7 +54,7 @@ class TableBuilder:
         return row
 
     def close(self, row: Row) -> None:
-        """No further row may point at this one: a goal depends on its children being as they are."""
+        """No further row may point at this one: a goal depends on its children as they are."""
         self._closed.add(row["id"])
 
     def fill(self, num_rows: int) -> None:

@@ -100,8 +100,8 @@ def _extras(setting: Setting, task: WorldTask, rng: Random) -> Iterator[list[Ste
     """Yield acts that succeed after the golden chain and change something, or put it back."""
     world = LiveWorld(setting.machine, setting.past(task.past).base)
     caller = Caller(world, setting.words, rng)
-    writers = [setting.machine.tools[name] for name in task.tools
-               if name in setting.machine.tools and setting.machine.tools[name].is_writer]  # fmt: skip
+    tools = [setting.machine.tools[name] for name in task.tools if name in setting.machine.tools]
+    writers = [tool for tool in tools if tool.is_writer]
     rng.shuffle(writers)
     found = 0
     for tool in writers:

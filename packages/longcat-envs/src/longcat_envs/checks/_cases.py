@@ -52,7 +52,7 @@ class Finder:
         self.writers = [t for t in setting.machine.tools.values() if t.is_writer]
 
     def cases(self, tool: Tool) -> list[Case]:
-        """Return cases of one tool: done, and refused for each reason that could be brought about."""
+        """Return cases of one tool: done, and refused for each reason that was brought about."""
         found: list[Case] = []
         kept: Counter[str] = Counter()
         for number in range(DRAWS):

@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
     check = command(commands, "check", _check, "check a domain file and its words", domain=True)
     check.add_argument("--tools", action="store_true", help="run the generated tests of each tool")
     check.add_argument("--damage", type=count, default=0, metavar="N",
-                       help="damage the file N times; print how many damages are noticed")  # fmt: skip
+                       help="damage the file N times; print how many are noticed")  # fmt: skip
     compare = command(commands, "compare", _compare,
                       "compare the contract shapes of domains, pair by pair")  # fmt: skip
     compare.add_argument("domains", nargs="*", help="names or files; without any, all shipped ones")

@@ -84,7 +84,8 @@ def _run(given: argparse.Namespace) -> int:
     show(given, {
         "summary": {"domain": setting.spec.name, "difficulty": given.difficulty,
                     "model": given.name, **summary(trials, given.k),
-                    "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3], **by_judge},
+                    "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3],
+                    **by_judge},
         "rows": trials,
     })  # fmt: skip
     return 0 if is_whole else 130

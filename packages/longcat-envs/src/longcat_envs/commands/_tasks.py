@@ -21,32 +21,44 @@ from ._models import load_agent, run_agent
 
 def register(commands: Commands) -> None:
     """Add the commands of this room."""
-    audit = command(commands, "audit", _audit, "attack freshly made tasks and print what is found",
-                    domain=True)  # fmt: skip
-    agents = command(commands, "agents", _agents,
-                     "run careless and careful agents on admitted tasks", domain=True)  # fmt: skip
-    grow = command(commands, "grow", _grow,
-                   "grow environments; print figures about them, or write them", domain=True)  # fmt: skip
+    audit = command(
+        commands, "audit", _audit, "attack fresh tasks; print what is found", domain=True
+    )
+    agents = command(
+        commands,
+        "agents",
+        _agents,
+        "run careless and careful agents on admitted tasks",
+        domain=True,
+    )
+    grow = command(
+        commands,
+        "grow",
+        _grow,
+        "grow environments; print their figures, or write them",
+        domain=True,
+    )
     for one in (audit, agents, grow):
         task_arguments(one, tasks=20)
-    agents.add_argument("--agent", metavar="FILE:Class",
-                        help="also run this class: chat(messages, *, tools) gives a message")  # fmt: skip
+    agents.add_argument("--agent", metavar="FILE:Class", help="also run this class: chat(...)")
     grow.add_argument("--out", type=Path, metavar="FILE", help="write tasks as JSONL")
-    growth = command(commands, "growth", _growth,
-                     "grow environments with growth on and off; print what it moves", domain=True)  # fmt: skip
+    growth = command(
+        commands, "growth", _growth, "grow with growth on and off; print what moves", domain=True
+    )
     growth.add_argument("--environments", type=count, default=1000, metavar="N")
     growth.add_argument("--seed", type=int, default=0)
-    solve = command(commands, "solve", _solve,
-                    "look for chains blindly; print what is not found, and loopholes", domain=True)  # fmt: skip
-    hard = command(commands, "difficulty", _difficulty,
-                   "measure how hard tasks are, and keep those within bounds", domain=True)  # fmt: skip
+    solve = command(
+        commands, "solve", _solve, "look for chains blindly; print what is not found", domain=True
+    )
+    hard = command(
+        commands, "difficulty", _difficulty, "measure tasks; keep those within bounds", domain=True
+    )
     for one in (solve, hard):
         task_arguments(one, tasks=10)
         one.add_argument("--file", type=Path, help="take the tasks of this file instead")
     for name, words in (("writes", "golden writes"), ("attempts", "calls of the blind solver")):
         hard.add_argument(f"--{name}", type=_range, metavar="LOW:HIGH", help=f"bounds of {words}")
-    hard.add_argument("--results", type=Path, metavar="FILE.jsonl",
-                      help="episodes that `run --out` kept; their pass rates are figures too")  # fmt: skip
+    hard.add_argument("--results", type=Path, metavar="FILE.jsonl", help="what `run --out` kept")
     hard.add_argument("--pass-rate", type=_share_range, metavar="LOW:HIGH",
                       help="bounds of the pass rate, such as 0.1:0.9")  # fmt: skip
     hard.add_argument("--out", type=Path, metavar="FILE", help="write the tasks that are kept")

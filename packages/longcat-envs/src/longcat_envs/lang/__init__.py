@@ -25,7 +25,7 @@ from ._spec import (
 from ._types import WRITERS, Type, ValueRefused, json_schema, parse, show, show_days, show_money
 
 __all__ = [
-    "WRITERS", "Action", "Class", "Contract", "Expression", "Field", "Guard", "Hop", "LangError", "PartText",
-    "Query", "Read", "Refused", "Rule", "Spec", "Table", "Type", "ValueRefused", "json_schema",
-    "parse", "read_spec", "show", "show_days", "show_money",
+    "WRITERS", "Action", "Class", "Contract", "Expression", "Field", "Guard", "Hop",
+    "LangError", "PartText", "Query", "Read", "Refused", "Rule", "Spec", "Table", "Type",
+    "ValueRefused", "json_schema", "parse", "read_spec", "show", "show_days", "show_money",
 ]  # fmt: skip

@@ -201,8 +201,8 @@ class _Reader:
         is_scan = "scan" in words
         lost = sorted(f"{r.of}.{r.name or 'records'}" for r in bad.reads if r.way is None)
         if lost and not is_scan:
-            raise LangError(f"cannot tell which {raw.name} a change of {lost[0]} concerns; link it by "
-                            "x.field == ..., or add scan=True", call)  # fmt: skip
+            raise LangError(f"cannot tell which {raw.name} a change of {lost[0]} concerns; link it "
+                            "by x.field == ..., or add scan=True", call)  # fmt: skip
         self.rules.append(Rule(raw.name, bad, reason, is_scan))
 
     def _derive(self, raw: RawClass) -> dict[str, Expression]:

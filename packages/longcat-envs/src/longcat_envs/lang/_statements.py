@@ -10,8 +10,10 @@ from ._errors import LangError
 from ._spec import Guard, Run, Table, Values
 from ._types import Type
 
-RESERVED = frozenset({"id", "self", "today", "true", "false", "none", "new", "state", "page", "value",
-                      "count", "sum", "min", "max", "exists", "under", "first", "last", "nights"})  # fmt: skip
+RESERVED = frozenset({
+    "id", "self", "today", "true", "false", "none", "new", "state", "page", "value", "count",
+    "sum", "min", "max", "exists", "under", "first", "last", "nights",
+})  # fmt: skip
 
 
 def called(node: ast.Call) -> str:

@@ -27,9 +27,9 @@ WINDOW, OVERLAP = 10, 2
 MAX_CHARACTERS = 2_000
 """Of one message, as the judge sees it."""
 
-_PROMPT = """You judge an agent at {place}. Below are numbered rubrics, whether each is met so far, \
-and the next part of the agent's talk with a person and its tools. Say of every rubric whether it is \
-met after this part: one that was met stays so unless this part undoes it.
+_PROMPT = """You judge an agent at {place}. Below are numbered rubrics, whether each is met so \
+far, and the next part of the agent's talk with a person and its tools. Say of every rubric \
+whether it is met after this part: one that was met stays so unless this part undoes it.
 
 Rubrics:
 {rubrics}
@@ -133,7 +133,8 @@ class WindowJudge:
             prompt = _PROMPT.format(
                 place=place, first=first + 1, talk="\n".join(_line(message) for message in part),
                 rubrics="\n".join(
-                    f"{n}. [{'met' if met[n] else 'unmet'}] {text}" for n, text in enumerate(rubrics)
+                    f"{n}. [{'met' if met[n] else 'unmet'}] {text}"
+                    for n, text in enumerate(rubrics)
                 ),
             )  # fmt: skip
             for place_, is_met, reason in await self._verdicts(prompt, len(rubrics)):

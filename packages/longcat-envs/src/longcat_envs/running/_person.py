@@ -17,8 +17,8 @@ MAX_ANSWERS = 20
 _PROMPT = """You play a person who talks to an agent at {place}. Stay in that part; say one or two \
 short sentences at a time, and only what follows from these facts:
 - You are {name}. You began the talk with: {opening}
-{facts}- Never invent a name, number, date or wish. If you are asked for something that is not here, \
-say that you do not know.
+{facts}- Never invent a name, number, date or wish. If you are asked for something that is not \
+here, say that you do not know.
 - If the agent asks whether to go on with what you want, agree.
 - When the agent has said that all is done or cannot be done, answer with {end} and nothing else."""
 

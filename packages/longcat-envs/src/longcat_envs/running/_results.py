@@ -53,7 +53,7 @@ def pass_rates(trials: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def summary(trials: Sequence[Mapping[str, Any]], k: int) -> dict[str, Any]:
-    """Return pass@1 to pass@k and pass^1 to pass^k with intervals, over tasks with enough episodes."""
+    """Return pass@1 to pass@k and pass^1 to pass^k with intervals, over tasks that have so many."""
     counts = counted(trials)
     figures: dict[str, Any] = {
         "episodes": len(trials), "invalid": sum(t["status"] == "invalid" for t in trials),

@@ -25,7 +25,8 @@ from ._endpoint import ModelError
 from ._judge import WindowJudge, rubrics_of
 
 Trial = dict[str, Any]
-"""`task`, `trial`, `passed`, `status`, `reward`, `unmet`, `calls`, `errors`, `seconds`, `reason`."""
+"""One record: `task`, `trial`, `passed`, `status`, `reward`, `unmet`, `calls`, `errors`, `seconds`,
+`reason`."""
 
 MAX_TURNS = 60
 

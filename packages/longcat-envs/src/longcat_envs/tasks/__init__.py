@@ -10,6 +10,6 @@ from ._task import Step, WorldTask
 
 __all__ = [
     "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Outcome", "Solution",
-    "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge", "outcome",
-    "say_argument", "solve", "system_prompt",
+    "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of", "judge",
+    "outcome", "say_argument", "solve", "system_prompt",
 ]  # fmt: skip

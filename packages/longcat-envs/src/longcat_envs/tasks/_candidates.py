@@ -137,8 +137,8 @@ class Candidates:
 
     def _texts(self, tool: Tool, one: Parameter, goal: list[Any]) -> list[str]:
         keys = (f"{tool.name}.{one.name}", f"{tool.of}.{one.name}")
-        options = next((self.setting.words.values[k] for k in keys if k in self.setting.words.values),
-                       "")  # fmt: skip
+        values = self.setting.words.values
+        options = next((values[key] for key in keys if key in values), "")
         told = [o.strip() for o in options.split("|") if self._is_heard(o.strip())]
         shaped = [match.strip() for match in _TEXTS.findall(self.heard)]
         words = _WORDS.findall(self.heard)

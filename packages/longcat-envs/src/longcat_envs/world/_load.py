@@ -36,7 +36,8 @@ def load_source(name_or_path: str | Path, suffix: str = SUFFIX) -> tuple[str, st
         file = path if suffix == SUFFIX else path.with_suffix(suffix)
         return (file.read_text("utf-8") if file.is_file() else ""), str(file)
     raise DomainError(
-        f"a domain must be one of {', '.join(builtin_worlds())} or a file, got {str(name_or_path)!r}"
+        f"a domain must be one of {', '.join(builtin_worlds())} or a file, "
+        f"got {str(name_or_path)!r}"
     )
 
 

@@ -6,23 +6,23 @@ from collections.abc import Callable
 from random import Random
 
 FIRST = (
-    "Ada Amir Anna Arne Aylin Bea Bela Carla Chidi Clara Dana David Diego Dora Elena Elif Emil Erik "
-    "Esra Eva Farid Femi Finn Gita Greta Hana Hugo Ida Igor Ines Iris Ivan Jana Jonas Julia Kaya "
-    "Keiko Lara Leo Lina Luis Maja Marco Marta Mei Milan Mina Nadia Nils Noor Olga Omar Oscar Paula "
-    "Petra Piet Ravi Rita Rosa Ruth Samir Sara Selma Sofia Sven Tara Theo Tomas Uma Vera Viktor Yara "
-    "Yusuf Zara Zoe"
+    "Ada Amir Anna Arne Aylin Bea Bela Carla Chidi Clara Dana David Diego Dora Elena Elif "
+    "Emil Erik Esra Eva Farid Femi Finn Gita Greta Hana Hugo Ida Igor Ines Iris Ivan Jana "
+    "Jonas Julia Kaya Keiko Lara Leo Lina Luis Maja Marco Marta Mei Milan Mina Nadia Nils "
+    "Noor Olga Omar Oscar Paula Petra Piet Ravi Rita Rosa Ruth Samir Sara Selma Sofia Sven "
+    "Tara Theo Tomas Uma Vera Viktor Yara Yusuf Zara Zoe"
 )
 LAST = (
-    "Abel Adeyemi Alvarez Amato Arslan Bauer Becker Berg Blanc Bond Carter Castro Chen Cohen Costa "
-    "Cruz Dahl Demir Diaz Eriksen Faber Ferri Fischer Fontaine Frost Garcia Gomez Grant Haas Hansen "
-    "Hoffman Holm Horvat Ito Ivanov Jansen Kaya Keller Khan Kim Klein Kovac Kowalski Lang Larsen Lee "
-    "Lind Lopez Lund Marin Meyer Moreau Moss Nagy Novak Okafor Olsen Park Patel Perez Petrov Popov "
-    "Quinn Ramos Reyes Ricci Roth Rossi Sato Schmidt Silva Singh Stone Suzuki Tanaka Torres Vargas "
-    "Vogel Wagner Walsh Weber Wolf Yilmaz Zeman Zhang"
+    "Abel Adeyemi Alvarez Amato Arslan Bauer Becker Berg Blanc Bond Carter Castro Chen Cohen "
+    "Costa Cruz Dahl Demir Diaz Eriksen Faber Ferri Fischer Fontaine Frost Garcia Gomez Grant "
+    "Haas Hansen Hoffman Holm Horvat Ito Ivanov Jansen Kaya Keller Khan Kim Klein Kovac "
+    "Kowalski Lang Larsen Lee Lind Lopez Lund Marin Meyer Moreau Moss Nagy Novak Okafor Olsen "
+    "Park Patel Perez Petrov Popov Quinn Ramos Reyes Ricci Roth Rossi Sato Schmidt Silva "
+    "Singh Stone Suzuki Tanaka Torres Vargas Vogel Wagner Walsh Weber Wolf Yilmaz Zeman Zhang"
 )
 TOWNS = (
-    "Aarhus Bergen Bologna Braga Brno Cork Delft Gdansk Gent Girona Graz Kaunas Leeds Linz Lund Lyon "
-    "Malaga Nantes Odense Parma Porto Rijeka Split Tartu Turku Utrecht Varna Vigo"
+    "Aarhus Bergen Bologna Braga Brno Cork Delft Gdansk Gent Girona Graz Kaunas Leeds Linz "
+    "Lund Lyon Malaga Nantes Odense Parma Porto Rijeka Split Tartu Turku Utrecht Varna Vigo"
 )
 SHOPS = (
     "Alder Books|Blue Heron Cafe|Corner Bakery|Delta Sports|Ember Grill|Fjord Outdoor|Garden & Co"

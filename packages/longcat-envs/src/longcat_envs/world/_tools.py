@@ -179,7 +179,8 @@ def _describe(action: Action) -> str:
     elif action.edits:
         words = f"Change the {_plain(action.edits)} of a {_plain(action.of)}."
     if action.target:
-        words += f" It must be {' or '.join(map(_plain, action.sources))}, and becomes {_plain(action.target)}."
+        sources = " or ".join(map(_plain, action.sources))
+        words += f" It must be {sources}, and becomes {_plain(action.target)}."
     reasons = dict.fromkeys(g.reason for g in action.guards if not g.is_state)
     if reasons:
         words += " Rules: " + "; ".join(reasons) + "."

@@ -64,7 +64,7 @@ def read_words(text: str, spec: Spec, file: str = "") -> Words:
             continue
         found = re.fullmatch(r"(\w+)(?: ([\w.]+))?: *(.+)", line)
         if found is None or found[1] not in KINDS:
-            raise DomainError(f"{file}:{number}:1: a line is {', '.join(KINDS)}, a name, a colon and "
+            raise DomainError(f"{file}:{number}:1: a line is {', '.join(KINDS)}, a name, a colon "
                               f"words, got {line[:60]!r}")  # fmt: skip
         kind, name, rest = found[1], found[2] or "", found[3]
         try:

@@ -39,7 +39,7 @@ class CallRefused(ToolError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that cannot be undone: a record made, a state left, money moved, a record touched."""
+    """What cannot be undone: a record made, a state left, money moved, a record touched."""
 
     kind: str
     """`made`, `state`, `money`, `refused`."""
