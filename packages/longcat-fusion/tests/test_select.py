@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from longcat_fusion._methods._drop import Remembered
+from longcat_fusion._methods.della import _ranks
 from longcat_fusion._select import Sample, kth_largest
 
 SIZE = 20_000
@@ -139,3 +140,18 @@ def test_what_was_dropped_is_remembered_as_far_as_there_is_room(rng):
         for before, one, two in zip(deltas, first[start], again[start], strict=True):
             np.testing.assert_array_equal(one, two)
             assert (one == before).sum() == 100 - len(range(start % 3, 100, 3))
+
+
+@pytest.mark.parametrize(
+    ("columns", "share"),
+    [(256, 0.3), (256, 1.0), (256, 0.51), (63, 0.3), (64, 0.3), (1, 0.5), (4096, 0.01), (128, 0.0)],
+)
+def test_ranks_in_a_row_are_by_size_and_then_by_column(rng, columns, share):
+    delta = np.round(rng.standard_normal((4096 // columns, columns)), 1).astype(np.float32)
+    delta *= rng.random(delta.shape) < share
+    places, ranks = _ranks(delta)
+    order = np.argsort(np.abs(delta), axis=1, kind="stable")
+    wanted = np.argsort(order, axis=1).reshape(-1)
+    np.testing.assert_array_equal(ranks, wanted[places])
+    assert len(set(places.tolist())) == len(places)
+    assert set(np.flatnonzero(delta)) <= set(places.tolist())
