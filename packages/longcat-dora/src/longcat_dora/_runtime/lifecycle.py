@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
+
+from longcat_dora._types import LongcatDoraError
+
+from .config import RunConfig
 
 T = TypeVar("T")
 _SIGNALS = ("SIGTERM", "SIGHUP")
@@ -85,3 +90,24 @@ def signals_cancel(on_signal: Callable[[str], None]) -> Generator[None]:
     finally:
         for number in installed:
             loop.remove_signal_handler(number)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+def explained(error: OSError, config: RunConfig) -> Exception:
+    """What the system says of disk and files, as one line; anything else as it is."""
+    if error.errno in _NO_ROOM:
+        return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
+    if error.errno in _NO_FILES:
+        return LongcatDoraError(
+            f"too few file descriptors for {config.num_controllers} controllers: raise the limit"
+            " (`ulimit -n 4096`)"
+        )
+    return error
+
+
+def error_of(context: dict[str, Any]) -> BaseException:
+    """What a loop's exception handler is told of."""
+    return context.get("exception") or LongcatDoraError(context["message"])

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,36 +38,24 @@ from longcat_dora._log.tensors import (
     is_plain,
     shards_of,
 )
-from longcat_dora._rollout import messages
 from longcat_dora._rollout.controller import Factory
 from longcat_dora._rollout.messages import (
-    Broken,
     Controller,
-    Loaded,
-    Loading,
-    LoadWeights,
-    Noted,
-    Ready,
     Report,
-    RetireVersion,
-    RolloutFailed,
-    RolloutFinished,
     Stop,
 )
-from longcat_dora._types import EndReason, LongcatDoraError, Trainer, Trajectory
+from longcat_dora._types import LongcatDoraError, Trainer, Trajectory
 
 from .checkpoints import Checkpoints
 from .child import refuse_in_controller
 from .config import RunConfig
+from .crew import Crew
 from .evaluate import Evaluate, Evaluations
-from .lifecycle import run_coroutine, signals_cancel
+from .failures import notice_no_signal, refuse_no_signal
+from .lifecycle import error_of, explained, run_coroutine, signals_cancel
 from .status import Metrics, Status
 from .trainer_thread import TrainerThread
-from .watch import Watch
 
-_FAILURES = (EndReason.FAILED, EndReason.DEADLINE, EndReason.INVALID)
-_MANY_BATCHES = 4
-"""Of groups without a signal, which are worth a word when a run ends."""
 _LOOK_S = 0.5
 """Between two looks at clocks, if nothing else happens."""
 
@@ -121,29 +107,32 @@ class Runtime(ABC):
         self.config, self.factory, self.trainer, self.tasks = config, factory, trainer, tasks
         self.on_step, self.on_group = on_step, on_group
         self.manager: RolloutManager
-        self.handles: list[Controller] = []
-        self.num_restarts = 0
+        self._crew = Crew(config, self.spawn)
         self.is_over = False
         """Whether controllers are being stopped; what they say is not heard any more."""
-        self._restarts_since_step = 0
         self._teacher = TrainerThread(trainer)
         self._checkpoints = Checkpoints(config.folder, num_kept=config.keep_checkpoints)
-        self._watch = Watch(config)
         self._evaluations = Evaluations(config, evaluate)
         self._status, self._metrics = Status(config.folder), Metrics(config.folder)
-        self._weights: Any = None
-        """As orders carry them; the newest version's."""
         self._wake = asyncio.Event()
         self._progress_at = 0.0
         self._step: asyncio.Task[None] | None = None
         self._is_training = False
         self._failure: BaseException | None = None
-        self._failures: Counter[str] = Counter()
-        """In a row, by reason."""
         self._first = 0
         """Version that this process began with."""
         self._stopped_by = ""
         """A signal, if one ended the run."""
+
+    @property
+    def handles(self) -> list[Controller]:
+        """Controllers by place."""
+        return self._crew.handles
+
+    @property
+    def num_restarts(self) -> int:
+        """Controllers that were replaced."""
+        return self._crew.num_restarts
 
     def run(self) -> int:
         """Run to the end; return the last version. Continues the folder's run if there is one.
@@ -184,7 +173,7 @@ class Runtime(ABC):
             with signals_cancel(self._note_signal):
                 return await self._live()
         except OSError as error:
-            raise _explained(error, self.config) from error
+            raise explained(error, self.config) from error
         finally:
             self._teacher.close()
 
@@ -217,9 +206,7 @@ class Runtime(ABC):
     async def _live_with_manager(self, version: int) -> None:
         try:
             self._publish(*await self._teacher.weights(self._prepare, step=version))
-            for place in range(self.config.num_controllers):
-                self.handles.append(self._spawn(place))
-            self.manager.controllers = list(self.handles)
+            self._crew.begin(self.manager)
             await self._loop()
             await self._save()
             await self._evaluations.end(self.manager.scheduler.version, self._teacher)
@@ -234,14 +221,8 @@ class Runtime(ABC):
     def _end(self) -> None:
         """Close the books of a run that has done what it was to do."""
         manager = self.manager
-        many = _MANY_BATCHES * self.config.scheduler.groups_per_batch
-        took_none = manager.scheduler.version == self._first and manager.num_filtered > 0
-        if took_none or manager.num_without_signal >= many:
-            manager.notice(
-                f"the last {manager.num_without_signal} groups had nothing to learn from: all"
-                " rewards of each"
-                " were equal"
-            )
+        took_none = manager.scheduler.version == self._first
+        notice_no_signal(manager, self.config, took_none=took_none)
         manager.end()
         manager.log.sync()
         self._tell(is_over=True)
@@ -265,62 +246,12 @@ class Runtime(ABC):
 
     # -- controllers -------------------------------------------------------------------------
 
-    def _spawn(self, place: int) -> Controller:
-        handle = self.spawn(place)
-        self._watch.begin(handle)
-        return handle
-
     def receive(self, handle: Controller, report: Report) -> None:
         """Take a report of a controller."""
         if self.is_over:
             return
         self._progress_at = time.monotonic()
-        match report:
-            case Ready(found):
-                if found != messages.FORMAT:
-                    raise LongcatDoraError(
-                        f"a controller speaks format {found}, this is {messages.FORMAT}: versions"
-                        " of longcat-dora"
-                        " differ"
-                    )
-                self._give_weights(handle)
-                handle.is_ready = True
-            case Loading():
-                self._watch.loading(handle)
-            case Loaded(version):
-                self._watch.loaded(handle, version)
-            case RolloutFinished(finished, payload):
-                if self.manager.finished(handle, finished, payload):
-                    self._failures.clear()
-            case RolloutFailed(trajectory, reason, detail):
-                self.manager.failed(handle, trajectory, reason, detail)
-                self._count_failure(reason, detail)
-            case Noted(text):
-                self.manager.notice(text)
-            case Broken(problem):
-                raise LongcatDoraError(f"a controller cannot go on: {problem}")
-            case _:
-                raise AssertionError(f"a runtime must take {report!r} itself")
-
-    def _give_weights(self, handle: Controller) -> None:
-        version = self.manager.scheduler.version
-        handle.post(LoadWeights(version, self._weights))
-        self._watch.load(handle, version)
-
-    def _count_failure(self, reason: str, detail: str) -> None:
-        if reason not in _FAILURES:
-            return
-        self._failures[str(reason)] += 1
-        num, most = self._failures.total(), self.config.max_failures_in_a_row
-        if num < most:
-            return
-        by_reason = ", ".join(f"{reason} {n}" for reason, n in self._failures.most_common())
-        what = "raised" if len(self._failures) == 1 and reason == EndReason.FAILED else (
-            f"ended without a result ({by_reason})"
-        )  # fmt: skip
-        raise LongcatDoraError(
-            f"{num} rollouts in a row {what}, max_failures_in_a_row={most}; the last one:\n{detail}"
-        )
+        self._crew.receive(handle, report)
 
     def wake(self) -> None:
         """Let the loop look again."""
@@ -333,24 +264,8 @@ class Runtime(ABC):
 
     def lost(self, handle: Controller, how: str) -> None:
         """A controller died: what it was sampling ends, and another one takes its place."""
-        if self.is_over or handle not in self.handles:
-            return
-        overdue, problem = self._watch.end(handle)
-        self.manager.lost(handle, overdue=overdue)
-        place = self.handles.index(handle)
-        how = problem or how
-        self.num_restarts += 1
-        self._restarts_since_step += 1
-        for name in overdue:
-            self._count_failure(EndReason.DEADLINE, f"{name}: {how}")
-        if self._restarts_since_step > self.config.max_controller_restarts:
-            del self.handles[place]
-            raise LongcatDoraError(
-                f"controller {place} died ({how}), and max_controller_restarts="
-                f"{self.config.max_controller_restarts} since the last step are used up"
-            )
-        self.handles[place] = self._spawn(place)
-        self.manager.controllers = list(self.handles)
+        if not self.is_over and handle in self.handles:
+            self._crew.lost(handle, how)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -362,7 +277,7 @@ class Runtime(ABC):
         manager = self.manager
         self._metrics.begin()
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.crash(_error_of(context)))
+        loop.set_exception_handler(lambda _, context: self.crash(error_of(context)))
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -382,8 +297,7 @@ class Runtime(ABC):
             self._metrics.loads.append(running / most)
             if self._step is None and manager.is_drained:
                 continue  # `feed` found no task left
-            for handle in self._watch.look(manager):
-                handle.kill()
+            self._crew.look()
             self._tell()
             await self._sleep()
 
@@ -398,13 +312,7 @@ class Runtime(ABC):
                 self.on_group(await asyncio.to_thread(manager.queue.read, names))
                 manager.judge(group, names)
             manager.flush()
-        if manager.num_without_signal >= self.config.max_groups_without_signal:
-            raise LongcatDoraError(
-                f"no group of the last {manager.num_without_signal} had anything to learn from: all"
-                " rewards of each"
-                " were equal. Tasks may be too easy or too hard, or the reward is constant;"
-                f" max_groups_without_signal={self.config.max_groups_without_signal}"
-            )
+        refuse_no_signal(manager, self.config)
 
     def _begin_step(self) -> bool:
         """Begin a step if one may be taken."""
@@ -433,7 +341,8 @@ class Runtime(ABC):
         self._wake.set()
         if self.config.sync_commits:
             await asyncio.to_thread(manager.log.sync)
-        self._restarts_since_step, self._progress_at = 0, time.monotonic()
+        self._crew.took_step()
+        self._progress_at = time.monotonic()
         if version % self.config.save_every == 0:
             await self._save()
         record = self._metrics.record(
@@ -454,12 +363,9 @@ class Runtime(ABC):
 
     def _publish(self, shared: Any, digest: str) -> None:
         """Give the newest weights to every controller that is ready."""
-        version, self._weights = self.manager.scheduler.version, shared
+        version = self.manager.scheduler.version
         self.manager.log.append({"kind": "weights", "version": version, "digest": digest})
-        for handle in self.handles:
-            if handle.is_ready:
-                self._give_weights(handle)
-                handle.post(RetireVersion(version - 1))
+        self._crew.publish(version, shared)
 
     async def _sleep(self) -> None:
         self._wake.clear()
@@ -468,7 +374,7 @@ class Runtime(ABC):
                 await self._wake.wait()
         silent = time.monotonic() - self._progress_at
         is_idle = self._step is None and not self.manager.scheduler.num_running
-        if is_idle and not self._watch.is_busy and silent > self.config.stall_deadline_s:
+        if is_idle and not self._crew.is_busy and silent > self.config.stall_deadline_s:
             raise LongcatDoraError(f"no progress for {silent:.0f} s: {self.explain()}")
 
     def explain(self) -> str:
@@ -485,23 +391,3 @@ class Runtime(ABC):
             "training" if self._is_training else "waiting",
             version=self.manager.scheduler.version, explain=self.explain, is_over=is_over,
         )  # fmt: skip
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_NO_FILES = (errno.EMFILE, errno.ENFILE)
-
-
-def _explained(error: OSError, config: RunConfig) -> Exception:
-    """What the system says of disk and files, as one line; anything else as it is."""
-    if error.errno in _NO_ROOM:
-        return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
-    if error.errno in _NO_FILES:
-        return LongcatDoraError(
-            f"too few file descriptors for {config.num_controllers} controllers: raise the limit"
-            " (`ulimit -n 4096`)"
-        )
-    return error
-
-
-def _error_of(context: dict[str, Any]) -> BaseException:
-    return context.get("exception") or LongcatDoraError(context["message"])
