@@ -126,9 +126,18 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
 
 
 def unique_steps(steps: list[Step]) -> list[Step]:
-    """Leave out searches that were made before."""
+    """Leave out searches that were made before, and looks since which nothing was written."""
     kept: list[Step] = []
+    looked: list[Step] = []
     for step in steps:
-        if step not in kept or not step.tool.startswith(("search_", "get_")):
+        if step.tool.startswith("search_"):
+            if step not in kept:
+                kept.append(step)
+        elif step.tool.startswith("get_"):
+            if step not in looked:
+                kept.append(step)
+                looked.append(step)
+        else:
             kept.append(step)
+            looked = []
     return kept

@@ -20,7 +20,7 @@ from longcat_envs.graph import Graph
 from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
 
-from ._chain import Call, Chains
+from ._chain import Call, Chains, Figure
 from ._describe import unique_steps
 from ._environment import REFUSE
 from ._goal import Goal, Tell, goal_of
@@ -303,12 +303,19 @@ class _Draft:
         assert self.refusal is not None
         return f"R{self.setting.spec.clauses.index(self.refusal[1].reason) + 1}"
 
+    def _has_ended(self, figure: Figure) -> bool:
+        """Whether a record is in a state that nothing leaves, in the world as it stands."""
+        ends = self.setting.spec.classes[figure.of].ends
+        return self.chains.world.store.row(figure.of, figure.id).get("state") in ends
+
     def _ask_figure(self, chain: list[Call]) -> tuple[str, Sentence, Tell] | None:
         """Choose a number to be told at the end."""
         self.chains.run(chain)
         figures = self.chains.figures(chain) or self.chains.figures([])
         self.rng.shuffle(figures)
         for figure, _ in figures:
+            if self._has_ended(figure):
+                continue
             tell = self.speaker.tell(figure)
             if figure.id in self.chains.world.store.base.rows[figure.of]:
                 self.chains.run([])
