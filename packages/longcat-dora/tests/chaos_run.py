@@ -1,6 +1,8 @@
 """A small run, for tests that kill it.
 
-Python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N]
+    python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N]
+
+With many steps it learns slowly, or nothing would be left to learn and no step to be taken.
 """
 
 import asyncio
@@ -50,8 +52,8 @@ class PaddedTrainer(TabularTrainer):
         (folder / "table.json").write_text(json.dumps(self.table))
 
 
-def trainer():
-    return PaddedTrainer(learning_rate=0.05)
+def trainer(steps=40):
+    return PaddedTrainer(learning_rate=0.05 if steps < 200 else 0.001)
 
 
 def worker(latency_s):
@@ -100,8 +102,8 @@ def main(folder, *options):
             ),
         ),
         factory=worker_with_processes if "env" in options else functools.partial(worker, 0.004),
-        trainer=trainer(),
-        tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(4000)),
+        trainer=trainer(steps),
+        tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(10**9)),
     )  # fmt: skip
     try:
         runtime.run()
