@@ -71,7 +71,8 @@ def run(folder: Path, seed: int, steps: int) -> Path:
             "--model", "smollm2-135m", "--tasks", "train.jsonl", "--held-out", "held_out.jsonl",
             "--reward", "sums.py:score", "--lora", "16", "--steps", str(steps), "--groups", "4",
             "--group-size", "8", "--max-tokens", "10", "--max-length", "64", "--temperature", "0.8",
-            "--learning-rate", "5e-4", "--staleness", "1", "--evaluate-every", "10", "--dtype", "bfloat16",
+            "--learning-rate", "5e-4", "--staleness", "1", "--evaluate-every", "10", "--dtype",
+            "bfloat16",
             "--seed", str(seed),
         ]
     )  # fmt: skip
@@ -141,9 +142,10 @@ def main() -> None:
         print("| " + " | ".join(f"{cell:.3g}" for cell in row) + " |")
     print(json.dumps({
         "title": "longcat rl on SmolLM2-135M-Instruct: sums of 1 to 15",
-        "claim": "Asked: at least 20 points over zero-shot on held-out tasks. Mean of the seeds: solved (the number "
-        f"and nothing else) {ends[0]} before, {ends[2]} after; right number anywhere {ends[1]} before, {ends[3]} after.",
-        "columns": ["seed", "steps", "solved before", "right before", "solved after", "right after"],
+        "claim": "Asked: at least 20 points over zero-shot on held-out tasks. Mean of the seeds: "
+        f"solved (the number and nothing else) {ends[0]} before, {ends[2]} after; right number anywhere {ends[1]} before, {ends[3]} after.",
+        "columns": ["seed", "steps", "solved before", "right before", "solved after",
+        "right after"],
         "rows": rows,
         "spread": f"each seed is a row; {NUM_HELD} held-out sums, greedy, so that one sum is 2.1 points",
         "seeds": options.seeds,

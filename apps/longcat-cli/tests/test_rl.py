@@ -1,11 +1,15 @@
 """`longcat rl` and `longcat sft` with a tiny model, as a user runs them."""
 
+import ast
 import json
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import typer
 from longcat_cli.errors import UsageError
-from longcat_cli.rl import RlOptions, rl, split_tasks
+from longcat_cli.rl import RlOptions, open_tracker, rl, split_tasks
 from longcat_cli.sft import sft
 from typer.testing import CliRunner
 
@@ -148,3 +152,58 @@ def test_files_are_read_before_a_model_is(place):
     (place / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}')
     with pytest.raises(UsageError, match=r"conversation 1: .*assistant"):
         _run("sft", "--model", "model", "--data", "chat.jsonl")
+
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "your_model_and_reward.py"
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="examples are not part of this package alone")
+def test_your_model_and_reward_take_twenty_lines_of_python():
+    """Lines of code, imports included; the docstring, comments and empty lines are none."""
+    tree = ast.parse(EXAMPLE.read_text("utf-8"))
+    code = EXAMPLE.read_text("utf-8").splitlines()[tree.body[0].end_lineno :]
+    assert len([line for line in code if line.strip() and not line.startswith("#")]) <= 20
+    imported = {
+        (node.module or "").partition(".")[0] if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported - {*sys.stdlib_module_names} == {"longcat_dora", "longcat_gspo"}
+
+
+def test_trackers_are_told_steps_and_evaluations_in_order(tmp_path, monkeypatch):
+    """Trackers drop what comes for an earlier step than the last."""
+    from longcat_cli import rl as module
+    from longcat_dora import Progress
+    from longcat_dora.transformers import Attempted
+
+    told = []
+    run = types.SimpleNamespace(log=lambda metrics, step: told.append((step, metrics)))
+    fake = types.SimpleNamespace(init=lambda **options: told.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(module, "build_worker", lambda options, model: None)
+    monkeypatch.setattr(module, "model_folder", lambda name: name)
+    tried = [Attempted("held-0", 1.0, {"answer": "5"}, []), Attempted("held-1", None, {}, [])]
+    monkeypatch.setattr("longcat_dora.transformers.evaluate", lambda *a, **k: tried)
+    options = RlOptions(model="m", tasks="t.jsonl", reward="r.py:score", tracker="wandb")
+    reporter = module.Reporter(tmp_path, options, [])
+    reporter.step(Progress(3, {"reward": 0.5, "domains": {"a": 2}}, []))
+    reporter.evaluate(2, b"")
+    assert told[0]["name"] == tmp_path.name
+    assert told[0]["config"]["model"] == "m"
+    assert told[1] == (3, {"reward": 0.5, "domains/a": 2.0})
+    step, metrics = told[2]
+    assert step == 3
+    assert metrics["held_out/step"] == 2
+    assert (metrics["held_out/solved"], metrics["held_out/failed"]) == (0.5, 1)
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert lines[0] == {"step": 2, "task": "held-0", "reward": 1.0, "answer": "5"}
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_named(kind, tmp_path, monkeypatch):
+    module = {"tensorboard": "tensorboardX"}.get(kind, kind)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"--tracker {kind} needs: pip install"):
+        open_tracker(kind, tmp_path, {})

@@ -26,7 +26,7 @@ import typer
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from longcat_dora import Progress, Task, Worker
+    from longcat_dora import Progress, RunConfig, Task, Worker
     from longcat_dora.trackers import OnStep
     from longcat_gspo import GspoTrainer
 
@@ -151,7 +151,8 @@ def build_worker(options: RlOptions, model: str) -> Worker:
     if options.engine == "vllm":
         return _vllm_worker(options, model)
     common = {
-        "max_tokens": options.max_tokens, "temperature": options.temperature, "dtype": options.dtype,
+        "max_tokens": options.max_tokens, "temperature": options.temperature,
+        "dtype": options.dtype,
         "max_length": options.max_length, "num_rows": options.groups * options.group_size,
     }  # fmt: skip
     if options.world:
@@ -249,7 +250,7 @@ def _nowhere(progress: Progress) -> None:
 
 def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     """Run to the end, or go on where a run was stopped."""
-    from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
+    from longcat_dora import LocalRuntime, Task
     from longcat_dora.transformers import score_file
     from longcat_gspo import GspoTrainer, TrainerConfig
     from longcat_gspo.transformers import load_model
@@ -270,32 +271,42 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     if is_new and held:
         reporter.evaluate(0, b"")
 
-    def tasks() -> Iterator[Task]:
-        for number in range(options.steps * options.groups * 100):
-            place = number % len(train)
-            yield Task(f"task-{place}-{number // len(train)}", train[place])
-
     runtime: Any = LocalRuntime
     if options.runtime == "ray":
         from longcat_dora.ray import RayRuntime
 
         runtime = RayRuntime
     runtime(
-        RunConfig(
-            folder=out / "run", max_steps=options.steps, save_every=5, seed=options.seed,
-            rollout_deadline_s=900, stall_deadline_s=1800,
-            evaluate_every=options.evaluate_every if held else 0,
-            scheduler=SchedulerConfig(
-                groups_per_batch=options.groups, group_size=options.group_size,
-                hard_staleness=options.staleness, soft_staleness=min(1, options.staleness),
-                max_running=2 * options.groups * options.group_size,
-            ),
-        ),
-        factory=functools.partial(build_worker, options, name), trainer=trainer, tasks=tasks(),
+        _run_config(out, options, evaluates=bool(held)), trainer=trainer,
+        factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
         on_step=reporter.step, evaluate=reporter.evaluate if held else None,
     ).run()  # fmt: skip
     trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
     return trainer
+
+
+def _tasks(options: RlOptions, train: list[dict[str, Any]]) -> Iterator[Task]:
+    """Pass over the tasks again and again, more often than steps can take them."""
+    from longcat_dora import Task
+
+    for number in range(options.steps * options.groups * 100):
+        place = number % len(train)
+        yield Task(f"task-{place}-{number // len(train)}", train[place])
+
+
+def _run_config(out: Path, options: RlOptions, *, evaluates: bool) -> RunConfig:
+    from longcat_dora import RunConfig, SchedulerConfig
+
+    return RunConfig(
+        folder=out / "run", max_steps=options.steps, save_every=5, seed=options.seed,
+        rollout_deadline_s=900, stall_deadline_s=1800,
+        evaluate_every=options.evaluate_every if evaluates else 0,
+        scheduler=SchedulerConfig(
+            groups_per_batch=options.groups, group_size=options.group_size,
+            hard_staleness=options.staleness, soft_staleness=min(1, options.staleness),
+            max_running=2 * options.groups * options.group_size,
+        ),
+    )  # fmt: skip
 
 
 def draw_curve(out: Path) -> Path | None:

@@ -57,8 +57,8 @@ def sft(
     """Teach a model what the assistant says in your chats, its tool calls included."""
     if epochs <= 0 or batch_tokens < 1 or max_length < 2 or lora < 0 or learning_rate <= 0:
         raise UsageError(
-            "--epochs and --learning-rate must be positive, --batch-tokens at least 1, --max-length at "
-            "least 2, --lora not negative"
+            "--epochs and --learning-rate must be positive, --batch-tokens at least 1, "
+            "--max-length at least 2, --lora not negative"
         )
     if adapter and not lora:
         raise UsageError("--adapter needs --lora")
