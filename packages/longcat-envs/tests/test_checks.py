@@ -125,17 +125,36 @@ def test_most_damages_are_noticed(name):
     assert found["summary"]["share_noticed"] >= 0.85
 
 
-def test_the_command_prints_tests_and_damages(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["new-domain", "inn"]) == 0
-    capsys.readouterr()
-    assert main(["check", "inn.world", "--tools", "--json"]) == 0
+CLUB = """
+class member(person):
+    name: unique(text)
+    owed: money = 0
+    fixed(owed)
+    states(active, gone)
+    leave = active > gone
+    come_back = gone > active
+
+    def charge(amount: money):
+        assert state == active, "a member who has gone is not charged"
+        assert amount > 0, "an amount is above zero"
+        owed = owed + amount
+
+    def forgive():
+        assert owed > 0, "there is something to be forgiven"
+        owed = 0
+"""
+
+
+def test_the_command_prints_tests_and_damages(capsys, tmp_path):
+    path = tmp_path / "club.world"
+    path.write_text(CLUB)
+    assert main(["check", str(path), "--tools", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)["summary"]
-    assert summary["faults"] == 0
-    assert summary["tests"] > 4 * summary["tools"]
-    assert summary["guards_that_refused"] > 0.6 * summary["guards"]
-    assert main(["check", "inn.world", "--damage", "6", "--json"]) == 0
+    assert (summary["faults"], summary["tools"]) == (0, 7)
+    assert summary["tools_that_acted"] == summary["tools"]
+    assert summary["guards_that_refused"] == summary["guards"] > 3
+    assert main(["check", str(path), "--damage", "9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["summary"]["damages"] == 6
-    assert found["summary"]["noticed"] + len(found["rows"]) == 6
-    assert found["summary"]["share_noticed"] > 0.3
+    assert found["summary"]["damages"] == 9
+    assert found["summary"]["noticed"] + len(found["rows"]) == 9
+    assert found["summary"]["share_noticed"] > 0.6

@@ -20,6 +20,8 @@ PER_OUTCOME = 2
 """Cases that are kept of one tool and outcome."""
 PASTS = 2
 DRAWS, FOCUSED = 140, 80
+IDLE = "it changes nothing"
+"""Outcome of a call that is done and leaves everything as it was."""
 LATER = (0, 0, 2, 0, 6, 0, 15)
 """Days after the end of a past, in turn."""
 AMOUNTS = ("-5.00", "0.00", "0.01", "7.00", "150.00", "9000.00", "900000.00")
@@ -39,7 +41,7 @@ class Case:
     """Calls that lead from the past to the world of the case; all of them succeed."""
     arguments: dict[str, Any]
     outcome: str
-    """Empty if it was done, else the reason of the refusal."""
+    """Empty if it changed something, `IDLE` if nothing, else the reason of the refusal."""
 
 
 class Finder:
@@ -122,7 +124,7 @@ class Finder:
             if refused.guard is None:
                 return None
             return Case(tool.name, past, days, before, arguments, str(refused))
-        return Case(tool.name, past, days, before, arguments, "")
+        return Case(tool.name, past, days, before, arguments, "" if world.changes else IDLE)
 
     def _draw(self, tool: Tool, past: int, about: tuple[Call, ...]) -> dict[str, Any] | None:
         """Draw arguments: sensible, about the records of earlier calls, or with something odd."""

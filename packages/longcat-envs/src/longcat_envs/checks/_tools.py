@@ -17,7 +17,7 @@ from longcat_envs.history import Setting
 from longcat_envs.lang import Spec, show
 from longcat_envs.world import CallRefused, LiveWorld, Machine, Tool, argument_names
 
-from ._cases import Case, Finder
+from ._cases import IDLE, Case, Finder
 from ._reference import Expected, Reference
 from ._walk import Value, Walker
 
@@ -225,7 +225,9 @@ def check_tools(
         tests = by_tool.get(tool.name, [])
         report.num_tests = len(tests)
         report.faults += [f for test in tests if (f := fault(setting, setting.machine, test))]
-        report.is_done = any(not test.expected.reasons for test in tests)
+        report.is_done = any(test.expected.rows for test in tests)
+        if not report.is_done and any(test.case.outcome == IDLE for test in tests):
+            report.faults.append("it succeeds, and was never seen to change anything")
         reasons = {g.reason for g in tool.action.guards}
         seen = {reason for test in tests for reason in test.expected.reasons}
         report.guards, report.refused = len(reasons), len(reasons & seen)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from longcat_envs._spec import DomainError
 
-from . import _domains, _models, _tasks
+from . import _domains, _models, _tasks, _writing
 from ._common import say
 
 
@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command."""
     whole = argparse.ArgumentParser(prog="longcat-envs", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    for room in (_domains, _tasks, _models):
+    for room in (_domains, _tasks, _models, _writing):
         room.register(commands)
     return whole
 

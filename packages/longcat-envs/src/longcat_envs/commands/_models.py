@@ -36,8 +36,7 @@ from ._common import Commands, command, count, read_tasks, say, show, task_argum
 def register(commands: Commands) -> None:
     """Add the commands of this room."""
     run = command(commands, "run", _run, "run a model on tasks: pass^k and pass@k", domain=True)
-    run.add_argument("--model", required=True, metavar="URL", help="OpenAI-compatible base URL")
-    run.add_argument("--name", default="default", help="the model's name at the server")
+    endpoint_arguments(run)
     run.add_argument("--user", default="rules", metavar="rules|URL",
                      help="who speaks for the person: rules, or a model at this URL")  # fmt: skip
     run.add_argument("--user-name", default="default", help="that model's name at its server")
@@ -45,11 +44,6 @@ def register(commands: Commands) -> None:
         "--judge", metavar="URL", help="a model that judges by rubrics, beside the state"
     )
     run.add_argument("--judge-name", default="default", help="that model's name at its server")
-    run.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME",
-                     help="environment variable that holds the key, if one is needed")  # fmt: skip
-    run.add_argument("--temperature", type=float, default=None)
-    run.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS")
-    run.add_argument("--tries", type=count, default=4, metavar="N", help="tries of one request")
     run.add_argument("--k", type=count, default=4, help="episodes of each task")
     run.add_argument("--concurrency", type=count, default=4, help="episodes at once")
     run.add_argument("--file", type=Path, help="take the tasks of this file instead")
@@ -58,11 +52,28 @@ def register(commands: Commands) -> None:
     task_arguments(run, tasks=10)
 
 
+def endpoint_arguments(one: argparse.ArgumentParser) -> None:
+    """Add which model answers, and how it is asked."""
+    one.add_argument("--model", required=True, metavar="URL", help="OpenAI-compatible base URL")
+    one.add_argument("--name", dest="model_name", default="default",
+                     metavar="NAME", help="the model's name there")  # fmt: skip
+    one.add_argument("--key-variable", default="OPENAI_API_KEY", metavar="NAME",
+                     help="environment variable that holds the key, if one is needed")  # fmt: skip
+    one.add_argument("--temperature", type=float, default=None)
+    one.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS")
+    one.add_argument("--tries", type=count, default=4, metavar="N", help="tries of one request")
+
+
+def endpoint_of(given: argparse.Namespace) -> Endpoint:
+    """Return the endpoint of the model that was named."""
+    return _endpoint(given, given.model, given.model_name)
+
+
 def _run(given: argparse.Namespace) -> int:
     setting = load_setting(given.domain)
     if given.k < 1 or given.concurrency < 1:
         raise DomainError("--k and --concurrency must be at least 1")
-    endpoint = _endpoint(given, given.model, given.name)
+    endpoint = endpoint_of(given)
     person = None
     if given.user != "rules":
         user = replace(_endpoint(given, given.user, given.user_name), settings={})
@@ -83,7 +94,7 @@ def _run(given: argparse.Namespace) -> int:
     by_judge = {"judge": agreement(verdicts)} if judge is not None else {}
     show(given, {
         "summary": {"domain": setting.spec.name, "difficulty": given.difficulty,
-                    "model": given.name, **summary(trials, given.k),
+                    "model": given.model_name, **summary(trials, given.k),
                     "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3],
                     **by_judge},
         "rows": trials,
