@@ -52,6 +52,7 @@ def kth_largest(
         For each stream and k, the value t: at least k values are t or more, fewer than k exceed it.
     """
     wanted = [(stream, rank) for stream, found in enumerate(ranks) for rank in found]
+    answers: list[float | None] = [None] * len(wanted)
     if sample is not None:
         windows = _windows(wanted, sample)
         _fill(windows, passes)
@@ -60,13 +61,12 @@ def kth_largest(
     else:
         above_0 = _above_0(passes, wanted)
         wanted = [(s, rank(above_0[s]) if callable(rank) else rank) for s, rank in wanted]
-        answers = [None] * len(wanted)
     missed = [place for place, answer in enumerate(answers) if answer is None]
     searches = [_Search(wanted[place][0], wanted[place][1]) for place in missed]
     for place, answer in zip(missed, _by_histogram(passes, searches), strict=True):
         answers[place] = answer
-    flat = iter(answers)
-    return [[next(flat) for _ in found] for found in ranks]  # type: ignore[misc]
+    flat = (answer for answer in answers if answer is not None)  # which is all of them by now
+    return [[next(flat) for _ in found] for found in ranks]
 
 
 # -- by a window ---------------------------------------------------------------------------------
