@@ -15,3 +15,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="set LONGCAT_LONG=1 to run sweeps"))
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    """Servers of tests are on this machine; a proxy of the environment must not come between."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -12,10 +12,6 @@ from longcat_envs import (
     DomainError,
     Grower,
     GrowthConfig,
-    Invalid,
-    InvalidEpisode,
-    Observation,
-    Reward,
     Rubric,
     Step,
     Task,
@@ -32,7 +28,6 @@ from longcat_envs import (
     wrong_chains,
 )  # fmt: skip
 from longcat_envs._task import ASKED, CLOSED
-from longcat_envs._told import told
 
 
 @pytest.fixture(scope="module", params=builtin_domains())
@@ -258,38 +253,6 @@ def test_an_unknown_domain_names_the_known_ones():
         load_domain("bank")
 
 
-@pytest.mark.parametrize(
-    ("said", "is_told"),
-    [
-        ("The city is Oslo.", True),
-        ("No problem. It is OSLO, and I checked it.", True),
-        ("The phone is not listed, but the city is Oslo.", True),
-        ("Oslo. Is there anything else?", True),
-        ("The city is not Oslo.", False),
-        ("It isn’t Oslo.", False),
-        ("The city is Oslo. No, that is wrong.", False),
-        ("Oslo? I could not find out.", False),
-        ("Perhaps Oslo.", False),
-        ("Oslo, Porto, Lyon.", False),
-        ("It is Osloer Strasse.", False),
-        ("Is it Oslo?", False),
-        ("", False),
-    ],
-)
-def test_told_is_one_value_undenied(said, is_told):
-    pattern = "(?:Oslo|Porto|Lyon)"
-    assert told(said, {"Oslo"}, pattern, {"Oslo"}) == {"Oslo": is_told}
-    assert told(said, {"Oslo"}, pattern, {"Porto"}) == {"Oslo": False}  # seen nowhere
-
-
-def test_numbers_are_told_whole():
-    for said, is_told in [
-        ("It is 1,240 euros.", True), ("It is 1240.", True), ("It is 12401.", False),
-        ("It is 1240.5.", False), ("1240 or 1241.", False), ("Order M1240: 1240.", True),
-    ]:  # fmt: skip
-        assert told(said, {"1240"}, "[0-9]+", {"1240"})["1240"] == is_told, said
-
-
 def _passes(world, task, steps, *messages):
     async def play():
         environment = TaskEnvironment(world, task)
@@ -316,78 +279,6 @@ def test_questions_are_passed_by_looking_and_saying_only(world, tasks):
         assert _passes(world, task, (), "It is one of " + ", ".join(values)) == 0
         assert _passes(world, task, task.golden, "It is one of " + ", ".join(values)) == 0
         assert _passes(world, task, task.golden, f"It is certainly not {rubric.text}.") == 0
-
-
-HOSTILE = [
-    {}, None, [], "x", {"function": None}, {"function": []}, {"function": {"name": None}},
-    {"function": {"name": 7, "arguments": "{}"}}, {"function": {"arguments": "{}"}},
-    *({"function": {"name": "NAME", "arguments": a}} for a in (
-        None, "", "[" * 100_000, "1" * 5_000, '{"a": ' + "1" * 5_000 + "}", "NaN", "nul", b"{}", [1],
-        {"KEY": "\ud800"}, {"KEY": ""}, {"KEY": "😀" * 1_000}, {"KEY": "a\x00b"}, {"KEY": None},
-        {"KEY": ["a"]}, {"KEY": 10**400}, {1: 2}, {"KEY": "x" * 10_000_000}, '{"KEY": "\\ud800"}',
-    )),
-]  # fmt: skip
-
-
-async def test_a_call_never_raises_and_a_bad_one_changes_nothing(world, tasks):
-    environment = TaskEnvironment(world, tasks[0])
-    await environment.reset()
-    before = environment._database.tables()
-    for name in tasks[0].tools:
-        key = world.tools[name].parameters[0].name
-        for hostile in HOSTILE:
-            call = _rename(hostile, name, key)
-            result = await environment.call(call)
-            assert result.is_error, call
-            result.content.encode()
-    assert environment._database.tables() == before
-    assert isinstance(await environment.score(), Reward)
-    await environment.close()
-    assert (await environment.call(_call(tasks[0].golden[0].tool))).is_error
-
-
-def _rename(value, name, key):
-    if isinstance(value, dict):
-        return {_rename(k, name, key): _rename(v, name, key) for k, v in value.items()}
-    swap = {"NAME": name, "KEY": key}
-    return swap.get(value, value) if isinstance(value, str) else value
-
-
-async def test_after_the_end_nothing_is_obeyed(world, tasks):
-    task = next(t for t in tasks if "question" not in t.tags and not t.withheld)
-    environment = TaskEnvironment(world, task)
-    await environment.reset()
-    assert await environment.reply({"role": "assistant", "content": "Done."}) is None
-    for step in task.golden:
-        result = await environment.call(_call(step.tool, **step.arguments))
-        assert "the conversation is over" in result.content
-    assert (await environment.score()).total == 0
-
-
-async def test_the_fault_of_the_world_is_invalid_and_not_a_zero(world, tasks, monkeypatch):
-    environment = TaskEnvironment(world, tasks[0])
-    assert isinstance(await environment.score(), Invalid)
-    await environment.reset()
-
-    def broken(*_):
-        raise sqlite3.OperationalError("disk I/O error")
-
-    step = tasks[0].golden[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(Database, "call", broken)
-        result = await environment.call(_call(step.tool, **step.arguments))
-    assert "out of order" in result.content
-    score = await environment.score()
-    assert score == Invalid("OperationalError: disk I/O error")
-    with pytest.raises(InvalidEpisode, match="not begun"):
-        await run_episode(_NeverBegun(world, tasks[0]), _Scripted())
-    await environment.reset()
-    assert isinstance(await environment.score(), Reward)
-
-
-class _NeverBegun(TaskEnvironment):
-    async def reset(self):
-        return Observation(messages=[], tools=[])
 
 
 def test_a_task_without_known_rubrics_is_refused(world, tasks):
