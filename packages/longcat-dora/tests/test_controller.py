@@ -1,5 +1,6 @@
 """A controller obeys orders in the order they come, whatever they interrupt."""
 
+import array
 import asyncio
 import contextlib
 import functools
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from longcat_dora import EndReason, Invalid, Mask, RolloutController, Worker
+from longcat_dora._log.tensors import CopiedWeights, shards_of
 from longcat_dora._rollout.messages import (
     AbortRollout,
     Loaded,
@@ -53,6 +55,38 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     assert [t.version for t in sorted(trajectories, key=lambda t: t.id)] == [0, 0, 1]
     assert not engine._open
     await controller.close()
+
+
+async def test_a_version_is_freed_as_soon_as_all_have_moved_away_from_it():
+    engine, ended = TabularEngine(latency_s=0.2), asyncio.Event()
+    controller = RolloutController(
+        Worker(engine=engine, rollout=_two_turns), deadline_s=5, tell=lambda _: None,
+        deliver=lambda *_: ended.set(),
+    )  # fmt: skip
+    for version in (0, 1):
+        controller.obey(LoadWeights(version, TABLE))
+    controller.obey(StartRollout("t0", "g", "task", "", 0, 3, 3))
+    controller.obey(RetireVersion(0))
+    assert sorted(engine.tables) == [0, 1]
+    controller.obey(MoveRollout("t0", 1))  # before it has spoken
+    assert sorted(engine.tables) == [1]
+    async with asyncio.timeout(20):
+        await ended.wait()
+    await controller.close()
+
+
+async def test_arrays_that_were_copied_arrive_as_arrays():
+    taken = []
+    engine = TabularEngine()
+    engine.load_weights = lambda version, weights: taken.append((version, weights))
+    controller = RolloutController(
+        Worker(engine=engine, rollout=_two_turns), deadline_s=5, tell=lambda _: None,
+        deliver=lambda *_: None,
+    )  # fmt: skip
+    copied = CopiedWeights.of(shards_of({"a": array.array("d", [1.0, 2.0])}))
+    controller.obey(LoadWeights(3, copied))
+    ((version, weights),) = taken
+    assert (version, weights["a"].tolist()) == (3, [1.0, 2.0])
 
 
 async def _obeyed(rollout, engine=None, *, deadline_s=5, num=1, deliver=None):

@@ -260,6 +260,15 @@ def test_a_run_goes_on_with_what_is_finished_and_samples_the_rest_anew(tmp_path)
     assert check(tmp_path).breaches == []
 
 
+def test_tasks_that_come_in_another_order_are_told_of_when_a_run_goes_on(tmp_path):
+    tasks = [Task(name, n) for n, name in enumerate("abcd")]
+    _Run(tmp_path, tasks=tasks).close()
+    again = _Run(tmp_path, tasks=[tasks[2], tasks[0], tasks[1], tasks[3]], num=0)
+    (notice,) = again.events("noticed")
+    assert "after 'a' was admitted, 'c' comes" in notice["text"]
+    again.close()
+
+
 def test_damaged_trajectories_are_sampled_anew_and_groups_without_a_task_end(tmp_path, caplog):
     run = _Run(tmp_path, tasks=[Task("plain", 1), Task("lost", object())])
     orders = run.starts()
