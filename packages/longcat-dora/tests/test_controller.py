@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from longcat_dora import EndReason, Invalid, Mask, RolloutController, Worker
@@ -224,6 +225,27 @@ async def test_an_end_keeps_its_reason_when_closing_fails_too():
     assert "the slot does not close" in detail
     ((_, reason, _),), _, _ = await _obeyed(_world(1.0), HardToClose())
     assert reason == EndReason.FAILED
+
+
+class Nonsense(TabularEngine):
+    """Returns ids without log-probs."""
+
+    async def generate(self, identifier, token_ids, *, max_tokens, temperature):
+        sample = await super().generate(
+            identifier, token_ids, max_tokens=max_tokens, temperature=temperature
+        )
+        return replace(sample, log_probs=[])
+
+
+async def test_what_an_engine_got_wrong_cannot_be_hidden_by_a_world():
+    async def world(question, policy):
+        with contextlib.suppress(Exception):
+            await policy.generate([question])
+        return 1.0
+
+    ((_, reason, detail),), delivered, _ = await _obeyed(world, Nonsense())
+    assert (reason, delivered) == (EndReason.FAILED, [])
+    assert "1 ids and 0 log-probs" in detail
 
 
 async def test_an_order_that_cannot_be_obeyed_is_told_with_its_cause():

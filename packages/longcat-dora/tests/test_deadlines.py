@@ -74,16 +74,14 @@ async def _is_deaf(question, policy):
 
 @pytest.mark.parametrize("world", [_blocks, _is_deaf])
 def test_a_controller_that_keeps_no_deadline_is_replaced(tmp_path, world):
-    began = time.monotonic()
     runtime = _run(
         tmp_path, world, steps=6, rollout_deadline_s=0.5, kill_after_s=0.5, num_controllers=2,
-        scheduler=replace(SMALL, max_attempts=2),
+        scheduler=replace(SMALL, max_attempts=1),
     )  # fmt: skip
     assert runtime.version == 6
     assert runtime.num_restarts >= 1
     assert runtime.report.reasons["deadline"] >= 1
     assert "its controller did not end it" in _details(tmp_path, "deadline")
-    assert time.monotonic() - began < 60
 
 
 def test_a_controller_that_is_stopped_is_replaced(tmp_path):
@@ -219,16 +217,33 @@ class SlowToSave(TabularTrainer):
         super().save(folder)
 
 
+class Lateness(threading.Thread):
+    """How late this machine lets a thread be at most that wants to run all the time."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.worst_s, self.is_over = 0.0, threading.Event()
+
+    def run(self):
+        before = time.monotonic()
+        while not self.is_over.wait(0.01):
+            now = time.monotonic()
+            self.worst_s, before = max(self.worst_s, now - before), now
+
+
 def test_the_loop_never_blocks_and_does_none_of_the_trainers_work(tmp_path):
     trainer = SlowToSave()
     config = RunConfig(
         folder=tmp_path, max_steps=4, save_every=2,
         scheduler=replace(SMALL, soft_staleness=60, hard_staleness=80, max_running=4),
     )  # fmt: skip
+    late = Lateness()
+    late.start()
     LocalRuntime(
         config, factory=functools.partial(tabular_worker, 0.05), trainer=trainer,
         tasks=_tasks_of_eight(),
     ).run()  # fmt: skip
+    late.is_over.set()
     own = threading.current_thread()
     assert set(trainer.threads) == {"train", "weights", "save"}
     assert all(own not in threads for threads in trainer.threads.values())
@@ -237,7 +252,7 @@ def test_the_loop_never_blocks_and_does_none_of_the_trainers_work(tmp_path):
     begin = next(n for n in range(saved, 0, -1) if events[n]["kind"] == "committed")
     times = [e["at"] for e in events[begin : saved + 1]]
     assert times[-1] - times[0] > 2.9
-    assert max(b - a for a, b in itertools.pairwise(times)) < 0.5
+    assert max(b - a for a, b in itertools.pairwise(times)) < 0.5 + late.worst_s < 2.9
 
 
 SCRIPT = """
