@@ -1,4 +1,4 @@
-"""Since when each rollout runs, by this side's clock; and, in one line, what the next step waits for."""
+"""Since when each rollout runs, by this side's clock; and what the next step waits for."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Reuse:
         return self._config.reuse_ratio * self._config.groups_per_batch
 
     def num_due(self, version: int) -> int:
-        """How many groups the next batch takes; what would be too old at this version is dropped."""
+        """How many groups the next batch takes; what is too old at this version is dropped."""
         limit = version - self._config.hard_staleness
         self._past = deque(past for past in self._past if past.oldest >= limit)
         return min(len(self._past), int(self._owed + self._per_batch))
