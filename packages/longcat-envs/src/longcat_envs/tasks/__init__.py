@@ -1,6 +1,7 @@
 """Tasks in worlds with a past: wishes, goals, words, people, and the environment of one task."""
 
-from ._chain import Call, Chains, Figure
+from ._call import Call, Figure
+from ._chain import Chains
 from ._environment import REFUSE, Talker, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._make import Difficulty, TaskMaker

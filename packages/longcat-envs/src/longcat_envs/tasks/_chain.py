@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from random import Random
 from typing import Any
@@ -18,6 +17,7 @@ from longcat_envs.history import Caller, Setting, owned, write_argument
 from longcat_envs.lang import Guard, show
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
+from ._call import Call, Figure
 from ._goal import Outcome, outcome
 
 MAX_RUNS = 40
@@ -28,26 +28,6 @@ MAX_REPAIRS = 12
 
 MAX_HELPERS = 3
 TRIES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number of a record of which people speak."""
-
-    of: str
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One write of a chain."""
-
-    tool: str
-    arguments: dict[str, Any]
-    computed: dict[str, Figure] = field(default_factory=dict[str, Figure])
-    """Arguments that are a number to be looked up."""
-    is_helper: bool = False
 
 
 class Chains:
@@ -117,6 +97,9 @@ class Chains:
             self._self(c) == self._self(call) for c in chain if not c.is_helper
         ):
             return False  # nobody has a record changed and ended at once
+        if any(self._makes_anew(one, other) for c in chain if not c.is_helper
+               for one, other in ((c, call), (call, c))):  # fmt: skip
+            return False
         before, made = self.outcome(chain), self._made()
         after, made_after = self.outcome([*chain, call]), self._made()
         if before is None or after is None or after == before:
@@ -156,6 +139,12 @@ class Chains:
         """Whether a call leaves its record in a state that nothing leaves."""
         action = self.tools[call.tool].action
         return action is not None and action.target in self.setting.spec.classes[action.of].ends
+
+    def _makes_anew(self, one: Call, other: Call) -> bool:
+        """Whether one call ends a record of a class of which the other makes one."""
+        made, ended = self.tools[other.tool], self.tools[one.tool]
+        is_new = made.action is not None and made.action.makes_record
+        return is_new and made.of == ended.of and self._ends(one)
 
     def _made(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the records that are new in the world as it stands."""

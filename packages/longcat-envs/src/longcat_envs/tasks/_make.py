@@ -20,7 +20,8 @@ from longcat_envs.graph import Graph
 from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
 
-from ._chain import Call, Chains, Figure
+from ._call import Call, Figure
+from ._chain import Chains
 from ._describe import unique_steps
 from ._environment import REFUSE
 from ._goal import Goal, Tell, goal_of

@@ -15,7 +15,8 @@ from typing import Any
 from longcat_envs.history import Setting
 from longcat_envs.lang import Type, show
 
-from ._chain import Call, Chains, Figure
+from ._call import Call, Figure
+from ._chain import Chains
 from ._describe import SLOT, Describer
 from ._goal import Tell
 from ._task import Step
@@ -144,7 +145,7 @@ class Speaker:
     def frame(self, sentence: Sentence, ways: Sequence[str] = ("{}",)) -> str:
         """Put a sentence into a frame, and that into another."""
         frame = self.rng.choice(FRAMES) if sentence.is_order and self.rng.random() < 0.7 else "{}."
-        inner = frame.format(sentence.text)
+        inner = frame.format(sentence.text).replace("?.", "?").replace("??", "?")
         way = self.rng.choice(ways)
         if way != "{}":
             inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner

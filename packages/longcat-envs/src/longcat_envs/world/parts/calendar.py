@@ -21,7 +21,8 @@ def calendar(name: str, positional: list[str], named: dict[str, str]) -> str:
         "notice": "0",
     })  # fmt: skip
     thing, days, of = a["thing"], a["interval"], a["of"]
-    notice = f'assert first({days}) - today >= {a["notice"]}, "it is moved {a["notice"]} days before at the latest"'
+    late = f'"it is moved {a["notice"]} days before at the latest"'
+    notice = f"assert first({days}) - today >= {a['notice']}, {late}"
     movable = a["live"] if a["movable"] == "-" else a["movable"]
     return f"""
 class {name}:
@@ -32,7 +33,8 @@ class {name}:
     never(nights({days}) < 1, "an interval has one day at least")
 
     def {a["move"]}({days}_new: days):
-        assert state in {movable} and first({days}) >= today, "what has begun or ended is not moved"
+        assert state in {movable} and first({days}) >= today,\\
+            "what has begun or ended is not moved"
         {notice if a["notice"] != "0" else "pass"}
         assert first({days}_new) >= today, "nothing is moved into the past"
         {days} = {days}_new
