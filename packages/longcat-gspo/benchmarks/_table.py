@@ -1,4 +1,4 @@
-"""A causal model small enough to know its pass rates exactly: a table of logits by task and place."""
+"""A causal model whose pass rates are known exactly: a table of logits by task and place."""
 
 import math
 from typing import NamedTuple

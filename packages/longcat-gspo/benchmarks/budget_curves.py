@@ -1,18 +1,21 @@
-"""Does it pay to spread rollouts by value? Samples to the same pass rate, exact pass rates, several seeds.
+"""Does it pay to spread rollouts by value? Samples to the same exact pass rate, several seeds.
 
 usage: python budget_curves.py [--model network|table] [--seeds 5] [--steps 400] [--plot OUT.svg]
 
-96 tasks whose answers have one to four tokens of eight words, so that their pass rates begin between 1/8 and
-1/4,096. A step has 384 rollouts. Ways to spread them: alike over all tasks; in groups of 16 on tasks drawn at random; by
-the value of the CoBA report, which moves with the policy; by the knapsack value. The two that allocate know only
-what they have seen: a running mean of rewards, by task. Where groups weigh alike, a task does not count more because it
-was tried more often. In the network all tasks share the weights; in the table they
-share nothing, and Adam moves each task as far as any other, however few its rollouts.
+96 tasks whose answers have one to four tokens of eight words, so that their pass rates begin
+between 1/8 and 1/4,096. A step has 384 rollouts. Ways to spread them: alike over all tasks; in
+groups of 16 on tasks drawn at random; by the value of the CoBA report, which moves with the policy;
+by the knapsack value. The two that allocate know only what they have seen: a running mean of
+rewards, by task. Where groups weigh alike, a task does not count more because it was tried more
+often. In the network all tasks share the weights; in the table they share nothing, and Adam moves
+each task as far as any other, however few its rollouts.
 """
 
 import argparse
+import json
 import random
 import statistics
+from pathlib import Path
 
 import torch
 from _table import Shared, Table, plot, random_answers, trainer_of
@@ -20,7 +23,8 @@ from longcat_gspo import CapabilityValue, allocate_budget, knapsack_value
 
 TASKS, TOTAL, GOALS = 96, 384, (0.25, 0.4, 0.5)
 WAYS = (
-    "alike", "drawn, groups of 16", "CoBA", "knapsack", "CoBA, groups alike", "knapsack, groups alike",
+    "alike", "drawn, groups of 16", "CoBA", "knapsack", "CoBA, groups alike",
+    "knapsack, groups alike",
 )  # fmt: skip
 MODELS, RATES = {"table": Table, "network": Shared}, {"table": 0.05, "network": 2e-3}
 
@@ -63,30 +67,43 @@ def main():
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--plot", help="a picture to write")
     options = parser.parse_args()
-    shown = {}
+    shown, rows = {}, []
     torch.set_num_threads(1)
-    print(
-        "| way | "
-        + " | ".join(f"samples to {goal:.0%}" for goal in GOALS)
-        + " | pass rate at the end |"
-    )
-    print("| --- " * (len(GOALS) + 2) + "|")
+    columns = ["way", *(f"samples to {goal:.0%}" for goal in GOALS), "rate at the end", "spread"]
+    print("| " + " | ".join(columns) + " |")
+    print("| --- " * len(columns) + "|")
     for way in WAYS:
         curves = [run(options.model, way, seed, options.steps) for seed in range(options.seeds)]
         shown[way] = curves
-        cells = []
-        for goal in GOALS:
-            steps = [next((n + 1 for n, x in enumerate(c) if x >= goal), None) for c in curves]
-            reached = [step * TOTAL for step in steps if step is not None]
-            few = "" if len(reached) == len(curves) else f" ({len(reached)} of {len(curves)})"
-            cells.append(f"{statistics.fmean(reached):,.0f}{few}" if reached else "-")
         ends = [curve[-1] for curve in curves]
-        print(
-            f"| {way} | {' | '.join(cells)} | {statistics.fmean(ends):.3f} ± {statistics.pstdev(ends):.3f} |",
-            flush=True,
+        cells = [_samples_to(goal, curves) for goal in GOALS]
+        rows.append(
+            [way, *cells, round(statistics.fmean(ends), 3), round(statistics.pstdev(ends), 3)]
         )
+        print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
     if options.plot:
         plot({f"{TOTAL} rollouts a step": shown}, options.plot, xlabel="steps")
+    best = max(rows, key=lambda row: row[-2])
+    print(json.dumps({
+        "title": f"Does it pay to spread rollouts by value? A {options.model}",
+        "claim": "Asked: do rollouts spread by a value, with estimated pass rates, learn faster "
+        f"than spread alike. After {options.steps} steps the best is {best[0]!r} ({best[-2]}), "
+        f"alike has {rows[0][-2]}.",
+        "columns": columns, "rows": rows,
+        "spread": f"mean of {options.seeds} seeds; last column: standard deviation at the end",
+        "seeds": list(range(options.seeds)),
+        "notes": [f"{TASKS} tasks, {TOTAL} rollouts a step, {options.steps} steps, exact rates.",
+                  "Estimates are running means; several constants of the values are ours."],
+        **({"pictures": [f"results/{Path(options.plot).name}"]} if options.plot else {}),
+    }))  # fmt: skip
+
+
+def _samples_to(goal, curves):
+    """Mean samples until the pass rate is there, and how many seeds got there."""
+    steps = [next((n + 1 for n, x in enumerate(c) if x >= goal), None) for c in curves]
+    reached = [step * TOTAL for step in steps if step is not None]
+    few = "" if len(reached) == len(curves) else f" ({len(reached)} of {len(curves)})"
+    return f"{statistics.fmean(reached):,.0f}{few}" if reached else "-"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory and time of log-probabilities and their gradients: in chunks, the plain way, and TRL's if it is there.
+"""Peak memory and time of log-probs and gradients: in chunks, the plain way, and TRL's.
 
 usage: python log_probs_memory.py [--tokens 4096] [--words 131072] [--width 256]
 
@@ -7,7 +7,9 @@ both are timed in turn, in one process.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
+import json
 import multiprocessing
 import resource
 import statistics
@@ -64,7 +66,8 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.tokens, options.words, options.width
     print(
-        f"{sizes[0]} tokens, {sizes[1]} words, width {sizes[2]}, float32, torch {torch.__version__}, "
+        f"{sizes[0]} tokens, {sizes[1]} words, width {sizes[2]}, float32, "
+        f"torch {torch.__version__}, "
         f"{torch.get_num_threads()} CPU threads"
     )
     context = multiprocessing.get_context("spawn")
@@ -80,24 +83,40 @@ def main() -> None:
         for way in WAYS
         for a, b in zip(grads[way], grads["chunks"], strict=True)
     )
+    _tell(sizes, options.repeats, peaks, gap)
+
+
+def _tell(sizes, repeats, peaks, gap) -> None:
     case = _case(*sizes)
     times = {way: [] for way in WAYS}
-    for _ in range(options.repeats):
+    for _ in range(repeats):
         for way, call in WAYS.items():
             began = time.perf_counter()
             call(*case).mean().backward()
             times[way].append(time.perf_counter() - began)
-    print("| way | peak, MB above the inputs | seconds |")
-    print("| --- | --- | --- |")
+    rows = []
+    print("| way | peak, MB above the inputs | seconds | over chunks: memory | time | range |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for way in WAYS:
-        print(f"| {way} | {peaks[way]:,.0f} | {statistics.median(times[way]):.2f} |")
-    for way in (way for way in WAYS if way != "chunks"):
         ratios = sorted(p / c for p, c in zip(times[way], times["chunks"], strict=True))
-        print(
-            f"{way} over chunks: memory {peaks[way] / peaks['chunks']:.1f}; time "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})"
-        )
+        rows.append([way, round(peaks[way]), round(statistics.median(times[way]), 2),
+                     round(peaks[way] / peaks["chunks"], 1), round(statistics.median(ratios), 2),
+                     f"{ratios[0]:.2f} to {ratios[-1]:.2f}"])  # fmt: skip
+        print("| " + " | ".join(map(str, rows[-1])) + " |")
     print(f"gradients differ by {gap:.1e}")
+    others = [f"{row[0]} {row[3]} times the memory and {row[4]} times the time"
+              for row in rows if row[0] != "chunks"]  # fmt: skip
+    told = {"TRL": importlib.metadata.version("trl")} if "TRL" in WAYS else {}
+    print(json.dumps({
+        "title": "Log-probabilities from hidden states: memory and time, both ways",
+        "claim": f"Asked: how much memory chunks save. Over chunks: {'; '.join(others)}.",
+        "columns": ["way", "peak MB above the inputs", "s", "memory over chunks",
+                    "time over chunks", "range"],
+        "rows": rows, "spread": f"times: {repeats} interleaved runs; memory: one run",
+        "seeds": [0], "versions": told,
+        "notes": [(f"{sizes[0]} tokens, {sizes[1]} words, width {sizes[2]}, float32, "
+                  f"{torch.get_num_threads()} threads; gradients differ by {gap:.1e}.")],
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

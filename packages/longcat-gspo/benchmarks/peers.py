@@ -1,12 +1,16 @@
 """Our objectives against TRL's and verl's own functions, on random inputs: loss and gradient.
 
-usage: pip install trl verl; python peers.py
+usage: pip install trl verl; python peers.py      Without one of them, its rows are absent.
 
-TRL's loss is a method of its trainer: it is called on a trainer that was never set up, whose model is
-replaced by random log-probabilities. verl's are functions. Ratios reach well beyond the clip range.
+TRL's loss is a method of its trainer: it is called on a trainer that was never set up, whose model
+is replaced by random log-probabilities. verl's are functions. Ratios reach well beyond the clip
+range.
 """
 
 import collections
+import importlib.metadata
+import importlib.util
+import json
 import types
 
 import torch
@@ -14,7 +18,7 @@ from accelerate import Accelerator
 from longcat_gspo import ClipRange, dapo_loss, grpo_loss, gspo_loss, gspo_token_loss
 
 CLIP = ClipRange(low=3e-3, high=4e-3)
-B, T = 6, 17
+B, T, NUM = 6, 17, 200
 
 
 def random_batch(seed):
@@ -48,7 +52,8 @@ def trl_loss(level, loss_type):
         "epsilon_low": CLIP.low, "epsilon_high": CLIP.high, "top_entropy_quantile": 1.0,
         "off_policy_mask_threshold": None, "use_vllm": False,
         "_entropy_bonus_enabled": False, "aux_loss_enabled": False,
-        "args": types.SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        "args": types.SimpleNamespace(delta=None, use_bias_correction_kl=False,
+        steps_per_generation=1),
         "current_gradient_accumulation_steps": 1, "_metrics": collections.defaultdict(
             lambda: collections.defaultdict(list)),
         "model": types.SimpleNamespace(training=True),
@@ -87,51 +92,50 @@ def verl_loss(name, aggregate):
     return call
 
 
-def main() -> None:
-    import trl
-    import verl
+def pairs():
+    """Our functions and theirs, of the libraries that are installed."""
+    found, versions = [], {}
+    if importlib.util.find_spec("trl") is not None:
+        versions["trl"] = importlib.metadata.version("trl")
+        found += [
+            (gspo_loss, "TRL, level sequence", trl_loss("sequence", "grpo")),
+            (grpo_loss, "TRL, level token", trl_loss("token", "grpo")),
+            (dapo_loss, "TRL, loss_type dapo", trl_loss("token", "dapo")),
+        ]
+    if importlib.util.find_spec("verl") is not None:
+        versions["verl"] = importlib.metadata.version("verl")
+        found += [
+            (gspo_loss, "verl, gspo", verl_loss("gspo", "seq-mean-token-mean")),
+            (gspo_token_loss, "verl, gspo", verl_loss("gspo", "seq-mean-token-mean")),
+            (grpo_loss, "verl, vanilla, seq-mean", verl_loss("vanilla", "seq-mean-token-mean")),
+            (dapo_loss, "verl, vanilla, token-mean", verl_loss("vanilla", "token-mean")),
+        ]
+    return found, versions
 
-    rows = [
-        (
-            "gspo_loss",
-            gspo_loss,
-            f"TRL {trl.__version__}, level sequence",
-            trl_loss("sequence", "grpo"),
-        ),
-        ("grpo_loss", grpo_loss, "TRL, level token", trl_loss("token", "grpo")),
-        ("dapo_loss", dapo_loss, "TRL, loss_type dapo", trl_loss("token", "dapo")),
-        (
-            "gspo_loss",
-            gspo_loss,
-            f"verl {verl.__version__}, gspo",
-            verl_loss("gspo", "seq-mean-token-mean"),
-        ),
-        (
-            "gspo_token_loss",
-            gspo_token_loss,
-            "verl, gspo",
-            verl_loss("gspo", "seq-mean-token-mean"),
-        ),
-        (
-            "grpo_loss",
-            grpo_loss,
-            "verl, vanilla, seq-mean-token-mean",
-            verl_loss("vanilla", "seq-mean-token-mean"),
-        ),
-        ("dapo_loss", dapo_loss, "verl, vanilla, token-mean", verl_loss("vanilla", "token-mean")),
-    ]
-    print("float64, 200 random batches; largest difference of loss, and of gradient over its norm")
-    print("| ours | peer | loss | gradient |")
+
+def main() -> None:
+    found, versions = pairs()
+    rows = []
+    print("| ours | peer | largest difference of loss | of gradient, over its norm |")
     print("| --- | --- | --- | --- |")
-    for name, mine, peer_name, peer in rows:
+    for mine, peer_name, peer in found:
         losses, grads = [], []
-        for seed in range(200):
+        for seed in range(NUM):
             old, new, mask, advantages = random_batch(seed)
             a, b = ours(mine, old, new, mask, advantages), peer(old, new, mask, advantages)
             ga, gb = (torch.autograd.grad(x, new)[0] for x in (a, b))
             losses.append(abs(float(a.detach() - b.detach())))
             grads.append(float((ga - gb).norm() / ga.norm().clamp_min(1e-12)))
-        print(f"| `{name}` | {peer_name} | {max(losses):.0e} | {max(grads):.0e} |", flush=True)
+        rows.append([mine.__name__, peer_name, f"{max(losses):.0e}", f"{max(grads):.0e}"])
+        print("| " + " | ".join(rows[-1]) + " |", flush=True)
+    most = max(float(cell) for row in rows for cell in row[2:])
+    print(json.dumps({
+        "title": "Our objectives and other libraries' own functions",
+        "claim": f"Asked: the same numbers. The largest difference of {len(rows)} pairs is {most}.",
+        "columns": ["ours", "peer", "of loss", "of gradient over its norm"], "rows": rows,
+        "spread": f"largest of {NUM} random batches", "versions": versions,
+        "notes": [f"float64, {B} sequences of up to {T} tokens, ratios well beyond the clip."],
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

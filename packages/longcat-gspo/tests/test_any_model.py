@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import warnings
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from longcat_gspo import ClipRange, GspoTrainer, MismatchWarning, Sample, TrainerConfig
 from safetensors.torch import load as load_safetensors
-from torch import nn
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -24,77 +22,6 @@ WIDE = ClipRange(low=0.5, high=0.5)
 def _logits(model, ids=((1, 2, 3, 4, 5),)):
     with torch.no_grad():
         return model.eval()(torch.tensor(ids)).logits.float()
-
-
-# -- weights for engines -----------------------------------------------------------------------
-
-
-def test_tied_weights_are_sent_once_and_load():
-    model = llama()
-    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
-    assert "lm_head.weight" not in state
-    other = llama(seed=5)
-    missing = other.load_state_dict(state, strict=False)
-    assert (missing.missing_keys, missing.unexpected_keys) == (["lm_head.weight"], [])
-    assert torch.equal(_logits(other), _logits(model))
-
-
-def test_weights_that_share_memory_in_part_are_sent_whole():
-    class Fused(nn.Module):
-        def __init__(self):
-            super().__init__()
-            both = torch.randn(8, 4)
-            self.first, self.second = nn.Parameter(both[:4]), nn.Parameter(both[4:])
-            self.register_buffer("turned", torch.randn(3, 4).T)
-
-        def forward(self, ids, attention_mask=None):
-            raise NotImplementedError
-
-    model = Fused()
-    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
-    assert state.keys() == {"first", "second", "turned"}
-    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
-
-
-@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
-def test_an_adapter_is_merged_under_the_plain_models_names(options):
-    tied = "modules_to_save" not in options
-    model = with_lora(llama(tie_word_embeddings=tied), **options)
-    before = _logits(model)
-    trainer = GspoTrainer(model, TrainerConfig())
-    state = load_safetensors(trainer.weights())
-    plain = llama(seed=5, tie_word_embeddings=tied)
-    assert not plain.load_state_dict(state, strict=False).unexpected_keys
-    torch.testing.assert_close(_logits(plain), before, atol=1e-5, rtol=1e-4)
-    assert torch.equal(_logits(model), before)  # it goes on as it was
-
-
-def test_an_adapter_is_sent_alone_with_its_config():
-    import peft
-
-    model = with_lora(llama())
-    sent = GspoTrainer(model, TrainerConfig(), send="adapter").weights()
-    state = load_safetensors(sent)
-    assert all("lora_" in name for name in state)
-    head = json.loads(sent[8 : 8 + int.from_bytes(sent[:8], "little")])
-    config = json.loads(head["__metadata__"]["peft_config"])
-    other = peft.get_peft_model(llama(), peft.LoraConfig(**{k: config[k] for k in
-        ("r", "lora_alpha", "target_modules")}))  # fmt: skip
-    peft.set_peft_model_state_dict(other, state)
-    assert torch.equal(_logits(other), _logits(model))
-    with pytest.raises(ValueError, match="'adapter' of a PEFT model"):
-        GspoTrainer(llama(), TrainerConfig(), send="adapter")
-
-
-def test_bf16_weights_go_out_in_bf16():
-    model = llama(dtype=torch.bfloat16)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    state = load_safetensors(GspoTrainer(model, TrainerConfig()).weights())
-    assert {t.dtype for t in state.values()} == {torch.bfloat16}
-    assert all(torch.equal(before[k], v) for k, v in state.items())
-
-
-# -- precision ---------------------------------------------------------------------------------
 
 
 def _share_moved(trainer, samples):
@@ -227,7 +154,8 @@ def test_the_gradient_is_that_of_the_truncated_policy(sampling):
     batch = [
         Sample(token_ids=[5, 6, word], loss_mask=[False, False, True], log_probs=None, group=str(n),
                reward=float(a) * len(kept) * p)
-        for n, (word, a, p) in enumerate(zip(kept, advantage, log_probs.exp().tolist(), strict=True))
+        for n, (word, a, p) in enumerate(zip(kept, advantage, log_probs.exp().tolist(),
+        strict=True))
     ]  # fmt: skip
     config = TrainerConfig(baseline="none", max_grad_norm=1e9, **sampling)
     metrics = GspoTrainer(llama(), config).train(batch)
@@ -277,7 +205,8 @@ def test_dropout_is_off_in_rl_and_on_in_supervised_learning():
     samples = sampled(model)
     trainer = GspoTrainer(model, TrainerConfig())
     assert trainer.train(samples)["ratio_max"] == pytest.approx(1, abs=1e-4)
-    losses = [GspoTrainer(with_lora(llama(), lora_dropout=0.5), TrainerConfig()).fit(samples)["loss"],
+    losses = [GspoTrainer(with_lora(llama(), lora_dropout=0.5),
+    TrainerConfig()).fit(samples)["loss"],
               trainer.evaluate(samples)]  # fmt: skip
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
@@ -369,7 +298,8 @@ def test_the_exported_folder_is_what_was_trained(tmp_path, kind):
     trainer.export(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.dtype == (torch.bfloat16 if kind == "bf16" else torch.float32)
-    torch.testing.assert_close(_logits(loaded), _logits(model), atol=2e-2 if kind == "bf16" else 1e-5,
+    torch.testing.assert_close(_logits(loaded), _logits(model),
+    atol=2e-2 if kind == "bf16" else 1e-5,
                                rtol=1e-3)  # fmt: skip
     state = load_safetensors(trainer.weights())
     assert all(torch.equal(state[k], v) for k, v in loaded.state_dict().items() if k in state)

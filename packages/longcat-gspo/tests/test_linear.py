@@ -1,10 +1,11 @@
-"""Chunked log-probabilities against the plain way and finite differences; GIFT against its definition."""
+"""Chunked log-probs against the plain way and finite differences; GIFT by its definition."""
 
 import math
 
 import pytest
 import torch
 from longcat_gspo import gift_loss, linear_log_probs
+from longcat_gspo._linear import fitting_tokens
 
 
 def _case(dtype=torch.float64, num=23, width=7, words=31):
@@ -106,3 +107,9 @@ def test_gift_gives_up_on_words_the_base_cannot_say():
         logits = torch.zeros(1, 2, requires_grad=True)
         gift_loss(logits, reference, torch.tensor([0]), beta=20).backward()
         assert 0.5 - logits.grad[0, 0].item() == pytest.approx(q, abs=6e-4)
+
+
+def test_chunks_fit_their_memory_and_hold_a_token_at_least():
+    assert fitting_tokens(131_072, is_cuda=False) == 256  # 4 bytes each: 128 MB
+    assert fitting_tokens(131_072, is_cuda=True) == 1024
+    assert fitting_tokens(10**9, is_cuda=False) == 1

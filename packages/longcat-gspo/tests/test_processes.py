@@ -90,13 +90,16 @@ def importable(request, monkeypatch):
     monkeypatch.syspath_prepend(str(request.config.rootpath))
 
 
+UNEQUAL, IDLE = (slice(0, 4), slice(4, 12)), (slice(0, 8), slice(8, 12))
+
+
 @pytest.mark.usefixtures("importable")
-@pytest.mark.parametrize(
-    "split",
-    [(slice(0, 4), slice(4, 12)), (slice(0, 8), slice(8, 12))],
-    ids=["unequal", "one has nothing to learn"],
-)
-@pytest.mark.parametrize("shard", [False, True], ids=["copies", "FSDP2"])
+@pytest.mark.parametrize(("split", "shard"), [
+    pytest.param(UNEQUAL, False, id="copies, unequal"),
+    pytest.param(IDLE, True, id="FSDP2, one has nothing to learn"),
+    pytest.param(IDLE, False, id="copies, one has nothing to learn", marks=pytest.mark.long),
+    pytest.param(UNEQUAL, True, id="FSDP2, unequal", marks=pytest.mark.long),
+])  # fmt: skip
 def test_two_processes_take_the_steps_of_one(split, shard, tmp_path):
     expected_metrics, expected = _train(_samples(), Accelerator(cpu=True))
     with socket.socket() as free:

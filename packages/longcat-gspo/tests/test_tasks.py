@@ -38,7 +38,7 @@ DOMAINS = {"math": (1.0, 0.9), "shop": (4.0, 0.6), "search": (20.0, 0.35)}
 
 
 def _simulate(choose, done, *, places=64, num=3000, seed=0):
-    """Long-tailed episodes in `places` places at once; return what arrived with a signal, and when."""
+    """Long-tailed episodes, `places` at once; return what arrived with a signal, and when."""
     rng, running, arrived = Random(seed), [], []
 
     def begin(now):

@@ -125,7 +125,8 @@ def test_a_run_without_a_runtime_learns(folder):
     config = TrainerConfig(learning_rate=1e-2)
     steps = rl_steps(
         model, tokenizer, tasks, {few_capitals: 1.0, short: 0.1}, config, steps=20, groups=2,
-        group_size=16, max_tokens=8, on_samples=lambda samples, answers: seen.append((samples, answers)),
+        group_size=16, max_tokens=8, on_samples=lambda samples, answers: seen.append((samples,
+        answers)),
     )  # fmt: skip
     metrics = list(steps)
     assert metrics[-1]["reward"] > metrics[0]["reward"] + 0.25

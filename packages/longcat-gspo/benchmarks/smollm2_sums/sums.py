@@ -2,7 +2,7 @@ import re
 
 
 def score(task, answer):
-    """1 for the sum and nothing else; less the more is said around it, and little for a wrong number."""
+    """1 for the sum and nothing else; less the more is said, and little for a wrong number."""
     words = answer.split()
     if not words:
         return 0.0

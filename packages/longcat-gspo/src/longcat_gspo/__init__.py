@@ -35,10 +35,15 @@ from ._trainer import GspoTrainer
 from ._verify import Stagnation, VerificationItem, verification_items, verification_reward
 
 __all__ = [
-    "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth", "Correction", "GspoTrainer", "LossStats", "MismatchWarning",
-    "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation", "TaskFacts",
-    "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "as_samples", "attempt_advantages", "coba_value",
+    "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth",
+    "Correction", "GspoTrainer", "LossStats", "MismatchWarning",
+    "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation",
+    "TaskFacts",
+    "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "as_samples",
+    "attempt_advantages", "coba_value",
     "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",
-    "hispo_mask", "knapsack_value", "linear_log_probs", "linear_log_probs_and_entropy", "mismatch_weights", "num_groups",
-    "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items", "verification_reward",
+    "hispo_mask", "knapsack_value", "linear_log_probs", "linear_log_probs_and_entropy",
+    "mismatch_weights", "num_groups",
+    "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items",
+    "verification_reward",
 ]  # fmt: skip

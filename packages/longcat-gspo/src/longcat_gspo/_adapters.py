@@ -33,7 +33,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """Return the plain model with its adapter added to the weights; the given one stays as it is."""
+    """Return the plain model with its adapter added to the weights; the given one stays."""
     if not has_adapter(model):
         return model
     with torch.no_grad():
@@ -63,5 +63,8 @@ def _plain(value: Any) -> Any:
 def enable_checkpointing_through(model: nn.Module) -> None:
     """With frozen embeddings, checkpointed layers need an input that asks for a gradient."""
     plain = cast("Any", base_model(model))
-    if has_adapter(model) and getattr(plain, "is_gradient_checkpointing", False):
+    # The second is its name in older transformers; newer ones warn of it.
+    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+    is_on = next((getattr(plain, name) for name in names if hasattr(plain, name)), False)
+    if has_adapter(model) and is_on:
         plain.enable_input_require_grads()

@@ -16,7 +16,8 @@ def group_advantages(
 ) -> list[float]:
     """Return one advantage per sequence; groups may differ in size.
 
-    Unless `baseline` is `none`, a group of equal rewards, or of one member, has advantage exactly 0.
+    Unless `baseline` is `none`, a group of equal rewards, or of one member, has advantage exactly
+    0.
 
     Args:
         rewards: One per sequence.

@@ -1,12 +1,15 @@
 """Does the engine compute what the trainer computes, on the same weights?
 
-Only samples of the weights as they are can tell: of older ones, the difference is also what was learned
-since. GSPO's clip is narrower (3e-4) than the rounding of bf16 (sequence ratios of 0.97 to 1.03 for a model
-of 135M): ratios against such an engine would lose half of the gradient to the clip, on policy.
+Only samples of the weights as they are can tell: of older ones, the difference is also what was
+learned since. GSPO's clip is narrower (3e-4) than the rounding of bf16 (sequence ratios of 0.97 to
+1.03 for a model of 135M): ratios against such an engine would lose half of the gradient to the
+clip, on policy.
 
-- `True`: differences are those of float32. The engine's log-probs are what ratios are taken against.
+- `True`: differences are those of float32. The engine's log-probs are what ratios are taken
+  against.
 - `False`: they are those of rounding. The trainer's own are, and a warning says so, once.
-- `None`: nothing seen yet, or differences are too large for rounding; the engine's are, with a warning.
+- `None`: nothing seen yet, or differences are too large for rounding; the engine's are, with a
+  warning.
 
 Source: GSPO's cautions as in arXiv 2507.18071 5.1 to 5.3; thresholds are ours.
 """
@@ -26,7 +29,8 @@ _ROUNDING = 0.5
 _ROUNDING_MEAN = 0.1
 _ENOUGH_TOKENS = 64
 _ONE_SIDED = 0.005
-"""Share of tokens less probable to the engine than to the trainer below which sampling was truncated."""
+"""Share of tokens less probable to the engine than to the trainer below which sampling was
+truncated."""
 
 
 class MismatchWarning(UserWarning):
@@ -37,10 +41,10 @@ class Agreement:
     """Looks at the on-policy samples of a batch; once they were enough, it can tell.
 
     Args:
-        is_sharpened: Whether sampling's temperature is not 1. Engines differ in whether their log-probs
-            are of it, so that any large difference then is that.
-        is_low_precision: Whether the trainer itself rounds; then its own log-probs are used until the
-            engine was seen to agree.
+        is_sharpened: Whether sampling's temperature is not 1. Engines differ in whether their
+            log-probs are of it, so that any large difference then is that.
+        is_low_precision: Whether the trainer itself rounds; then its own log-probs are used until
+            the engine was seen to agree.
     """
 
     def __init__(self, *, is_sharpened: bool, is_low_precision: bool) -> None:
@@ -62,7 +66,8 @@ class Agreement:
         """Take note of on-policy sequences.
 
         Raises:
-            ValueError: Next to no token was more probable to the trainer: the engine sampled from fewer words.
+            ValueError: Next to no token was more probable to the trainer: the engine sampled from
+                fewer words.
         """
         if self._agrees is not None or len(own_T) < _ENOUGH_TOKENS:
             return
@@ -75,21 +80,23 @@ class Agreement:
             self._agrees = True
         elif (gaps > 1e-4).float().mean() <= _ONE_SIDED and gaps.mean() < -1e-3:
             raise ValueError(
-                f"{len(gaps)} sampled tokens were nearly all more probable to the engine than to the "
-                f"trainer (by {-gaps.mean():.3g} on average): sampling was truncated or at another "
-                "temperature. Give TrainerConfig its temperature, top_k and top_p; or sample without"
+                f"{len(gaps)} sampled tokens were nearly all more probable to the engine than to "
+                f"the trainer (by {-gaps.mean():.3g} on average): sampling was truncated or at "
+                "another temperature. Give TrainerConfig its temperature, top_k and top_p; or "
+                "sample without"
             )
         elif self._is_sharpened or (spread <= _ROUNDING and mean <= _ROUNDING_MEAN):
             self._agrees = False
             self._warn(
-                f"the engine's log-probs differ from the trainer's on the same weights, by {spread:.2g} "
+                f"the engine's log-probs differ from the trainer's on the same weights, by "
+                f"{spread:.2g} "
                 "a token: ratios are taken against the trainer's own (old_log_probs='trainer')"
             )
         elif not self._has_warned:
             self._warn(
-                f"the engine's log-probs differ from the trainer's by {spread:.2g} a token, more than "
-                "rounding explains: other weights, another temperature, or another template? Ratios are "
-                "taken against the engine's (old_log_probs='engine')"
+                f"the engine's log-probs differ from the trainer's by {spread:.2g} a token, more "
+                "than rounding explains: other weights, another temperature, or another template? "
+                "Ratios are taken against the engine's (old_log_probs='engine')"
             )
 
     def _warn(self, text: str) -> None:

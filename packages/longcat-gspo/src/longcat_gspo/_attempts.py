@@ -42,7 +42,8 @@ def attempt_advantages(
         seen = first.setdefault(key, sample)
         if not math.isfinite(sample.reward):
             raise ValueError(
-                f"sample {number} of group {sample.group!r}: its reward must be finite, got {sample.reward}"
+                f"sample {number} of group {sample.group!r}: its reward must be finite, "
+                f"got {sample.reward}"
             )
         if seen.reward != sample.reward:
             raise ValueError(
@@ -149,7 +150,8 @@ def check_samples(samples: Sequence[Sample], config: TrainerConfig) -> None:
         if num != masks or (logs is not None and len(logs) != num):
             raise ValueError(
                 f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
-                f"{num}, {masks}, {'None' if logs is None else len(logs)} (log_probs=None: computed)"
+                f"{num}, {masks}, {'None' if logs is None else len(logs)} "
+                "(log_probs=None: computed)"
             )
         if logs is not None:
             mask = np.asarray(sample.loss_mask, dtype=bool)
@@ -186,8 +188,8 @@ def _check_groups(samples: Sequence[Sample]) -> None:
     prompts = {_prompt(sample) for sample in firsts.values()}
     if len(prompts) > 1:
         raise ValueError(
-            f"samples of {len(prompts)} different prompts must say their group, none does: attempts "
-            "at one task share one"
+            f"samples of {len(prompts)} different prompts must say their group, none does: "
+            "attempts at one task share one"
         )
 
 

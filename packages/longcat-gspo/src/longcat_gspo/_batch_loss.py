@@ -1,7 +1,7 @@
 """What a micro-batch adds to the loss of its whole batch.
 
-Objectives are means over sequences or over tokens. Cut into micro-batches, and over processes, they stay
-what they are if each part is weighed by its share of the whole.
+Objectives are means over sequences or over tokens. Cut into micro-batches, and over processes, they
+stay what they are if each part is weighed by its share of the whole.
 
 Dimension key: T learned tokens, S sequences, both of one micro-batch.
 """

@@ -10,7 +10,7 @@ _POOL = 256
 def token_batches(
     lengths: Sequence[int], *, batch_tokens: int, num_batches: int, seed: int
 ) -> list[list[int]]:
-    """Cut shuffled passes over all samples into batches of about `batch_tokens`, of similar lengths.
+    """Cut shuffled passes over all samples into batches of so many tokens, of similar lengths.
 
     Args:
         lengths: Tokens of each sample.

@@ -1,15 +1,16 @@
 """How many rollouts each task deserves, from its pass rate under the present policy.
 
 Maximise `sum V(B_i, p_i)` subject to `sum B_i = total` and `low <= B_i <= high`. With a value whose
-marginal gains fall, taking the best next rollout from a heap is optimal; where a value can say its gains
-all at once, the same choice is made by their threshold, which is quick for many tasks. Where gains rise
-somewhere (`knapsack_value` from 0: one rollout is worth nothing, two are), both are wrong, and the problem
-is solved by dynamic programming.
+marginal gains fall, taking the best next rollout from a heap is optimal; where a value can say its
+gains all at once, the same choice is made by their threshold, which is quick for many tasks. Where
+gains rise somewhere (`knapsack_value` from 0: one rollout is worth nothing, two are), both are
+wrong, and the problem is solved by dynamic programming.
 
 Dimension key: N tasks, G rollouts from `low` + 1 to `high`.
 
-Source: LongCat-Flash-Thinking-2601 eq. 2 (the problem and the heap). Values: CoBA-RL, arXiv 2602.03048, whose
-constants are partly ours, as the paper does not print them; the knapsack's, 2509.25849, as read in notes.
+Source: LongCat-Flash-Thinking-2601 eq. 2 (the problem and the heap). Values: CoBA-RL, arXiv
+2602.03048, whose constants are partly ours, as the paper does not print them; the knapsack's,
+2509.25849, as read in notes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import torch
 from torch import Tensor
 
 Value = Callable[[int, float], float]
-"""`value(budget, pass_rate)`; with a method `gains(rates_N, low, high) -> (N, G)` it is quick too."""
+"""`value(budget, pass_rate)`; with a method `gains(rates_N, low, high) -> (N, G)` it is quick
+too."""
 
 
 _MOST_WORK = 2_000_000_000
@@ -36,7 +38,7 @@ _MOST_WORK = 2_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class CobaValue:
-    """`(1 - exp(-B/tau * p(1-p))) * Beta_pdf(p; alpha, beta)`: saturating, peaked at the frontier."""
+    """`(1 - exp(-B/tau * p(1-p))) * Beta_pdf(p; alpha, beta)`: peaked at the frontier."""
 
     alpha: float
     beta: float
@@ -84,18 +86,19 @@ def coba_value(*, alpha: float, beta: float, tau: float = 8.0) -> CobaValue:
 def knapsack_value(budget: int, pass_rate: float) -> float:
     """`(1 - p^B - (1-p)^B) * p (1-p)^2`: the chance of a mixed group times what it would teach.
 
-    The report behind it gives what is left over to tasks of pass rate 0; here they are worth nothing.
+    The report behind it gives what is left over to tasks of pass rate 0; here they are worth
+    nothing.
     """
     p = pass_rate
     return (1 - p**budget - (1 - p) ** budget) * p * (1 - p) ** 2 if budget else 0.0
 
 
 class CapabilityValue:
-    """CoBA's value, whose peak moves with the policy: exploit what it can do, then explore what it cannot.
+    """CoBA's value, whose peak moves with the policy: exploit what it can do, then explore.
 
-    With F the moving average of `1 - mean pass rate`: `alpha = clip(alpha_min + lam F', alpha_min, alpha_max)`
-    and `beta = kappa - alpha`, where F' is F above one half and `sigmoid(10 (F - 0.5))` below it.
-    `kappa = 11` is the paper's; the other constants are ours.
+    With F the moving average of `1 - mean pass rate`: `alpha = clip(alpha_min + lam F', alpha_min,
+    alpha_max)` and `beta = kappa - alpha`, where F' is F above one half and `sigmoid(10 (F - 0.5))`
+    below it. `kappa = 11` is the paper's; the other constants are ours.
     """
 
     def __init__(
@@ -162,8 +165,8 @@ def allocate_budget(
     """Return the rollouts of each task: those of the greatest value in all.
 
     Raises:
-        ValueError: `total` cannot be met within `low` and `high`, a pass rate is not in [0, 1], or gains
-            rise somewhere and the problem is too large to be solved exactly.
+        ValueError: `total` cannot be met within `low` and `high`, a pass rate is not in [0, 1], or
+            gains rise somewhere and the problem is too large to be solved exactly.
     """
     num = len(pass_rates)
     for place, rate in enumerate(pass_rates):
@@ -220,13 +223,14 @@ def _by_heap(
 
 
 def _by_table(gains_NG: Tensor, num: int, low: int) -> list[int]:
-    """The exact answer for any gains: the best value of the first tasks with each number of rollouts."""
+    """The exact answer for any gains: the best value of the first tasks with each number."""
     num_tasks, most = gains_NG.shape
     if num_tasks * num * most > _MOST_WORK:
         raise ValueError(
-            f"this value's gains rise somewhere between {low} and {low + most} rollouts, and {num_tasks} "
-            f"tasks with {num} further rollouts are too many to be solved exactly; raise low until gains "
-            "fall (2 for knapsack_value)"
+            f"this value's gains rise somewhere between {low} and {low + most} rollouts, and "
+            f"{num_tasks} "
+            f"tasks with {num} further rollouts are too many to be solved exactly; raise low until "
+            "gains fall (2 for knapsack_value)"
         )
     worth_NB = np.concatenate([np.zeros((num_tasks, 1)), np.cumsum(gains_NG.numpy(), 1)], axis=1)
     best = np.full(num + 1, -np.inf)
@@ -249,7 +253,7 @@ def _by_table(gains_NG: Tensor, num: int, low: int) -> list[int]:
 
 
 def _by_threshold(gains_NG: Tensor, num: int, low: int) -> list[int]:
-    """Take the `num` largest of gains that fall along each row; among equal ones, earlier tasks first."""
+    """Take the `num` largest of gains that fall along each row; of equal ones, earlier tasks."""
     if num == 0:
         return [low] * len(gains_NG)
     threshold = gains_NG.flatten().kthvalue(gains_NG.numel() - num + 1).values

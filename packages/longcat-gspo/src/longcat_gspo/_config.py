@@ -47,17 +47,20 @@ class TrainerConfig:
     kl_coefficient: float = 0.0
     """Weight of the divergence from the reference model; the report has none."""
     temperature: float = 1.0
-    """Of the sampling: log-probs are those of `softmax(logits / temperature)`, the policy that acted."""
+    """Of the sampling: log-probs are those of `softmax(logits / temperature)`, the policy that
+    acted."""
     top_k: int = 0
     """Of the sampling, if it was truncated; 0: it was not. The policy then is the truncated one."""
     top_p: float = 1.0
     """Of the sampling; 1: it was not truncated."""
     old_log_probs: OldLogProbs = "auto"
-    """What ratios are taken against: the log-probs of the `engine`; the `trainer`'s own, of the weights as
-    the batch began; or (`auto`) the engine's until it is seen to compute otherwise on the same weights."""
+    """What ratios are taken against: the log-probs of the `engine`; the `trainer`'s own, of the
+    weights as the batch began; or (`auto`) the engine's until it is seen to compute otherwise on
+    the same weights."""
     correction: Correction | None = None
-    """Against an engine that does not agree with the trainer, or whose weights are older: ratios are taken
-    against the trainer's own log-probs, and each sample is weighed by how those and the engine differ."""
+    """Against an engine that does not agree with the trainer, or whose weights are older: ratios
+    are taken against the trainer's own log-probs, and each sample is weighed by how those and the
+    engine differ."""
     epochs: int = 1
     """Optimiser steps that `train` takes on each batch; `clip` bounds how far they carry."""
     micro_batch_tokens: int = 4096
@@ -67,8 +70,8 @@ class TrainerConfig:
     chunked_log_probs: bool = False
     """Never hold all tokens by all words: see `linear_log_probs`. For large vocabularies."""
     master_weights: bool = True
-    """Hold bf16 and fp16 weights that are trained in float32, and compute in bf16. Without, a step below
-    the weights' own rounding is lost."""
+    """Hold bf16 and fp16 weights that are trained in float32, and compute in bf16. Without, a step
+    below the weights' own rounding is lost."""
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -91,7 +94,8 @@ class TrainerConfig:
         self._check_old()
         if self.chunked_log_probs and (self.is_truncated or self.packed):
             raise ValueError(
-                "chunked_log_probs works with neither top_k and top_p, which need all logits, nor packed"
+                "chunked_log_probs works with neither top_k and top_p, which need all logits, "
+                "nor packed"
             )
 
     def _check_numbers(self) -> None:

@@ -1,9 +1,9 @@
 """Which task next: draw more of what is neither mastered nor out of reach.
 
 Tasks are grouped by a capability key. Each key's pass rate is an average over what was seen under
-recent policies; its weight is `share (p (1 - p) + floor)`, largest at the frontier. As easy keys are
-mastered their weight falls, so that the mix moves from easy to hard by itself. `share` is the key's
-part of all tasks: without it a dozen rare and hopeless combinations would take most draws.
+recent policies; its weight is `share (p (1 - p) + floor)`, largest at the frontier. As easy keys
+are mastered their weight falls, so that the mix moves from easy to hard by itself. `share` is the
+key's part of all tasks: without it a dozen rare and hopeless combinations would take most draws.
 
 Source: LongCat-Flash-Thinking-2601 report 3.3.1 (difficulty by pass rate, capability tags); the
 weight and its constants are ours.

@@ -1,8 +1,8 @@
 """Log-probabilities straight from hidden states, without ever holding all tokens by all words.
 
-The output matrix is applied to some tokens at a time; what the backward pass needs of a token is one
-number, its log-sum-exp, and the rest is computed again. At 4,096 tokens and 131,072 words one such
-matrix alone would take 2.1 GB, and the plain way holds several.
+The output matrix is applied to some tokens at a time; what the backward pass needs of a token is
+one number, its log-sum-exp, and the rest is computed again. At 4,096 tokens and 131,072 words one
+such matrix alone would take 2.1 GB, and the plain way holds several.
 
 Dimension key: T tokens, D model width, V vocabulary.
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 128 << 20
 """Chunks are chosen so that the logits of one take about as much."""
+CUDA_CHUNK_BYTES = 512 << 20
+"""On a GPU, which waits between small chunks."""
 
 
 def linear_log_probs(
@@ -29,7 +31,7 @@ def linear_log_probs(
         hidden_TD: Last states, after the final norm.
         weight_VD: The output matrix.
         target_T: The tokens whose log-probability is wanted.
-        chunk_tokens: Tokens computed at once; about 128 MB of logits when absent.
+        chunk_tokens: Tokens computed at once; about 128 MB of logits (512 MB on a GPU) when absent.
 
     Raises:
         ValueError: Shapes do not fit, or `chunk_tokens` is below 1.
@@ -63,9 +65,14 @@ def _apply(
         )
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * len(weight_VD)))
+    chunk = chunk_tokens or fitting_tokens(len(weight_VD), is_cuda=hidden_TD.is_cuda)
     out = _LinearLogProbs.apply(hidden_TD, weight_VD, target_T, chunk, with_entropy)
     return cast("tuple[Tensor, Tensor]", out)
+
+
+def fitting_tokens(num_words: int, *, is_cuda: bool) -> int:
+    """Tokens whose logits in float32 take one chunk's memory; one at least."""
+    return max(1, (CUDA_CHUNK_BYTES if is_cuda else CHUNK_BYTES) // (4 * num_words))
 
 
 def _logits(hidden_TD: Tensor, weight_VD: Tensor) -> Tensor:

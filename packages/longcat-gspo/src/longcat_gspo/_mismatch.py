@@ -1,7 +1,7 @@
 """When the engine that sampled and the trainer do not agree on the same weights.
 
-Three logs of a token's probability are kept apart: `engine` under the weights that sampled it, as the
-engine computed it; `old` under those same weights, as the trainer computes it; and the one in
+Three logs of a token's probability are kept apart: `engine` under the weights that sampled it, as
+the engine computed it; `old` under those same weights, as the trainer computes it; and the one in
 training. `old - engine` is mismatch, `new - old` is learning.
 
 Dimension key: T sampled tokens, S sequences.
@@ -22,7 +22,7 @@ Mode = Literal["truncate", "mask"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """How a trainer weighs what an engine sampled that it does not agree with: see `mismatch_weights`."""
+    """How samples of an engine that computes otherwise are weighed: see `mismatch_weights`."""
 
     level: Level = "token"
     mode: Mode = "truncate"

@@ -67,7 +67,8 @@ def gspo_loss(
         advantage_S: One per sequence.
         sequence_T: Sequence of each token, in 0..S-1.
         clip: The trust region.
-        weight_T: Of each token's sequence, against the engine: see `mismatch_weights` at level `sequence`.
+        weight_T: Of each token's sequence, against the engine: see `mismatch_weights` at level
+            `sequence`.
     """
     gap_T = _gap(log_probs_T, old_log_probs_T, sequence_T, len(advantage_S))
     gap_S = sequence_mean(gap_T, sequence_T, len(advantage_S))
@@ -224,7 +225,7 @@ def _token_stats(
 def _gap(
     log_probs_T: Tensor, old_log_probs_T: Tensor, sequence_T: Tensor, num_sequences: int
 ) -> Tensor:
-    """`log p - log p_old` of each token, (T,), in float32 or better; the old side has no gradient."""
+    """`log p - log p_old` of each token, (T,), in float32 or better; the old side detached."""
     if not log_probs_T.shape == old_log_probs_T.shape == sequence_T.shape:
         raise ValueError(
             "log_probs, old_log_probs and sequence must have one shape (T,), got "

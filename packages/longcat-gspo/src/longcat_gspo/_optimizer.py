@@ -28,7 +28,8 @@ def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, 
         raise ValueError("a model must have at least one parameter that requires a gradient")
     rules = ((lambda p: p.ndim >= 2, config.weight_decay), (lambda p: p.ndim < 2, 0.0))
     groups = [
-        {"params": [p for p in trained if rule(p)], "lr": config.learning_rate, "weight_decay": decay}
+        {"params": [p for p in trained if rule(p)], "lr": config.learning_rate,
+        "weight_decay": decay}
         for rule, decay in rules
     ]  # fmt: skip
     return [group for group in groups if group["params"]]

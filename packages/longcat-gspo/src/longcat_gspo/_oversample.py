@@ -1,16 +1,16 @@
 """Keep a stream's batches balanced over domains without waiting for the slow ones.
 
-- A task that is seldom solved is started in several groups at once, so that some group has a success to
-  learn from (`num_groups`); each group forms its own advantages.
-- Between domains, whoever is furthest behind its share is started next (`Oversampler`). What is under way
-  counts as far as it is expected to arrive with a signal, so a slow domain is started earlier, not more
-  often. What arrived is forgotten in time, so that a domain does not make up for what its first, slow
-  groups could not give.
-- A domain that gives no signal for long is named, and held back to a few starts that would find out if that
-  changes; its share is the others' until then.
+- A task that is seldom solved is started in several groups at once, so that some group has a
+  success to learn from (`num_groups`); each group forms its own advantages.
+- Between domains, whoever is furthest behind its share is started next (`Oversampler`). What is
+  under way counts as far as it is expected to arrive with a signal, so a slow domain is started
+  earlier, not more often. What arrived is forgotten in time, so that a domain does not make up for
+  what its first, slow groups could not give.
+- A domain that gives no signal for long is named, and held back to a few starts that would find out
+  if that changes; its share is the others' until then.
 
-Source: LongCat-Flash-Thinking-2601 report 3.3.3 (oversampling by historical pass rate, duplication into
-groups, separate ratios per domain and data type). It prints no formula; these are ours.
+Source: LongCat-Flash-Thinking-2601 report 3.3.3 (oversampling by historical pass rate, duplication
+into groups, separate ratios per domain and data type). It prints no formula; these are ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 _HOPELESS_AFTER = 400
-"""Groups without a signal, one after the other. At a signal rate of 0.02 there are as many in 3 of 10,000."""
+"""Groups without a signal, one after the other. At a signal rate of 0.02 there are as many in 3 of
+10,000."""
 _PROBES = 0.02
 """Share of the starts that a hopeless domain gets."""
 _WINDOW = 384
@@ -143,11 +144,12 @@ class Oversampler(Generic[Key]):
             held = f"; no signal in {self._in_vain[key]} groups: held back"
         return (
             f"share {self._share[key]:.2f}, given {self._given[key] / total:.2f}, "
-            f"{self._running[key]} running, {self.ratio(key):.1f} started for each that is used{held}"
+            f"{self._running[key]} running, {self.ratio(key):.1f} started for each that is "
+            f"used{held}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` restores; what runs is not part of it, it is started anew."""
+        """Return what `load_state_dict` restores; what runs is started anew."""
         return {
             "given": dict(self._given), "signal": dict(self._signal),
             "finished": dict(self._finished), "in_vain": dict(self._in_vain),

@@ -111,7 +111,7 @@ def summary(seen: Sequence[Seen], parts: Sequence[Part]) -> dict[str, float]:
 
 
 def mismatch_metrics(told: Sequence[Mismatch]) -> dict[str, float]:
-    """`mismatch_kl` a token, and how far a sequence's ratio is from 1 at most, on the same weights."""
+    """`mismatch_kl` a token, and how far a sequence's ratio is from 1 at most."""
     if not told:
         return {}
     kl = torch.cat([divergence(m.engine_T, m.own_T) for m in told]).mean().item()

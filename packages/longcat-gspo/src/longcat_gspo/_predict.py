@@ -1,9 +1,10 @@
 """Log-probabilities of wanted tokens, computing and holding as little else as the model allows.
 
-They are those of the policy that acted: `softmax(logits / temperature)`, cut to `top_k` and `top_p` where
-sampling was.
+They are those of the policy that acted: `softmax(logits / temperature)`, cut to `top_k` and `top_p`
+where sampling was.
 
-Dimension key: B sequences, L the longest one's length, T learned tokens, V vocabulary, D model width.
+Dimension key: B sequences, L the longest one's length, T learned tokens, V vocabulary, D model
+width.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def _check_packing(model: nn.Module) -> None:
     gap = (logits[:3] - logits[3:]).abs().max()
     if gap > 1e-2 * (1 + logits.abs().max()):
         raise ValueError(
-            "packed needs a model that tells sequences in one row apart by their position_ids; this "
-            f"one's logits differ by {gap:.2g} from sequence to sequence"
+            "packed needs a model that tells sequences in one row apart by their position_ids; "
+            f"this one's logits differ by {gap:.2g} from sequence to sequence"
         )
 
 

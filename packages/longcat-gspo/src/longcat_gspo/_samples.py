@@ -1,6 +1,7 @@
 """What a trainer learns from, and how it is laid out in tensors.
 
-Dimension key: B sequences of a micro-batch, L its longest one, T learned tokens of all its sequences.
+Dimension key: B sequences of a micro-batch, L its longest one, T learned tokens of all its
+sequences.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ class Sample:
 
     token_ids: Sequence[int]
     loss_mask: Sequence[bool]
-    """Which tokens the model wrote and are to be learned. None: the reward counts in its group alone."""
+    """Which tokens the model wrote and are to be learned. None: the reward counts in its group
+    alone."""
     log_probs: Sequence[float] | None = ()
-    """Of every token under the weights that sampled it, at the sampling's temperature; 0 where it was not
-    sampled. `None`: the trainer computes them, under its weights as the batch begins."""
+    """Of every token under the weights that sampled it, at the sampling's temperature; 0 where it
+    was not sampled. `None`: the trainer computes them, under its weights as the batch begins."""
     reward: float = 0.0
     group: str = ""
     attempt: Hashable = None
-    """Samples with the same one are stretches of one attempt, which counts once; `None`: of its own."""
+    """Samples with the same one are stretches of one attempt, which counts once; `None`: of its
+    own."""
     version: int | None = None
-    """Batches that the weights that sampled it had been trained on, as `longcat_dora` counts them. With it,
-    disagreement of the engine is told apart from what was learned meanwhile."""
+    """Batches that the weights that sampled it had been trained on, as `longcat_dora` counts them.
+    With it, disagreement of the engine is told apart from what was learned meanwhile."""
 
     @property
     def num_learned(self) -> int:
@@ -111,14 +114,15 @@ class Rows:
                 old[place, :length] = sample.log_probs
         learned[:, 0] = False
         arrays = (
-            ids, real, np.roll(learned, -1, axis=1), ids[learned], old[learned], learned.nonzero()[0],
+            ids, real, np.roll(learned, -1, axis=1), ids[learned], old[learned],
+            learned.nonzero()[0],
             np.array([sample.log_probs is not None for sample in samples]),
         )  # fmt: skip
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
     @classmethod
     def nothing(cls, device: torch.device) -> Rows:
-        """A sequence whose loss is to be multiplied by 0, for a process that has run out of work."""
+        """A sequence whose loss is multiplied by 0, for a process that has run out of work."""
         return cls.of([Sample(token_ids=[0, 0], loss_mask=[False, True], log_probs=[0, 0])], device)
 
 

@@ -1,4 +1,4 @@
-"""Models whose weights are spread over processes (FSDP2): norms, states, and equal numbers of passes."""
+"""Models whose weights are spread over processes (FSDP2): norms, states, equal passes."""
 
 from __future__ import annotations
 

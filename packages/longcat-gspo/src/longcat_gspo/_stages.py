@@ -5,9 +5,9 @@
 
 `ContextGrowth` lengthens the context when answers come near its end.
 
-Source: LongCat-Flash-Thinking-2601 report 3.3.1 (the two axes, and what comes early and late); the 2509
-report 3.4.1 (context 48K, 56K, 64K, grown when the 90th percentile of lengths nears the limit). The
-schedule's numbers are ours: neither report prints them.
+Source: LongCat-Flash-Thinking-2601 report 3.3.1 (the two axes, and what comes early and late); the
+2509 report 3.4.1 (context 48K, 56K, 64K, grown when the 90th percentile of lengths nears the
+limit). The schedule's numbers are ours: neither report prints them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class TaskFacts:
 class StagedCurriculum:
     """Opens tasks as training goes on.
 
-    At progress t in [0, 1] a task is open when its pass rate is at least `(1 - t) * easy` and it asks for at most
-    `1 + t * (most tags of any task - 1)` capabilities; or when it asks for one capability that a
-    `reuse` share of the tasks not open yet ask for.
+    At progress t in [0, 1] a task is open when its pass rate is at least `(1 - t) * easy` and it
+    asks for at most `1 + t * (most tags of any task - 1)` capabilities; or when it asks for one
+    capability that a `reuse` share of the tasks not open yet ask for.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a trainer writes: weights for engines, checkpoints to go on from, folders that others load."""
+"""What a trainer writes: weights for engines, checkpoints, folders that others load."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from ._adapters import adapter_state, base_model, has_adapter, merged
+from ._packing import to_safetensors
 from ._sharding import load_state, model_state, optimizer_state
-from ._tensors import plain_state, unshared
+from ._tensors import plain_state
 
 
 def engine_bytes(model: nn.Module, dtypes: dict[str, torch.dtype], *, only_adapter: bool) -> bytes:
     """Return weights as safetensors: those of the plain model, or an adapter with its config."""
     if only_adapter:
         state, about = adapter_state(model)
-        return save_safetensors(unshared({k: v.detach().cpu() for k, v in state.items()}), about)
-    plain = merged(model)
-    return save_safetensors(plain_state(plain, dtypes))
+        return to_safetensors(state, metadata=about)
+    return to_safetensors(plain_state(merged(model)), dtypes)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -126,7 +125,7 @@ def export(
 
 
 def _tied_again(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Let names of one weight share one tensor, as before they were turned into another precision."""
+    """Let names of one weight share one tensor, as before they changed precision."""
     first: dict[int, Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in state:

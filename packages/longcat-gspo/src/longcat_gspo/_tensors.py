@@ -1,19 +1,18 @@
-"""Weights on their way out: in their own precision, each once, and where they are trained in float32.
+"""Weights on their way out, each once, in their own precision; and held in float32 to train.
 
-- A weight that has several names (tied embeddings) goes under the first of them.
-- Tensors that share memory in other ways are copied, so that each can be written alone.
+A weight that has several names (tied embeddings) goes under the first of them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
-from ._sharding import is_sharded, whole
+from ._sharding import is_sharded
 
+_DROPOUT = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
 _LOW = (torch.bfloat16, torch.float16)
 
 
@@ -25,7 +24,8 @@ def hold_in_float32(model: nn.Module) -> dict[str, torch.dtype]:
     if low and is_sharded(model):
         warnings.warn(
             f"{len(low)} sharded weights are trained in low precision: steps below their rounding "
-            "are lost. Shard float32 weights, with MixedPrecisionPolicy(param_dtype=torch.bfloat16)",
+            "are lost. Shard float32 weights, with "
+            "MixedPrecisionPolicy(param_dtype=torch.bfloat16)",
             stacklevel=3,
         )
         return {}
@@ -40,35 +40,18 @@ def is_low_precision(model: nn.Module) -> bool:
     return any(parameter.dtype in _LOW for parameter in model.parameters())
 
 
-def plain_state(model: nn.Module, dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
-    """Gather the weights on the CPU, each once; all processes must call this.
+def set_train_mode(model: nn.Module, *, dropout: bool) -> None:
+    """Set train mode, which checkpointing asks for; in RL dropout would be another policy."""
+    model.train()
+    for module in model.modules():
+        if not dropout and isinstance(module, _DROPOUT):
+            module.eval()
 
-    Args:
-        model: Any.
-        dtypes: What some are to be turned into, by name.
-    """
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights where they lie, each under its first name."""
     names = _first_names(model)
-    state = {
-        name: whole(t.detach()).to("cpu", dtypes.get(name, t.dtype))
-        for name, t in model.state_dict().items()
-        if name in names
-    }
-    return unshared(state)
-
-
-def unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what lies in memory with others, or not in one piece."""
-    users = Counter(_memory(tensor) for tensor in state.values())
-    return {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        if users[_memory(tensor)] > 1
-        else tensor.contiguous()
-        for name, tensor in state.items()
-    }
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() or id(tensor)
+    return {name: t for name, t in model.state_dict().items() if name in names}
 
 
 def _first_names(model: nn.Module) -> set[str]:

@@ -6,11 +6,12 @@
 - A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
 - A sequence without a token to learn counts in its group's mean alone.
 - A step with a loss or a gradient that is not finite changes nothing and raises.
-- Ratios of the first step on a batch cost no pass of their own: the trainer's old log-probs are those of its
-  first pass.
-- On several processes (accelerate's data parallel) each trains on samples of its own, whole groups of
-  them; gradients are added up once a step, so that they are those of one process with all samples,
-  however unequally they are spread. Weights may be sharded over them (FSDP2): the steps are the same.
+- Ratios of the first step on a batch cost no pass of their own: the trainer's old log-probs are
+  those of its first pass.
+- On several processes (accelerate's data parallel) each trains on samples of its own, whole groups
+  of them; gradients are added up once a step, so that they are those of one process with all
+  samples, however unequally they are spread. Weights may be sharded over them (FSDP2): the steps
+  are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ._adapters import adapter_off, enable_checkpointing_through, has_adapter
@@ -34,16 +34,15 @@ from ._agreement import Agreement
 from ._attempts import Counts, attempt_advantages, check_samples, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
-from ._mismatch import mismatch_weights
+from ._old import look_at_engine, set_old
 from ._optimizer import MakeOptimizer, adamw, clip_finite, parameter_groups
-from ._parts import Mismatch, Part, Seen, idle_part, lay_out, summary
+from ._parts import Part, Seen, idle_part, lay_out, summary
 from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
 from ._sharding import is_sharded
 from ._state import engine_bytes, export, read_checkpoint, rotate, write_checkpoint
-from ._tensors import hold_in_float32, is_low_precision
-
-_DATA_PARALLEL = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+from ._tensors import hold_in_float32, is_low_precision, set_train_mode
+from ._together import Together
 
 
 class GspoTrainer:
@@ -53,20 +52,21 @@ class GspoTrainer:
         model: Called as `model(input_ids, attention_mask=...)`. If it also takes `logits_mask`
             (true where a prediction is wanted), the others are never computed. For
             `chunked_log_probs` it has `base_model` and `get_output_embeddings()`, as those of
-            transformers do. With an adapter (PEFT), the adapter is trained. Its weights may be sharded
-            already (FSDP2's `fully_shard`), or by the accelerator.
+            transformers do. With an adapter (PEFT), the adapter is trained. Its weights may be
+            sharded already (FSDP2's `fully_shard`), or by the accelerator.
         config: How steps are taken.
         accelerator: Places the model; when absent, it is trained where it is.
-        reference: A frozen model, or `frozen` for the model as it is now (with an adapter: without it).
-            The divergence from it is measured, and with `kl_coefficient` held down.
+        reference: A frozen model, or `frozen` for the model as it is now (with an adapter: without
+            it). The divergence from it is measured, and with `kl_coefficient` held down.
         optimizer: Makes the optimiser from parameter groups; AdamW when absent.
-        send: What `weights` gives engines of a model with an adapter: `merged`, or the `adapter` alone.
+        send: What `weights` gives engines of a model with an adapter: `merged`, or the `adapter`
+            alone.
         after_step: Called after each optimiser step, for what moves without gradients (a router's
             bias); what it returns joins the metrics.
 
     Raises:
-        ValueError: `kl_coefficient` without a reference, a reference that is trained itself, nothing to
-            train, or `send="adapter"` without one.
+        ValueError: `kl_coefficient` without a reference, a reference that is trained itself,
+            nothing to train, or `send="adapter"` without one.
     """
 
     def __init__(
@@ -89,9 +89,10 @@ class GspoTrainer:
         self._dtypes = hold_in_float32(model) if config.master_weights else {}
         made = (optimizer or adamw(config))(parameter_groups(model, config))
         self._place(model, made, accelerator)
-        self._is_sharded = is_sharded(self.model)
+        is_spread = is_sharded(self.model)
+        self._together = Together(self.accelerator, self.device, is_sharded=is_spread)
         # Past DDP's wrapper, which would add gradients up in every backward pass: see `_step`.
-        self._plain = self.model if self._is_sharded else self.accelerator.unwrap_model(self.model)
+        self._plain = self.model if is_spread else self.accelerator.unwrap_model(self.model)
         enable_checkpointing_through(self._plain)
         self._agreement = Agreement(
             is_sharpened=config.temperature != 1, is_low_precision=self._is_low
@@ -120,13 +121,13 @@ class GspoTrainer:
 
     def _predictor(self, model: nn.Module) -> Predict:
         if self.config.chunked_log_probs:
-            num = self.accelerator.num_processes
+            num = self._together.num
             return from_hidden_states(model, self.config, self._autocast, num_processes=num)
         return from_logits(model, self.config, self._autocast)
 
     @contextlib.contextmanager
     def _autocast(self) -> Any:
-        """The accelerator's precision, and bf16 where weights of low precision are held in float32."""
+        """The accelerator's precision, and bf16 where low precision is held in float32."""
         low = torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self._dtypes))
         with self.accelerator.autocast(), low if self._dtypes else contextlib.nullcontext():
             yield
@@ -159,18 +160,19 @@ class GspoTrainer:
     def train(self, batch: Sequence[Sample] | Sequence[Attempt]) -> dict[str, float]:
         """Take `epochs` steps; advantages are formed over the attempts of each group.
 
-        Attempts of several segments, such as trajectories of `longcat_dora`, are a sample for each, and
-        count once. A sample without a token to learn counts in its group's mean, and in no other way.
+        Attempts of several segments, such as trajectories of `longcat_dora`, are a sample for each,
+        and count once. A sample without a token to learn counts in its group's mean, and in no
+        other way.
 
         Returns:
             Metrics of the last step, over the samples that were computed: those whose advantage is
             not 0, or all if there is a `kl_coefficient`. Where there is none, no step is taken, and
-            `signal_share` is 0. With several processes, ratios, divergences and entropy are those of
-            this one's samples. `behaviour_kl` is the divergence of the weights in training from those
-            that sampled, `mismatch_kl` that of the trainer from the engine on the same weights (and
-            `mismatch_ratio` how far a sequence's ratio is from 1 there), `reference_kl` that from the
-            reference, `entropy` in nats; each the mean over learned tokens. With a `correction`,
-            `correction` is the mean of its weights.
+            `signal_share` is 0. With several processes, ratios, divergences and entropy are those
+            of this one's samples. `behaviour_kl` is the divergence of the weights in training from
+            those that sampled, `mismatch_kl` that of the trainer from the engine on the same
+            weights (and `mismatch_ratio` how far a sequence's ratio is from 1 there),
+            `reference_kl` that from the reference, `entropy` in nats; each the mean over learned
+            tokens. With a `correction`, `correction` is the mean of its weights.
 
         Raises:
             ValueError: The batch cannot be meant: see `check_samples` and `attempt_advantages`.
@@ -181,10 +183,10 @@ class GspoTrainer:
         samples = as_samples(batch)
         check_samples(samples, self.config)
         advantages = attempt_advantages(samples, baseline=self.config.baseline)
-        counts = Counts(*self._totals(*astuple(Counts.of(samples, advantages))))
+        counts = Counts(*self._together.totals(*astuple(Counts.of(samples, advantages))))
         metrics: dict[str, float] = {}
         if counts.signals or (counts.learned and self.config.kl_coefficient):
-            self._set_mode(dropout=False)
+            set_train_mode(self.model, dropout=False)
             parts = self._parts(weighed(samples, advantages, counts, self.config))
             whole = Whole(counts.learned, counts.learned_tokens)
             for _ in range(self.config.epochs):
@@ -199,69 +201,21 @@ class GspoTrainer:
             "attempt_tokens": counts.tokens / counts.all_attempts,
         }
 
-    def _set_mode(self, *, dropout: bool) -> None:
-        """Train mode, which checkpointing asks for; without dropout, which would sample another policy."""
-        self.model.train()
-        if not dropout:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.dropout._DropoutNd):  # pyright: ignore[reportPrivateUsage]
-                    module.eval()
-
     def _parts(self, pairs: Sequence[tuple[Sample, float]]) -> list[Part]:
         """Lay out what has a gradient, in micro-batches."""
         if not self.config.kl_coefficient:
             pairs = [(sample, advantage) for sample, advantage in pairs if advantage != 0]
         parts = lay_out(pairs, self.num_batches, self.config.micro_batch_tokens, self.device)
-        missing = range(self._num_missing(len(parts)))
+        missing = range(self._together.num_missing(len(parts)))
         parts += [idle_part(self.device) for _ in missing]
-        if self.config.old_log_probs == "auto" and self.config.correction is None:
-            self._look_at_engine(parts)
+        is_open = self.config.old_log_probs == "auto" and self.config.correction is None
+        if is_open and self._together.num == 1:
+            look_at_engine(parts, self._agreement, self._predict)
         if self._refer is not None:
             with torch.no_grad():
                 for part in parts:
                     part.reference_T, _ = self._refer(part.rows)
         return parts
-
-    def _look_at_engine(self, parts: Sequence[Part]) -> None:
-        """Find out whether it agrees, at the price of one more pass over a part of one batch."""
-        if not self._agreement.is_open or self.accelerator.num_processes > 1:
-            return
-        for part in sorted(parts, key=lambda part: -len(part.rows.target_T)):
-            if not self._agreement.is_open:
-                return
-            if (part.on_policy_S & part.rows.has_old_S).any():
-                with torch.no_grad():
-                    own_T, _ = self._predict(part.rows)
-                told = Mismatch.of(part, own_T)
-                if told is not None:
-                    self._agreement.observe(
-                        told.own_T, told.engine_T, told.sequence_T, told.num_sequences
-                    )
-
-    def _set_old(self, part: Part, log_probs_T: Tensor) -> None:
-        """Say what ratios are against, from the first pass over a batch."""
-        rows, own_T = part.rows, log_probs_T.detach()
-        part.mismatch = Mismatch.of(part, own_T)
-        wanted, correction = self.config.old_log_probs, self.config.correction
-        takes_own = wanted == "trainer" or (wanted == "auto" and self._agreement.takes_own)
-        if correction is None and not takes_own:
-            part.old_T = torch.where(rows.has_old_S[rows.sequence_T], rows.old_T, own_T)
-            return
-        part.old_T = own_T
-        if correction is not None:
-            engine_T = torch.where(rows.has_old_S[rows.sequence_T], rows.old_T, own_T)
-            part.weight_T = mismatch_weights(
-                own_T, engine_T, rows.sequence_T, num_sequences=len(part.advantage_S),
-                level=correction.level, mode=correction.mode, cap=correction.cap,
-            )  # fmt: skip
-
-    def _num_missing(self, num: int) -> int:
-        """Dummy passes that this process runs: sharded weights are gathered by all together."""
-        if not self._is_sharded:
-            return 0
-        most = torch.tensor(num, device=self.device)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        return int(most) - num
 
     def _train_step(self, parts: list[Part], whole: Whole) -> dict[str, float]:
         seen = [self._work(part, whole) for part in parts]
@@ -274,7 +228,7 @@ class GspoTrainer:
         rows, advantage_S = part.rows, part.advantage_S
         log_probs_T, entropy_T = self._predict(rows)
         if part.old_T is None:
-            self._set_old(part, log_probs_T)
+            set_old(part, log_probs_T, self.config, takes_own=self._agreement.takes_own)
         assert part.old_T is not None
         loss, stats = batch_loss(
             self.config, log_probs_T, part.old_T, advantage_S, rows.sequence_T, whole, part.weight_T
@@ -289,7 +243,7 @@ class GspoTrainer:
                 loss = loss + self.config.kl_coefficient * drift
         if part.is_idle:
             loss = loss * 0
-        self._backward(loss)
+        self._together.backward(loss)
         has_old_T = rows.has_old_S[rows.sequence_T]
         behaviour_kl = divergence(rows.old_T[has_old_T], detached_T[has_old_T]).sum().item()
         return Seen(
@@ -304,24 +258,26 @@ class GspoTrainer:
             ValueError: Nothing to learn from.
             FloatingPointError: The loss or a gradient is not finite; the weights are as before.
         """
-        num_tokens, tokens = self._totals(
+        num_tokens, tokens = self._together.totals(
             sum(s.num_learned for s in samples), sum(len(s.token_ids) for s in samples)
         )
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
-        self._set_mode(dropout=True)
+        set_train_mode(self.model, dropout=True)
         total = 0.0
         held = [sample for sample in samples if sample.num_learned]
         batches = micro_batches(held, lambda sample: sample, self.config.micro_batch_tokens)
-        num_missing = self._num_missing(len(batches))  # before the first pass: processes meet here
+        num_missing = self._together.num_missing(
+            len(batches)
+        )  # before the first pass: processes meet here
         for batch in batches:
             log_probs_T, _ = self._predict(Rows.of(batch, self.device))
             loss = -log_probs_T.sum() / num_tokens
-            self._backward(loss)
+            self._together.backward(loss)
             total += loss.item()
         for _ in range(num_missing):
             log_probs_T, _ = self._predict(Rows.nothing(self.device))
-            self._backward(log_probs_T.sum() * 0)
+            self._together.backward(log_probs_T.sum() * 0)
         return self._step(total) | {"tokens": tokens}
 
     def evaluate(self, samples: Sequence[Sample]) -> float:
@@ -338,32 +294,9 @@ class GspoTrainer:
                 total -= log_probs_T.sum().item()
         return total / num_tokens
 
-    def _backward(self, loss: Tensor) -> None:
-        # FSDP takes the mean of all processes' gradients, where the loss is their sum.
-        self.accelerator.backward(
-            loss * self.accelerator.num_processes if self._is_sharded else loss
-        )
-
-    def _totals(self, *numbers: float) -> list[float]:
-        """Add numbers up over all processes."""
-        if self.accelerator.num_processes == 1:
-            return list(map(float, numbers))
-        mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(mine)
-        return mine.tolist()
-
-    def _add_up_gradients(self) -> None:
-        """Give every process the sum of all processes' gradients."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
-
     def _step(self, loss: float) -> dict[str, float]:
-        if self.accelerator.distributed_type in _DATA_PARALLEL and not self._is_sharded:
-            self._add_up_gradients()
-        (loss,) = self._totals(loss)
+        self._together.add_up_gradients(self.model)
+        (loss,) = self._together.totals(loss)
         try:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
@@ -386,7 +319,7 @@ class GspoTrainer:
     # -- state -------------------------------------------------------------------------------
 
     def weights(self) -> bytes:
-        """Return the weights as safetensors bytes, for an engine. Of sharded ones, all processes call.
+        """Return the weights as safetensors bytes, for an engine; all processes call where sharded.
 
         Each under one name, in the precision that the model came with; an adapter merged, or alone
         with `send="adapter"`.
@@ -394,7 +327,7 @@ class GspoTrainer:
         return engine_bytes(self._plain, self._dtypes, only_adapter=self._send == "adapter")
 
     def export(self, folder: Path, *, tokenizer: Any = None, only_adapter: bool = False) -> None:
-        """Write a folder that transformers and vLLM load: the merged model, or the adapter alone."""
+        """Write a folder that transformers and vLLM load: the merged model, or the adapter."""
         export(
             Path(folder), self._plain, self._dtypes, tokenizer=tokenizer, only_adapter=only_adapter
         )
@@ -402,8 +335,8 @@ class GspoTrainer:
     def save(self, folder: Path) -> None:
         """Write everything that a later `restore` needs for the same next step; all processes call.
 
-        What sharded weights wrote, whole ones read, and the reverse. Of a model with an adapter, what is
-        trained alone.
+        What sharded weights wrote, whole ones read, and the reverse. Of a model with an adapter,
+        what is trained alone.
         """
         counts = {"num_steps": self.num_steps, "num_batches": self.num_batches}
         write_checkpoint(

@@ -2,11 +2,11 @@
 
 - `Stagnation` says when: the mean reward has not risen for so many steps.
 - `verification_items` says what to judge: as many right answers as wrong ones, hard tasks first.
-- `verification_reward` couples the reward to the task's own pass rate, so that to judge well what one
-  answers badly earns nothing: it is no shortcut.
+- `verification_reward` couples the reward to the task's own pass rate, so that to judge well what
+  one answers badly earns nothing: it is no shortcut.
 
-Source: LongCat-Flash-Thinking-2601 report 3.3.1; how items are chosen and balanced as in the companion's
-code (2602.07594). The trigger and the coupling are ours: the report gives no formula.
+Source: LongCat-Flash-Thinking-2601 report 3.3.1; how items are chosen and balanced as in the
+companion's code (2602.07594). The trigger and the coupling are ours: the report gives no formula.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def verification_items(
 ) -> list[VerificationItem[Key]]:
     """Choose answers to judge, half of them right: hard groups first, with repetition if need be.
 
-    A mixed group gives one right and one wrong answer, an all-right group one right answer, an all-wrong
-    group none: what is hopeless teaches no judgement.
+    A mixed group gives one right and one wrong answer, an all-right group one right answer, an
+    all-wrong group none: what is hopeless teaches no judgement.
 
     Args:
         rewards: 1 for right; anything less is wrong.
@@ -104,6 +104,22 @@ def verification_items(
             f"num must be even and one group per reward given, got {num}, {len(rewards)} rewards "
             f"and {len(groups)} groups"
         )
+    found = _judgeable(rewards, groups, rng)
+    if not found[True] or not found[False]:
+        return []
+    chosen: list[VerificationItem[Key]] = []
+    for items in found.values():
+        items.sort(key=lambda item: item.pass_rate)
+        kept = items[: num // 2]
+        chosen += kept + [rng.choice(items) for _ in range(num // 2 - len(kept))]
+    rng.shuffle(chosen)
+    return chosen
+
+
+def _judgeable(
+    rewards: Sequence[float], groups: Sequence[Key], rng: Random
+) -> dict[bool, list[VerificationItem[Key]]]:
+    """Return an answer of each kind from each group that has a right one."""
     members: dict[Key, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         if not math.isfinite(rewards[place]):
@@ -119,17 +135,9 @@ def verification_items(
         found[True].append(VerificationItem(rng.choice(right), group, True, rate))
         if wrong:
             found[False].append(VerificationItem(rng.choice(wrong), group, False, rate))
-    if not found[True] or not found[False]:
-        return []
-    chosen: list[VerificationItem[Key]] = []
-    for items in found.values():
-        items.sort(key=lambda item: item.pass_rate)
-        kept = items[: num // 2]
-        chosen += kept + [rng.choice(items) for _ in range(num // 2 - len(kept))]
-    rng.shuffle(chosen)
-    return chosen
+    return found
 
 
 def verification_reward(item: VerificationItem[Any], verdict: bool | None) -> float:
-    """Return the reward of a verdict, `None` for none given: the group's pass rate if it is true."""
+    """Return the reward of a verdict (`None`: none given): the group's pass rate if true."""
     return item.pass_rate if verdict is item.is_right else 0.0

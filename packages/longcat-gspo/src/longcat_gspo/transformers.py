@@ -3,7 +3,8 @@
     model, tokenizer = load_model("HuggingFaceTB/SmolLM2-135M-Instruct", lora=16)
     for metrics in rl_steps(model, tokenizer, tasks, {score: 1.0}, TrainerConfig(), steps=50): ...
 
-`rl_steps` generates, scores and trains in turn; `longcat_dora` does these side by side, keeps a log and resumes.
+`rl_steps` generates, scores and trains in turn; `longcat_dora` does these side by side, keeps a log
+and resumes.
 """
 
 from __future__ import annotations
@@ -72,10 +73,11 @@ def load_model(
 
 
 def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()) -> Sample:
-    """Return a conversation as a sample that learns what the assistant says, its calls and ends included.
+    """Return a conversation as a sample that learns what the assistant says, calls included.
 
     Raises:
-        ValueError: Nobody speaks as the assistant, or the template writes turns otherwise once others follow.
+        ValueError: Nobody speaks as the assistant, or the template writes turns otherwise once
+            others follow.
     """
     if not messages or messages[0]["role"] == "assistant":
         raise ValueError("a conversation must not be empty or begin with the assistant")
@@ -88,8 +90,9 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
         after = _text(tokenizer, messages[: place + 1], tools)
         if not after.startswith(before) or not text.startswith(after.rstrip()):
             raise ValueError(
-                f"the chat template must write message {place} alike alone and in the conversation, it "
-                "does not: cut the conversation there, or use a template that keeps what was said"
+                f"the chat template must write message {place} alike alone and in the "
+                "conversation, it does not: cut the conversation there, or use a template that "
+                "keeps what was said"
             )
         end = len(after.rstrip()) if after.endswith("\n") else len(after)
         spans.append((len(before), end))
@@ -152,14 +155,17 @@ def rl_steps(
             for answer in _generate(model, tokenizer, ids, config, group_size, max_tokens):
                 text = tokenizer.decode(answer, skip_special_tokens=True)
                 reward = sum(weight * float(score(task, text)) for score, weight in rewards.items())
-                samples.append(Sample(
-                    token_ids=[*ids, *answer], loss_mask=[False] * len(ids) + [True] * len(answer),
-                    log_probs=None, reward=reward, group=f"{step}-{place}",
-                ))  # fmt: skip
+                samples.append(_sample(ids, answer, reward, f"{step}-{place}"))
                 answers.append(text)
         if on_samples is not None:
             on_samples(samples, answers)
         yield trainer.train(samples)
+
+
+def _sample(prompt: list[int], answer: list[int], reward: float, group: str) -> Sample:
+    mask = [False] * len(prompt) + [True] * len(answer)
+    return Sample(token_ids=[*prompt, *answer], loss_mask=mask, log_probs=None, reward=reward,
+                  group=group)  # fmt: skip
 
 
 def _prompt(tokenizer: Any, task: Mapping[str, Any]) -> list[int]:
