@@ -154,7 +154,7 @@ def test_what_an_engine_started_ends_with_its_controller(tmp_path, name):
     _run(tmp_path / "run", steps=3, factory=functools.partial(_with_a_child, place))
     assert (place / "stopped").exists() == (name == "stops")
     (child,) = [int(path.name) for path in place.iterdir() if path.name.isdigit()]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -193,11 +193,11 @@ SCRIPT = """
     from longcat_dora.testing import TabularTrainer, tabular_worker
     if __name__ == "__main__":
         print(LocalRuntime(
-            RunConfig(folder=Path(sys.argv[1]), max_steps=60, save_every=5, scheduler=
+            RunConfig(folder=Path(sys.argv[1]), max_steps=int(sys.argv[2]), save_every=5, scheduler=
                 SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)),
             factory=functools.partial(tabular_worker, 0.005),
             trainer=TabularTrainer(learning_rate=0.05),
-            tasks=(Task(f"n{n}", n % 8) for n in range(2000)),
+            tasks=(Task(f"n{n}", n % 8) for n in range(10**9)),
         ).run())
 """
 
@@ -210,21 +210,27 @@ def test_a_stopped_run_continues_from_its_folder(tmp_path, signum):
     # Started in the background, this process may ignore Ctrl-C, and its children would inherit
     # that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    # It would go on for hours, so that no machine is too fast for the signal.
+    process = subprocess.Popen(
+        [*command, "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
     checkpoints = tmp_path / "run" / "checkpoints"
     while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signum)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     before = check(read_events(tmp_path / "run" / "log"))
     assert before.breaches == []
     assert before.num_committed > 0
     with (tmp_path / "run" / "log" / "events.jsonl").open("ab") as file:
         file.write(b'{"crc":1,"event":{"kind":"torn')  # what a crash in mid-write leaves
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "60"
+    steps = str(max(int(path.name[5:]) for path in checkpoints.glob("step-*")) + 30)
+    done = subprocess.run(
+        [*command, steps], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.strip() == steps
     after = check(read_events(tmp_path / "run" / "log"))
     assert after.breaches == []
     assert after.num_open == 0
