@@ -1,6 +1,8 @@
 """The command: what it prints, what it refuses."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from longcat_envs.__main__ import main
@@ -71,6 +73,17 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     assert main(["new-domain", "My Inn"]) == 2
     with pytest.raises(SystemExit):
         main(["audit", "bank", "--tasks", "-1"])
+
+
+def test_a_reader_who_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "longcat_envs", "contracts", "bank"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+    process.stderr.close()
 
 
 def test_a_person_can_be_the_agent():

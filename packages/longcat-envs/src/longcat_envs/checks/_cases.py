@@ -47,9 +47,9 @@ class Case:
 class Finder:
     """Finds the cases of one domain's writing tools."""
 
-    def __init__(self, setting: Setting, seed: int = 0) -> None:
+    def __init__(self, setting: Setting, seed: int = 0, num_pasts: int = PASTS) -> None:
         self.setting, self.rng = setting, Random(f"{setting.spec.name}:cases:{seed}")
-        self.worlds = [LiveWorld(setting.machine, setting.past(n).base) for n in range(PASTS)]
+        self.worlds = [LiveWorld(setting.machine, setting.past(n).base) for n in range(num_pasts)]
         self.callers = [Caller(world, setting.words, self.rng) for world in self.worlds]
         self.writers = [t for t in setting.machine.tools.values() if t.is_writer]
 
@@ -58,7 +58,9 @@ class Finder:
         found: list[Case] = []
         kept: Counter[str] = Counter()
         for number in range(DRAWS):
-            self._keep(found, kept, self._attempt(tool, number % PASTS, LATER[number % 7], ()))
+            self._keep(
+                found, kept, self._attempt(tool, number % len(self.worlds), LATER[number % 7], ())
+            )
         action = tool.action
         assert action is not None
         for guard in action.guards:
@@ -81,7 +83,7 @@ class Finder:
         for number in range(FOCUSED if helpers else 0):
             if kept[outcome]:
                 return
-            past, days = number % PASTS, LATER[number % 7]
+            past, days = number % len(self.worlds), LATER[number % 7]
             before = self._helper(self.rng.choice(helpers), past, days)
             if before is not None:
                 self._keep(found, kept, self._attempt(tool, past, days, (before,)))

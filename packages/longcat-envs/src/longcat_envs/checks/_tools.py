@@ -17,7 +17,7 @@ from longcat_envs.history import Setting
 from longcat_envs.lang import Spec, show
 from longcat_envs.world import CallRefused, LiveWorld, Machine, Tool, argument_names
 
-from ._cases import IDLE, Case, Finder
+from ._cases import IDLE, PASTS, Case, Finder
 from ._reference import Expected, Reference
 from ._walk import Value, Walker
 
@@ -58,9 +58,11 @@ def start(setting: Setting, machine: Machine, case: Case) -> LiveWorld:
     return world
 
 
-def written(tests: Setting, seed: int = 0, tools: list[Tool] | None = None) -> Iterator[Tested]:
+def written(
+    tests: Setting, seed: int = 0, tools: list[Tool] | None = None, num_pasts: int = PASTS
+) -> Iterator[Tested]:
     """Write the tests of a domain's writing tools."""
-    finder, reference = Finder(tests, seed), Reference(tests.spec)
+    finder, reference = Finder(tests, seed, num_pasts), Reference(tests.spec)
     for tool in tools if tools is not None else finder.writers:
         for case in finder.cases(tool):
             world = start(tests, tests.machine, case)
@@ -192,7 +194,7 @@ def _searched(world: LiveWorld, tool: Tool, rng: Random) -> Iterator[str]:
 
 
 def _queried(setting: Setting, world: LiveWorld, tool: Tool, rng: Random) -> Iterator[str]:
-    reference, finder = Reference(setting.spec), Finder(setting)
+    reference, finder = Reference(setting.spec), Finder(setting, num_pasts=1)
     for _ in range(3):
         arguments = finder.any_arguments(tool)
         values = world.arguments(tool, arguments)
@@ -207,13 +209,15 @@ def _queried(setting: Setting, world: LiveWorld, tool: Tool, rng: Random) -> Ite
 
 
 def check_tools(
-    setting: Setting, *, seed: int = 0, names: Collection[str] | None = None
-) -> list[ToolReport]:
+    setting: Setting, *, seed: int = 0, names: Collection[str] | None = None,
+    num_pasts: int = PASTS,
+) -> list[ToolReport]:  # fmt: skip
     """Test the tools of a domain: all of them, or those named."""
     rng, reports = Random(seed), list[ToolReport]()
     by_tool: dict[str, list[Tested]] = {}
     tools = [t for t in setting.machine.tools.values() if names is None or t.name in names]
-    for test in written(setting, seed, [tool for tool in tools if tool.is_writer]):
+    writers = [tool for tool in tools if tool.is_writer]
+    for test in written(setting, seed, writers, num_pasts):
         by_tool.setdefault(test.case.tool, []).append(test)
     for tool in tools:
         report = ToolReport(tool.name, is_done=not tool.is_writer)

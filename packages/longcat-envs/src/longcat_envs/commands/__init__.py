@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from longcat_envs._spec import DomainError
@@ -24,11 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = parser().parse_args(arguments)
     try:
-        return int(given.run(given) or 0)
+        code = int(given.run(given) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has gone, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (DomainError, OSError) as error:
         say(f"error: {error}", is_error=True)
         return 2
-    except (BrokenPipeError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return 130
 
 
