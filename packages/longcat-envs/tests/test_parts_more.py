@@ -119,7 +119,9 @@ def test_what_was_kept_too_long_is_not_collected(town):
     until = "2026-03-30"
     town.do("create_seed_hold", member=town.one, seed=seed, pieces=1, last_day=until)
     (hold,) = town.ids("seed_hold")
-    town.refused("until then already", "keep_until_seed_hold", seed_hold_id=hold, last_day_new=until)
+    town.refused(
+        "until then already", "keep_until_seed_hold", seed_hold_id=hold, last_day_new=until
+    )
     town.world.store.today += 9
     town.refused("day that is past", "collect_seed_hold", seed_hold_id=hold)
     town.do("keep_until_seed_hold", seed_hold_id=hold, last_day_new="2026-04-08")
