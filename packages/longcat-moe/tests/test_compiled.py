@@ -49,7 +49,7 @@ def test_a_training_step_is_compiled_whole_with_the_same_loss_and_gradients(hf):
     assert torch.equal(plain.model.layers[0].mlp.router.counts, 3 * counts)
 
 
-@pytest.mark.parametrize("kind", ["core", "hf"])
+@pytest.mark.parametrize("kind", ["hf", pytest.param("core", marks=pytest.mark.long)])
 def test_an_exported_program_takes_batches_and_lengths_it_was_not_traced_with(model, hf, kind):
     batch, length = torch.export.Dim("batch", min=1, max=8), torch.export.Dim("length", min=2)
     options, shapes = {}, {"input_ids": {0: batch, 1: length}}

@@ -158,7 +158,8 @@ def dispatch_static(
     sorted_P, order_P = index_TK.flatten().sort(stable=True)
     experts_N = torch.arange(num_ffn, device=index_TK.device)
     ends_N = torch.searchsorted(sorted_P, experts_N, right=True)
-    steps_P = torch.arange(len(order_P), device=order_P.device)
+    # Not `len`, which fixes the size where this is traced.
+    steps_P = torch.arange(order_P.shape[0], device=order_P.device)
     place_TK = torch.empty_like(order_P).scatter(0, order_P, steps_P).view_as(index_TK)
     is_ffn_P1 = (sorted_P < num_ffn)[:, None]
     x_PD = cast(Tensor, _Spread.apply(x_TD, order_P // index_TK.shape[1], place_TK))

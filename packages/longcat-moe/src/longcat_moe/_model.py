@@ -44,6 +44,9 @@ class CausalLMOutput:
     """(B, T, W), or (N, W) where only some were asked for"""
 
 
+torch.export.register_dataclass(CausalLMOutput)  # so that a model can be exported
+
+
 class DecoderLayer(nn.Module):
     """One shortcut-connected layer, exactly as in report section 2.2."""
 
