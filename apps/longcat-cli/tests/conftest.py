@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,22 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # else they give way until a 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 
 
+LINES: list[tuple[int, float, str]] = []
+"""What the runs of `trained` printed: process, time, line."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: a sweep; LONGCAT_LONG=1 switches it on")
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("LONGCAT_LONG") == "1":
+        return
+    for item in items:
+        if "long" in item.keywords and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="a sweep: set LONGCAT_LONG=1"))
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A smoke run that was killed in each of its stages, interrupted in one, and continued."""
@@ -29,38 +46,84 @@ def trained(tmp_path_factory):
     children = set()
     for stage, delay_s in (("grow", 0.3), ("cold_start", 10), ("expert-library", 5), ("fuse", 0.2),
                            ("evaluate", 4), ("report", 0.1)):  # fmt: skip
-        process = _run_into(stage, start)
+        run = _Run(start)
+        run.until(stage)
         time.sleep(delay_s)
-        children |= _children(process.pid)
-        process.kill()
-        process.communicate()
+        children |= _children(run.process.pid)
+        run.process.kill()
+        run.end()
         start = ["--resume", str(folder)]
         if stage == "expert-library":
             _interrupt("expert-shop", folder)
-    done = subprocess.run([*LONGCAT, "train", "--resume", str(folder)], capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "done before" in done.stdout
+    last = _Run(start)
+    errors = last.end()
+    assert last.process.returncode == 0, errors
+    assert any("done before" in line for pid, _, line in LINES if pid == last.process.pid)
     assert children or sys.platform != "linux"
     _until(lambda: not any(child.exists() for child in children), seconds=10)
     return folder
 
 
-def _run_into(stage, arguments):
-    process = subprocess.Popen([*LONGCAT, "train", *arguments], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    for line in process.stdout:
-        if line == f"{stage} ...\n":
-            return process
-    raise AssertionError(f"{stage} never began: {process.stderr.read()}")
+@pytest.fixture
+def printed(trained):
+    """Process, time and text of each line that the runs printed."""
+    return LINES
+
+
+class _Run:
+    """`longcat train` in a process, its lines noted with the time at which they came."""
+
+    def __init__(self, arguments):
+        self.process = subprocess.Popen([*LONGCAT, "train", *arguments], stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
+        self._news, self._errors = threading.Condition(), ""
+        self._readers = [threading.Thread(target=read) for read in (self._read, self._read_errors)]
+        self._seen: list[str] = []
+        self._is_over = False
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._news:
+                LINES.append((self.process.pid, time.monotonic(), line.rstrip("\n")))
+                self._seen.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
+
+    def _read_errors(self):
+        self._errors = self.process.stderr.read()
+
+    def until(self, stage):
+        """Wait for a stage to begin."""
+        wanted = f"{stage} ...\n"
+        with self._news:
+            self._news.wait_for(lambda: wanted in self._seen or self._is_over, timeout=600)
+        assert wanted in self._seen, f"{stage} never began: {''.join(self._seen)} {self._errors}"
+
+    def end(self):
+        """Wait for the end; return what was written to standard error."""
+        try:
+            self.process.wait(timeout=300)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            for reader in self._readers:
+                reader.join(timeout=60)
+            self.process.stdout.close()
+            self.process.stderr.close()
+        return self._errors
 
 
 def _interrupt(stage, folder):
-    process = _run_into(stage, ["--resume", str(folder)])
+    run = _Run(["--resume", str(folder)])
+    run.until(stage)
     time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    run.process.send_signal(signal.SIGINT)
+    errors = run.end()
+    assert run.process.returncode == 130, errors
     assert f"continue with: longcat train --resume {folder}" in errors
     assert "Traceback" not in errors
 

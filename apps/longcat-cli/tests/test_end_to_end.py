@@ -1,5 +1,6 @@
 """The end-to-end run cannot lie: each stage learned something, and a stage that does not is noticed."""
 
+import functools
 import json
 import shutil
 from collections import Counter
@@ -104,6 +105,9 @@ def _forget(folder, stage):
             path.unlink(missing_ok=True)
 
 
+LONG = functools.partial(pytest.param, marks=pytest.mark.long)
+"""A lie that is noticed by the same check as another one of the list."""
+
 SHORT = {
     "cold_start": ("cold_start", {"steps": 150}),
     "expert-shop": ("rl", {"steps": 2}),
@@ -116,20 +120,20 @@ SHORT = {
     [
         ("grow", grow, "_grow", "held_out_is_trained_on", "is held out and among the trained"),
         ("cold_start", cold_start.GspoTrainer, "fit", "fit_does_nothing", "fresh weights"),
-        ("cold_start", cold_start, "_sample", "learns_what_it_was_told", "fresh weights"),
-        ("expert-shop", experts, "make_trainer", "trains_nothing", "other weights than were"),
+        LONG("cold_start", cold_start, "_sample", "learns_what_it_was_told", "fresh weights"),
+        LONG("expert-shop", experts, "make_trainer", "trains_nothing", "other weights than were"),
         ("expert-shop", experts, "make_trainer", "shuffles_rewards", "other weights than were"),
-        ("expert-shop", experts, "make_trainer", "publishes_stale_weights", "other weights than"),
-        ("expert-shop", experts, "make_trainer", "empties_masks", "other weights than were"),
+        LONG("expert-shop", experts, "make_trainer", "publishes_stale_weights", "other weights than"),
+        LONG("expert-shop", experts, "make_trainer", "empties_masks", "other weights than were"),
         ("expert-shop", experts, "make_worker", "worker_that_invents_rewards", "its tokens earn"),
         ("expert-shop", experts, "make_worker", "worker_that_keeps_old_weights", "log-probs than"),
         ("fuse", fuse, "learn", "learns_nothing", "other weights than the fused model"),
         ("fuse", fuse, "train_head", "head_learns_nothing", "another prediction head than"),
         ("fuse", fuse, "samples_of", "imitates_mistakes", "other weights than the fused model"),
-        ("fuse", fuse, "samples_of", "takes_half_of_the_samples", "other weights than the fused"),
+        LONG("fuse", fuse, "samples_of", "takes_half_of_the_samples", "other weights than the fused"),
         ("fuse", fuse, "merge_experts", "merges_one_expert", "merge is not what their weights"),
         ("evaluate", evaluate, "evaluate_cell", "asks_the_cold_start", "tasks end otherwise"),
-        ("evaluate", evaluate, "evaluate_cell", "passes_everybody", "the table says otherwise"),
+        LONG("evaluate", evaluate, "evaluate_cell", "passes_everybody", "the table says otherwise"),
         ("report", report, "_table", "table_of_last_year", "table is not the evaluation's"),
     ],
 )  # fmt: skip
@@ -147,6 +151,7 @@ def test_an_honest_stage_in_the_same_harness_stands(again):
     assert lines == []
 
 
+@pytest.mark.long
 def test_an_honest_cold_start_of_the_same_length_stands(again):
     _, lines = again("cold_start", cold_start, "_sample", sabotage.REAL_SAMPLE)
     assert lines == []

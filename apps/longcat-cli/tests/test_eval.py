@@ -349,19 +349,19 @@ def test_models_of_a_run_are_known_by_name(trained):
 
 def test_a_run_a_folder_and_a_server_are_asked_the_same(trained, tmp_path, served):
     """One command, three ways to the same model; what is saved can be counted again."""
-    done = _longcat("eval", trained, trained / "fused", served, "--domain", "shop", "--tasks", 6,
+    done = _longcat("eval", trained, trained / "fused", served, "--domain", "shop", "--tasks", 3,
                     "-k", 1, "-k", 2, "--noise", 0, "--noise", 0.2, "--json",
                     "--save", tmp_path / "attempts.jsonl", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows = report["rows"]
     assert len(rows) == 6
-    assert all(one["tasks"] == 6 and one["attempts"] == 12 for one in rows)
+    assert all(one["tasks"] == 3 and one["attempts"] == 6 for one in rows)
     of_run, of_folder = rows[:2], rows[2:4]
     for ours, theirs in zip(of_run, of_folder, strict=True):  # the same weights, tasks and seeds
         assert {**ours, "model": ""} == {**theirs, "model": ""}
     saved = [json.loads(line) for line in (tmp_path / "attempts.jsonl").read_text().splitlines()]
-    assert len(saved) == 6 * 12
+    assert len(saved) == 6 * 6
     for one in rows:
         mine = [a for a in saved if (a["model"], a["level"]) == (one["model"], one["noise"])]
         assert one["passed"] == sum(a["reward"] == 1 for a in mine)
