@@ -13,8 +13,8 @@ def calendar(name: str, positional: list[str], named: dict[str, str]) -> str:
         positional: The reference field of the thing and the field of the interval.
         named: `live`: states in which the thing is taken, in parentheses. `free`: name of the
             reader of free things. `move`: name of the tool that changes the interval. `of`: the
-            class of the thing, if it is not the field's name. `notice`: days before the first one at
-            which it is moved at the latest.
+            class of the thing, if it is not the field's name. `notice`: days before the first
+            one at which it is moved at the latest.
     """
     a = take(positional, named, first=("thing", "interval"), rest={
         "live": "", "move": "reschedule", "of": positional[0] if positional else "", "movable": "-",

@@ -11,10 +11,10 @@ def quota(name: str, positional: list[str], named: dict[str, str]) -> str:
     Args:
         name: The class whose records have the quota.
         positional: The class of what is counted.
-        named: `live`: states in which it counts, in parentheses. `link`: field by which it points at
-            who has the quota. `each`: field that is added up, if it is not counted. `base`: what one
-            has from the start, `most`: at most. `called`: name of it. `allowed`: condition under
-            which it is extended.
+        named: `live`: states in which it counts, in parentheses. `link`: field by which it points
+            at who has the quota. `each`: field that is added up, if it is not counted. `base`: what
+            one has from the start, `most`: at most. `called`: name of it. `allowed`: condition
+            under which it is extended.
     """
     a = take(positional, named, first=("thing",), rest={
         "live": "", "link": name, "each": "-", "base": "3", "most": "8", "allowed": "-",

@@ -13,9 +13,9 @@ def schedule(name: str, positional: list[str], named: dict[str, str]) -> str:
         positional: None.
         named: `every`: days from one time to the next, at first. `least` and `longest`: bounds of
             that. `early`: days before the due one on which it is done at the earliest. `put_off`:
-            days by which it is put off at most, `times`: how often. `working`: condition under which
-            it is done. `owner`: the way from the record to its person. `done`: name of the tool that
-            notes it. `act`: an action that goes with it.
+            days by which it is put off at most, `times`: how often. `working`: condition under
+            which it is done. `owner`: the way from the record to its person. `done`: name of the
+            tool that notes it. `act`: an action that goes with it.
     """
     a = take(positional, named, first=(), rest={
         "every": "30", "least": "7", "longest": "90", "early": "7", "put_off": "14", "times": "2",

@@ -12,9 +12,9 @@ def stock(name: str, positional: list[str], named: dict[str, str]) -> str:
         name: The class of goods that has the pieces.
         positional: The class of those for whom pieces are set aside.
         named: `hold`: name of the class of what is set aside. `most`: pieces of one hold. `lot`:
-            pieces of one delivery. `days`: how long it is kept. `offered`: condition on a hold under
-            which it is made. `price`: field of the goods that is agreed then. `pay`: an action, done
-            when it is collected.
+            pieces of one delivery. `days`: how long it is kept. `offered`: condition on a hold
+            under which it is made. `price`: field of the goods that is agreed then. `pay`: an
+            action, done when it is collected.
     """
     a = take(positional, named, first=("who",), rest={
         "hold": f"{name}_hold", "most": "5", "lot": "50", "days": "14", "offered": "-",
