@@ -1,8 +1,9 @@
-"""Train the summary stage of heavy thinking: GSPO through DORA, over answers that were recorded before.
+"""Train the summary stage of heavy thinking: GSPO through DORA, over recorded answers.
 
-A thinker reads a digit rightly in some half of its attempts. A summary sees five of its answers, in any order, and gives
-one. It begins by repeating any one of them, and is rewarded for the right one. The thinker is never trained.
-The same on sums, with thinkers that share their mistakes, curves and three seeds: apps/longcat-cli/benchmarks/summary_rl.py.
+A thinker reads a digit rightly in some half of its attempts. A summary sees five of its answers,
+in any order, and gives one. It begins by repeating any one of them, and is rewarded for the right
+one. The thinker is never trained. The same on sums, with thinkers that share their mistakes,
+curves and three seeds: apps/longcat-cli/benchmarks/summary_rl.py.
 """
 
 import dataclasses
@@ -62,7 +63,8 @@ def main():
     records = [record(rng) for _ in range(2000)]
     votes = sum(max(set(a), key=a.count) == right for a, right in records) / len(records)
     print(
-        f"one answer is right in {sum(a[0] == r for a, r in records) / 2000:.0%}, a vote in {votes:.0%}"
+        f"one answer is right in {sum(a[0] == r for a, r in records) / 2000:.0%}, "
+        f"a vote in {votes:.0%}"
     )
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"

@@ -118,9 +118,10 @@ class ColdStart:
 class Rl:
     """GSPO through DORA, per expert.
 
-    What the defaults rest on is in `benchmarks/RESULTS.md`: on tasks that did not choose them they add
-    1.9 ± 1.8 points over three seeds, no more than other gentle settings (one epoch; `mean_std` with
-    one, as the report states it); five times the rate, or `mean_std` with four epochs, lose points.
+    What the defaults rest on is in `benchmarks/RESULTS.md`: on tasks that did not choose them
+    they add 1.9 ± 1.8 points over three seeds, no more than other gentle settings (one epoch;
+    `mean_std` with one, as the report states it); five times the rate, or `mean_std` with four
+    epochs, lose points.
     """
 
     steps: int = _number(50)
