@@ -225,7 +225,10 @@ def main():
         "columns": ["way", "bytes", "trajectories/s", "least to greatest", "ours, no sync, is ... times"],
         "rows": rows,
         "spread": f"medians of {options.repeats} turns",
-        "notes": ["ours is written to the log's files with its checksum, and read; others stay in memory"],
+        "notes": [
+            "ours is written to the log's files with its checksum, and read; others stay in memory",
+            f"load of the machine at the end: {os.getloadavg()[0]:.1f}",
+        ],
     }))  # fmt: skip
 
 

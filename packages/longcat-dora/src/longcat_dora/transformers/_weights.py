@@ -52,6 +52,8 @@ def read_tensors(data: bytes | memoryview) -> tuple[dict[str, Tensor], dict[str,
 def fitted(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors in the model's precision and place, checked against its names.
 
+    Of names that are tied in the model, the first one stands for all.
+
     Raises:
         LongcatDoraError: Names or shapes are not the model's, or some are missing.
     """
@@ -68,7 +70,12 @@ def fitted(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             raise LongcatDoraError(
                 f"{name} must be {list(own[name].shape)}, got {list(tensor.shape)}"
             )
-    return {name: t.to(own[name].device, own[name].dtype) for name, t in tensors.items()}
+    first = {id(own[name]): name for name in reversed(list(tensors))}
+    return {
+        name: tensors[name].to(own[name].device, own[name].dtype)
+        for name in tensors
+        if first[id(own[name])] == name
+    }
 
 
 def adapter_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
