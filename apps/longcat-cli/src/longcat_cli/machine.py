@@ -31,7 +31,9 @@ def memory_bytes(root: Path = ROOT) -> int:
     limits = [int(text) for path in ("memory.max", "memory/memory.limit_in_bytes")
               if (text := _text(group / path)).isdigit()]  # fmt: skip
     total = _meminfo(root, "MemTotal")
-    return min([*limits, *([total] if total else [])], default=0)
+    if total:
+        limits.append(total)
+    return min(limits, default=0)
 
 
 def free_memory_bytes(root: Path = ROOT) -> int:
