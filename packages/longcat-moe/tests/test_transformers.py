@@ -159,6 +159,22 @@ def test_embeddings_may_come_in_place_of_ids(hf):
             hf(**wrong)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_base_model_gives_the_states_that_logits_are_made_of(hf, side):
+    """TRL's losses call it, and apply the output matrix themselves."""
+    ids, mask = _ids(), torch.ones(2, 11, dtype=torch.long)
+    mask[0, slice(0, 3) if side == "left" else slice(8, None)] = 0
+    with torch.no_grad():
+        states = hf.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        logits = hf.get_output_embeddings()(states.last_hidden_state)
+        expected = hf(ids, attention_mask=mask).logits
+        torch.testing.assert_close(logits[mask.bool()], expected[mask.bool()])
+        embeds = hf.get_input_embeddings()(ids)
+        again = hf.base_model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(again, states.last_hidden_state)
+    assert hf.base_model.layers is hf.model.layers
+
+
 def test_what_is_saved_loads_here_there_and_in_longcat_moe(hf, model, tmp_path):
     hf.generation_config.max_new_tokens = 7
     hf.save_pretrained(tmp_path, max_shard_size="40KB")

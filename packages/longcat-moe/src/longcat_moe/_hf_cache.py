@@ -54,8 +54,9 @@ class LatentView:
         """Store new latents; return what each new token may see of all so far."""
         batch, num = self.shape
         latent_B1TL = latent_PL.view(batch, 1, num, -1)
-        parts = latent_B1TL.split([self.config.kv_lora_rank, self.config.qk_rope_head_dim], dim=-1)
-        latents_BSL = torch.cat(self.cache.update(*parts, index), dim=-1)[:, 0]
+        sizes = [self.config.kv_lora_rank, self.config.qk_rope_head_dim]
+        content, rotary = latent_B1TL.split(sizes, dim=-1)
+        latents_BSL = torch.cat(self.cache.update(content, rotary, index), dim=-1)[:, 0]
         sees_BTS, window = self.sees_BTS, self.config.window_of(index)
         if window is not None:
             own_BT1 = self.place_BS[:, -num:, None]

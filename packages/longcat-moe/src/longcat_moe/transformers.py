@@ -47,6 +47,7 @@ except ImportError as error:  # pragma: no cover
 from ._checkpoint import add_identity_rows, save_checkpoint
 from ._config import LongcatConfig
 from ._config_json import KNOWN
+from ._hf_base import Backbone, ids_of
 from ._hf_cache import LatentView
 from ._model import LongcatForCausalLM as Core
 from ._model import LongcatModel
@@ -155,6 +156,11 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         """Replace the output matrix."""
         self.lm_head = cast(nn.Linear, new_embeddings)
 
+    @property
+    def base_model(self) -> Backbone:
+        """The model without its output matrix, as TRL's losses call it."""
+        return Backbone(self)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
         """Keep no activations inside layers; compute them again in the backward pass."""
         self.model.is_checkpointing = True
@@ -208,11 +214,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("need exactly one of input_ids and inputs_embeds")
-        if input_ids is None:
-            assert inputs_embeds is not None
-            input_ids = torch.zeros(
-                inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device
-            )
+        input_ids = ids_of(input_ids, inputs_embeds)
         past_key_values = self._cache_of(past_key_values, use_cache)
         wants_states = output_hidden_states or getattr(self.config, "output_hidden_states", False)
         states: list[Tensor] | None = [] if wants_states else None
@@ -220,7 +222,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         if past_key_values is not None:
             hidden = self._cached(past_key_values, *inputs)
         else:
-            hidden = self._whole(*inputs)
+            hidden = self.states_of(*inputs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep] if logits_to_keep is not None else hidden)
         loss = None
@@ -241,7 +243,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache = False
         return DynamicCache(config=self.config) if use_cache and given is None else given
 
-    def _whole(
+    def states_of(
         self,
         ids: Tensor,
         mask: Tensor | None,
@@ -249,6 +251,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         embeds: Tensor | None,
         states: list[Tensor] | None,
     ) -> Tensor:
+        """Return the last states, normed, (B, T, D), without a cache."""
         if needs_packing(ids, mask, positions):
             return forward_packed(self.model, ids, mask, positions, embeds, states)
         return self.model(ids, mask, positions, inputs_embeds=embeds, states=states)
