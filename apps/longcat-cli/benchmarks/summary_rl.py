@@ -1,15 +1,16 @@
-"""RL of the summary stage alone: does a summary learn to be better than any one of the answers it sees?
+"""RL of the summary stage alone: does it learn to be better than any one answer that it sees?
 
     python summary_rl.py [--seeds 3] [--steps 80] [--picture summary-rl.svg]
 
-A LongCat of 0.15M parameters (the preset `tiny`) knows 120 facts, each with a digit for an answer. It learned them from
-demonstrations that are wrong in 5, 25 or 55% of cases, by fact and always with the same wrong digit: where a fact is
-wrong more often than right, a vote is wrong too. In the same cold start it learned the form of a summary, from
-demonstrations that repeat any one of the K answers.
+A LongCat of 0.15M parameters (the preset `tiny`) knows 120 facts, each with a digit for an answer.
+It learned them from demonstrations that are wrong in 5, 25 or 55% of cases, by fact and always with
+the same wrong digit: where a fact is wrong more often than right, a vote is wrong too. In the same
+cold start it learned the form of a summary, from demonstrations that repeat any one of K answers.
 
-Then answers are recorded, and the summary is trained on those to 80 of the facts with GSPO through DORA: a prompt holds a
-fact and 1 to 16 of its recorded answers, the reward is 1 for what is true. Thinkers are never trained. Before and
-after, it is asked about the other 40 facts, of which RL told it nothing, and about the 80, with new answers.
+Then answers are recorded, and the summary is trained on those to 80 of the facts with GSPO through
+DORA: a prompt holds a fact and 1 to 16 of its recorded answers, the reward is 1 for what is true.
+Thinkers are never trained. Before and after, the summary is asked about the other 40 facts, of
+which RL told it nothing, and about the 80, with new answers.
 """
 
 from __future__ import annotations
@@ -306,20 +307,21 @@ def told(options: argparse.Namespace, columns, rows) -> dict[str, object]:
     return {
         "title": "The summary trained",
         "claim": f"RL of the summary alone, {options.steps} steps, mean of {options.seeds} seeds, "
-        f"K = 16: on facts that RL never met heavy@K goes from {held[8]} to {held[9]}%, where a vote "
-        f"at equal tokens is right in {held[6]}%; on facts that it met from {trained[8]} to "
-        f"{trained[9]}%, the vote {trained[6]}%. Sixteen answers cost {2 * MOST} of 1,024 positions.",
+        f"K = 16: on facts that RL never met heavy@K goes from {held[8]} to {held[9]}%, where a "
+        f"vote at equal tokens is right in {held[6]}%; on facts that it met from {trained[8]} to "
+        f"{trained[9]}%, the vote {trained[6]}%. Sixteen answers cost {2 * MOST} of 1,024 "
+        "positions.",
         "columns": columns, "rows": rows,
         "spread": f"lowest to highest of {options.seeds} seeds",
         "seeds": list(range(options.seeds)),
         "notes": [
-            ("A LongCat of 0.15M parameters that knows 120 facts, a third of them wrong more often than "
-            f"right; {SETS} sets of answers to each fact."),
-            ("Before: the cold start, which taught the form of a summary by repeating any one answer. "
-            "Thinkers are the cold start throughout; only the summary is trained."),
+            ("A LongCat of 0.15M parameters that knows 120 facts, a third of them wrong more often "
+            f"than right; {SETS} sets of answers to each fact."),
+            ("Before: the cold start, which taught the form of a summary by repeating any one "
+            "answer. Thinkers are the cold start throughout; only the summary is trained."),
             "majority@K+1 samples as many tokens as heavy@K.",
-            ("All sampling at temperature 1. Synthetic and tiny: it shows that the stage can be trained "
-            "with these packages, not what a large model gains."),
+            ("All sampling at temperature 1. Synthetic and tiny: it shows that the stage can be "
+            "trained with these packages, not what a large model gains."),
         ],
         **({"pictures": [f"results/{options.picture.name}"]} if options.picture else {}),
     }  # fmt: skip

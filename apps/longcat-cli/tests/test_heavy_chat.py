@@ -1,4 +1,4 @@
-"""`longcat chat --heavy`: a server's faults lose no answer, and only final answers are remembered."""
+"""`longcat chat --heavy`: a server's faults lose no answer; only final answers are remembered."""
 
 import asyncio
 import json
@@ -141,7 +141,7 @@ def test_any_talker_can_think_heavily(capsys):
     assert "call add {}" in capsys.readouterr().err
 
 
-# -- a thinker is an episode in a world of its own --------------------------------------------------
+# -- a thinker is an episode in a world of its own -------------------------------------------------
 
 
 class _Acts:

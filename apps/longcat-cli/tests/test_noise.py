@@ -1,4 +1,4 @@
-"""Noise in training leaves every task within reach of the recipe's turns, or is not there at all."""
+"""Noise in training leaves every task within reach of the recipe's turns, or is not there."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ WORLDS = {name: World.load(name) for name in DOMAINS}
 
 
 class Patient:
-    """Knows the golden chain, sees what any agent sees, and asks again for what was not answered."""
+    """Knows the golden chain, sees what agents see, and asks again for what was not answered."""
 
     def __init__(self, task):
         self.steps = noise_task(task).chains[0]
@@ -150,5 +150,6 @@ def _folder(path: Path) -> RunFolder:
 
 
 def _trajectory(info):
-    return Trajectory(id="t", group="g", task="t", domain="shop", version=0, segments=[], reward=1.0,
-                      info=info)  # fmt: skip
+    return Trajectory(
+        id="t", group="g", task="t", domain="shop", version=0, segments=[], reward=1.0, info=info
+    )

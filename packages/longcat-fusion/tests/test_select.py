@@ -50,7 +50,7 @@ def test_kth_largest_sweep(seed):
 
 
 def _shares(rng):
-    """Streams of every kind that a window could trip over: smooth, in lumps, mostly zero, one value."""
+    """Streams that a window could trip over: smooth, in lumps, mostly zero, of one value."""
     smooth = np.abs(rng.standard_normal(SIZE)).astype(np.float32)
     return {
         "smooth": smooth,
