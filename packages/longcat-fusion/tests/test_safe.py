@@ -32,6 +32,39 @@ def test_the_output_differs_from_every_input_by_whatever_way(tmp_path, make, way
     assert [_untouched(make, folder) for folder in (base, one, two)] == before
 
 
+def test_a_link_to_nothing_and_one_path_for_a_list_are_told(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"must be a folder, .*dangling is a link to nothing"):
+        merge_folders(base, [one], tmp_path / "dangling")
+    for experts in (one, str(one)):
+        with pytest.raises(ValueError, match="experts must be a list of folders, got the one path"):
+            merge_folders(base, experts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "tensors"),
+    [
+        ("gptq", {"w.qweight": torch.ones(4, 4, dtype=torch.int32), "w.scales": torch.ones(4)}),
+        ("bitsandbytes", {"w.weight": torch.ones(4, 4, dtype=torch.int8), "w.SCB": torch.ones(4)}),
+        ("mxfp4", {"w_blocks": torch.ones(4, 16, dtype=torch.uint8),
+                   "w_scales": torch.ones(4, dtype=torch.uint8)}),
+    ],
+)  # fmt: skip
+def test_weights_packed_as_integers_are_refused_though_they_are_equal(tmp_path, method, tensors):
+    folders = [tmp_path / name for name in ("base", "expert")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        scaled = {k: v * (1 + number) if v.is_floating_point() else v for k, v in tensors.items()}
+        save_file(scaled, folder / "model.safetensors")
+        config = {"quantization_config": {"quant_method": method}}
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"is packed as .* by {method}; only FP8 is unpacked"):
+        merge_folders(folders[0], folders[1:], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_that_holds_something_is_refused_and_left_alone(tmp_path, make):
     base, one, _ = make.three(tmp_path)
     out = tmp_path / "out"

@@ -60,6 +60,11 @@ class Weight:
         return BlockScaled(values, Stored.of(self.scales), self.block)
 
 
+_INTEGERS = {"U8", "I8", "I32", "U32"}
+_PACKED = (".weight", ".qweight", ".weight_packed", "_blocks", ".weight_q")
+"""How GPTQ, AWQ, bitsandbytes, compressed-tensors, MXFP4 and HQQ call what they pack."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The weights of one folder."""
@@ -97,6 +102,7 @@ class Checkpoint:
                 f"a checkpoint folder must hold *.safetensors, none in {folder}"
             )
         entries = _unique([entry for header in headers for entry in header.entries])
+        _refuse_packed(entries, config, folder)
         weights = _pair_scales(entries, config, folder)
         return cls(folder, tuple(headers), weights, config, index_file.exists(), left_out)
 
@@ -208,6 +214,19 @@ def _pair_scales(
         for name, entry in entries.items()
         if name not in scales
     }
+
+
+def _refuse_packed(entries: dict[str, Entry], config: dict[str, Any], folder: Path) -> None:
+    """Refuse weights that are integers with scales beside them, which do not merge as numbers."""
+    method = config.get("quantization_config")
+    method = method.get("quant_method") if isinstance(method, dict) else None
+    for name, entry in entries.items():
+        if entry.dtype in _INTEGERS and len(entry.shape) > 1 and name.endswith(_PACKED):
+            raise ValueError(
+                f"{folder}: {name} is packed as {entry.dtype}"
+                + (f" by {method}" if method else "")
+                + "; only FP8 is unpacked here: convert the checkpoint to bf16 first"
+            )
 
 
 def _block(entry: Entry, scale: Entry, config: dict[str, Any], folder: Path) -> tuple[int, int]:

@@ -30,8 +30,9 @@ def refuse_same_folder(out: Path, inputs: Sequence[Path]) -> None:
         same = path.exists() and out.exists() and path.samefile(out)
         if same or path.resolve() == target or target in path.resolve().parents:
             raise ValueError(f"the output must differ from every input, {out} holds {path}")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"the output must be a folder, {out} is a file")
+    if not out.is_dir() and (out.exists() or out.is_symlink()):
+        kind = "a file" if out.exists() else "a link to nothing"
+        raise ValueError(f"the output must be a folder, {out} is {kind}")
 
 
 def choose_files(base: Path, tokenizer: Path) -> tuple[list[Path], list[str]]:

@@ -102,6 +102,8 @@ def plan_merge(
         OSError: The disk has not the room.
     """
     config = config or MergeConfig()
+    if isinstance(experts, str | Path):
+        raise ValueError(f"experts must be a list of folders, got the one path {experts}")
     base, out, paths = Path(base), Path(out), [Path(path) for path in experts]
     if not paths:
         raise ValueError("need at least one expert, got none")
