@@ -38,7 +38,7 @@ alone PKG:
 
 # Build one wheel.
 wheel PKG:
-    uv build --package {{PKG}} --wheel --no-sources
+    python3 .ci/package.py {{PKG}} dist
 
 # Run every example.
 examples:
