@@ -299,6 +299,17 @@ async def test_the_model_is_found_by_asking(fault_server):
             await _endpoint(fault_server(models=models))(ASK, 1.0)
 
 
+async def test_a_model_that_is_named_is_not_asked_for(fault_server):
+    server = fault_server(models=[])  # whoever asks it is told that it has none
+    await _endpoint(server, model="named")(ASK, 1.0)
+    await _endpoint(server, extra={"model": "in_extra"})(ASK, 1.0)
+    reply = await _endpoint(server).reply(
+        Call(messages=ASK, temperature=1, extra={"model": "in_call"})
+    )
+    assert reply.failure is None
+    assert [body["model"] for body in server.requests] == ["named", "in_extra", "in_call"]
+
+
 async def test_a_request_holds_what_was_asked_for(fault_server):
     server = fault_server()
     tools = [{"type": "function", "function": {"name": "f"}}]

@@ -173,7 +173,8 @@ class Endpoint:
         return reply
 
     async def _tries(self, call: Call, log: Watched) -> Reply:
-        if not self._model and "model" not in call.extra:
+        is_named = "model" in self.config.extra or "model" in call.extra
+        if not self._model and not is_named:
             failure = await self._find_model(call.headers)
             if failure is not None:
                 return Reply(failure=failure)
