@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import inspect
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ._books.archive import archive, find_archivable
 from ._books.config import SchedulerConfig
@@ -32,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.act(options)
-    except (LongcatDoraError, ValueError) as error:
+    except (LongcatDoraError, ValueError, OSError) as error:
         print(f"longcat-dora: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -111,7 +114,7 @@ def _repair(options: argparse.Namespace) -> int:
         print(f"nothing to repair in {log}")
         return 0
     print(damage.describe())
-    if not options.yes and input("Cut the log there? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not _agrees("Cut the log there?"):
         print("nothing was changed")
         return 1
     repair(damage)
@@ -131,12 +134,20 @@ def _archive(options: argparse.Namespace) -> int:
         print("nothing was changed: say --to FOLDER to move it, or --delete")
         return 0
     question = "Delete it?" if to is None else f"Move it to {to}?"
-    if not options.yes and input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not _agrees(question):
         print("nothing was changed")
         return 1
     archive(log, to=to)
     print("done; continue the run as before")
     return 0
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there to be asked
+        print("nobody answers; --yes does not ask")
+        return False
 
 
 def _timeline(options: argparse.Namespace) -> int:
@@ -171,17 +182,32 @@ def _trainer(name: str) -> Trainer:
         raise LongcatDoraError(f"--trainer must be package.module:function, got {name!r}")
     sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
+        build = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise LongcatDoraError(f"cannot import --trainer {name}: {error}") from error
+    if not callable(build):
+        raise LongcatDoraError(f"--trainer {name} must be a function, is {build!r:.80}")
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise LongcatDoraError(f"--trainer {name} is called without arguments: {error}") from error
+    except ValueError:  # a builtin that does not say what it takes
+        pass
+    trainer: Any = build()
+    if not all(callable(getattr(trainer, method, None)) for method in ("train", "weights")):
+        told = f"{type(trainer).__name__}, which lacks train or weights"
+        raise LongcatDoraError(f"--trainer {name} must return a trainer, returned {told}")
+    return trainer
 
 
 def _plan(options: argparse.Namespace) -> int:
-    run: Path = options.run
-    trajectories = list(read_trajectories(run / "log"))
+    log = _log_of(options.run)
+    trajectories = list(read_trajectories(log))
     if not trajectories:
-        raise LongcatDoraError(f"{run / 'log'} must hold a finished trajectory, and holds none")
-    opened = next(event for event in read_events(run / "log") if event["kind"] == "opened")
+        raise LongcatDoraError(f"{log} must hold a finished trajectory, and holds none")
+    opened = next((event for event in read_events(log) if event["kind"] == "opened"), None)
+    if opened is None:
+        raise LongcatDoraError(f"{log} must say its bound, and does not")
     config = SchedulerConfig(
         groups_per_batch=options.groups_per_batch,
         group_size=opened.get("group_size", 1),
@@ -189,7 +215,11 @@ def _plan(options: argparse.Namespace) -> int:
         hard_staleness=max(options.soft, opened["hard_staleness"]),
         max_running=options.max_running,
     )
-    train_s = options.train_s or _train_s(run)
+    train_s = options.train_s
+    if train_s is None:
+        train_s = _train_s(options.run if log != options.run else log.parent)
+    if not 0 < train_s < math.inf:
+        raise LongcatDoraError(f"--train-s must be positive and finite, got {train_s:g}")
     latencies = [max(t.duration_s, 1e-3) for t in trajectories]
     print(f"{len(latencies)} latencies, at most {max(latencies):.2f} s; {train_s:.2f} s a step")
     print(plan(config, latencies, train_s=train_s))
@@ -202,8 +232,13 @@ def _train_s(run: Path) -> float:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     if not lines:
         raise LongcatDoraError(f"{file} must tell how long steps took, or pass --train-s")
-    last = json.loads(lines[-1])
-    return last["elapsed_s"] * (1 - last["trainer_idle_share"]) / len(lines)
+    try:
+        last = json.loads(lines[-1])
+        return last["elapsed_s"] * (1 - last["trainer_idle_share"]) / len(lines)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LongcatDoraError(
+            f"{file}, line {len(lines)}, is not what a run wrote ({error!r}); pass --train-s"
+        ) from error
 
 
 def _demo() -> int:

@@ -79,12 +79,14 @@ def from_jsonl(path: Path | str, **options: Any) -> Iterator[Task]:
 
 def _lines_of(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _row_of(path, number, line)
     except OSError as error:
         raise LongcatDoraError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LongcatDoraError(f"{path} must be UTF-8: {error}") from error
 
 
 def _row_of(path: Path, number: int, line: str) -> dict[str, Any]:

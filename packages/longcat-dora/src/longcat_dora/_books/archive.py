@@ -155,6 +155,8 @@ def _survey(folder: Path) -> _Survey:
 def _plan(folder: Path, survey: _Survey) -> tuple[Archivable, _Part]:
     log = LogReader(folder)
     numbers = [number for path in log.files if (number := number_of(path)) is not None]
+    if not numbers:  # nothing but an empty file, or half a head
+        return Archivable(folder, 0, [], []), _Part(log, 0, floor=survey.lowest_restore)
     before = survey.first_to_stay(numbers)
     part = _Part(log, before, floor=survey.lowest_restore)
     files = [path for path in sorted(folder.glob(FULL)) if (number_of(path) or 0) < before]

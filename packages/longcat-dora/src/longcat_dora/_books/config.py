@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
+
+from longcat_dora._types.numbers import real, whole
 
 AtBound = Literal["wait", "discard", "continue", "mask"]
 """What happens when a step could be taken but for a group that holds version `n - H` and is not
@@ -50,8 +52,11 @@ class SchedulerConfig:
         if self.at_bound not in get_args(AtBound):
             raise ValueError(f"at_bound must be one of {get_args(AtBound)}, got {self.at_bound!r}")
         for name in ("groups_per_batch", "group_size", "max_running", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
+        bound = whole("hard_staleness", self.hard_staleness)
+        object.__setattr__(self, "hard_staleness", bound)
+        for name in ("soft_staleness", "reuse_ratio"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         if not 0 <= self.soft_staleness <= self.hard_staleness:
             raise ValueError(
                 f"need 0 <= soft_staleness <= hard_staleness, got {self.soft_staleness} and "
@@ -59,10 +64,22 @@ class SchedulerConfig:
             )
         if not 0 <= self.reuse_ratio < 1:
             raise ValueError(f"reuse_ratio must be in [0, 1), got {self.reuse_ratio}")
-        if any(weight < 0 for weight in self.quotas.values()):
-            raise ValueError(f"quotas must not be negative, got {dict(self.quotas)}")
+        _check_quotas(self.quotas)
 
     @property
     def max_open_groups(self) -> int:
         """`(soft_staleness + 1) * groups_per_batch`, rounded up."""
         return math.ceil((self.soft_staleness + 1) * self.groups_per_batch)
+
+
+def _check_quotas(quotas: Any) -> None:
+    if not isinstance(quotas, Mapping):
+        raise ValueError(f"quotas must be a mapping of domains to weights, got {quotas!r}")
+    quotas = cast("Mapping[Any, Any]", quotas)
+    for domain, weight in quotas.items():
+        if not isinstance(domain, str):
+            raise ValueError(f"quotas must be by domain, which is text, got {domain!r}")
+        if not 0 <= real(f"the quota of {domain!r}", weight) < math.inf:
+            raise ValueError(f"quotas must not be negative, and finite, got {dict(quotas)}")
+    if quotas and not any(quotas.values()):
+        raise ValueError(f"quotas must not all be 0, got {dict(quotas)}")

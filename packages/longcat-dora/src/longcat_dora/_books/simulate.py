@@ -69,7 +69,8 @@ def simulate(
     Raises:
         ValueError: There are no latencies, or a time is not positive.
     """
-    if not latencies or min(latencies) <= 0 or train_s <= 0 or num_steps < 1:
+    are_good = all(0 < seconds < math.inf for seconds in [*latencies, train_s])
+    if not latencies or not are_good or num_steps < 1:
         raise ValueError(
             "need positive latencies, train_s > 0 and num_steps >= 1, got "
             f"{len(latencies)} latencies, {train_s} and {num_steps}"
@@ -195,6 +196,11 @@ def plan(
         changed = dataclasses.replace(config, soft_staleness=soft, hard_staleness=hard)
         return simulate(changed, latencies, train_s=train_s, num_steps=num_steps, seed=seed)
 
+    if config.soft_staleness > most:
+        raise ValueError(
+            f"soft_staleness must be at most {most}, the greatest bound tried, got"
+            f" {config.soft_staleness}"
+        )
     unbounded = run(config.soft_staleness, 10**9)
     by_bound: dict[int, Simulation] = {}
     free = most

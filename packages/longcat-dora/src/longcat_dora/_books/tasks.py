@@ -17,6 +17,7 @@ from typing import Any, cast
 from longcat_dora._types import LongcatDoraError, Task
 
 Tasks = Iterable[Task] | Mapping[str, Iterable[Task]]
+_END = object()
 _MOST_AHEAD = 1000
 """Tasks that are looked at beyond what was admitted, to find those that come in another order."""
 
@@ -44,7 +45,10 @@ class TaskFeed:
 
     def __init__(self, tasks: Tasks) -> None:
         self.by_domain = isinstance(tasks, Mapping)
-        given = cast("Mapping[str, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
+        given = cast("Mapping[Any, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
+        for domain in given:
+            if not isinstance(domain, str):
+                raise TypeError(f"tasks by domain must have keys that are text, got {domain!r}")
         self._streams = {domain: _Stream(_iterator(some)) for domain, some in given.items()}
         self.notes: list[str] = []
         """What a person should hear of."""
@@ -111,11 +115,15 @@ class TaskFeed:
         return stream.missing.get(task.id, 0) > 0
 
     def _draw(self, domain: str) -> Task | None:
-        task = next(self._streams[domain].tasks, None)
-        if task is None:
+        task = next(self._streams[domain].tasks, _END)
+        if task is _END:
             return None
-        if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(task, Task):
             raise LongcatDoraError(f"tasks must be longcat_dora.Task, got {type(task).__name__}")
+        for name in ("id", "domain"):  # else a resumed run would not know them again
+            value: Any = getattr(task, name)
+            if not isinstance(value, str):
+                raise LongcatDoraError(f"a task's {name} must be text, got {value!r:.80}")
         if not self.by_domain or task.domain == domain:
             return task
         if task.domain:
@@ -141,9 +149,12 @@ def encode_task(task: Task) -> bytes | None:
 
     `None` if it is not plain data.
     """
-    if not _is_plain(task.payload):
+    try:
+        if not _is_plain(task.payload):
+            return None
+        return json.dumps([task.id, task.payload, task.domain], separators=(",", ":")).encode()
+    except RecursionError:  # nested too deeply to be kept
         return None
-    return json.dumps([task.id, task.payload, task.domain], separators=(",", ":")).encode()
 
 
 def decode_task(data: bytes) -> Task:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from longcat_dora._types import LongcatDoraError
 
@@ -27,7 +28,15 @@ def why(run: Path) -> str:
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise LongcatDoraError(f"a run folder must hold {STATUS}, none in {run}")
-    status = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _told(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise LongcatDoraError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise LongcatDoraError(f"{path} is not what a run wrote: {error!r}") from error
+
+
+def _told(status: dict[str, Any]) -> str:
     age = max(0.0, time.time() - status["at"])
     line = f"step {status['version']}: {status['why']}, for {status['for_s']:.0f} s"
     if status.get("is_over"):

@@ -72,6 +72,8 @@ def find_damage(folder: Path) -> Damage | None:
     Raises:
         LongcatDoraError: There is no log.
     """
+    if folder.is_file():
+        raise LongcatDoraError(f"a folder is repaired, with all of its log, {folder} is a file")
     log, num = LogReader(folder), 0
     version: int | None = None
     try:

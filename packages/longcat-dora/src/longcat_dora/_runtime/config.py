@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longcat_dora._books.config import SchedulerConfig
 from longcat_dora._log.log import SEGMENT_BYTES
+from longcat_dora._types.numbers import real, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +53,30 @@ class RunConfig:
     """Of what engines sample; each attempt has its own, made from this and its seat."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"folder must be a path, got {self.folder!r}")
+        if not isinstance(self.scheduler, SchedulerConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"scheduler must be a SchedulerConfig, got {self.scheduler!r}")
         object.__setattr__(self, "folder", Path(self.folder))
-        for name in (
-            "max_steps", "num_controllers", "save_every", "keep_checkpoints", "segment_bytes",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in (
-            "rollout_deadline_s", "load_deadline_s", "start_deadline_s", "stall_deadline_s",
-            "max_seconds", "max_failures_in_a_row", "max_groups_without_signal",
-        ):  # fmt: skip
+        if not isinstance(self.sync_commits, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"sync_commits must be true or false, got {self.sync_commits!r}")
+        for name, least in _WHOLE.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=least))
+        for name in (*_POSITIVE, "kill_after_s"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("kill_after_s", "max_controller_restarts", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.kill_after_s < 0:
+            raise ValueError(f"kill_after_s must not be negative, got {self.kill_after_s}")
+
+
+_WHOLE: dict[str, int | None] = {
+    "max_steps": 1, "num_controllers": 1, "save_every": 1, "keep_checkpoints": 1,
+    "segment_bytes": 1, "max_failures_in_a_row": 1, "max_groups_without_signal": 1,
+    "max_controller_restarts": 0, "evaluate_every": 0, "seed": None,
+}  # fmt: skip
+"""Field to the least it may be."""
+_POSITIVE = (
+    "rollout_deadline_s", "load_deadline_s", "start_deadline_s", "stall_deadline_s", "max_seconds",
+)  # fmt: skip
