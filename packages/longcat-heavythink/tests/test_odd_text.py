@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from longcat_heavythink import Failure, FailureKind, HeavyConfig, think
+from longcat_heavythink import Failure, FailureKind, HeavyConfig, HeavyThinkError, think
 from longcat_heavythink.transport._wire import StreamReader, read_reply
 
 URL = "http://server/v1"
@@ -51,3 +51,13 @@ def test_one_choice_is_read_and_nothing_after_the_end():
     assert reader.finish().text == "yes"
     two = {"choices": [{"index": 1, "message": {"content": "no"}}, {"message": {"content": "yes"}}]}
     assert read_reply(json.dumps(two).encode(), URL).text == "yes"
+
+
+async def test_the_error_of_a_run_is_a_sentence():
+    async def complete(messages, temperature):
+        raise ValueError("kaput")
+
+    with pytest.raises(HeavyThinkError) as error:
+        await think([{"role": "user", "content": "a"}], complete, config=HeavyConfig(width=2))
+    assert str(error.value) == "all 2 attempts failed: kaput"
+    assert [record.reply.failure.message for record in error.value.records] == ["kaput"] * 2

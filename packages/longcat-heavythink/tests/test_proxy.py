@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from longcat_heavythink import EndpointConfig, Journal, Retry, read_journal
 from longcat_heavythink.proxy import ProxyConfig, serve
-from longcat_heavythink.proxy._limits import Limits
+from longcat_heavythink.proxy._limits import _MOST_CLIENTS, Limits
 
 ASK = [{"role": "user", "content": "What is 6 x 7?"}]
 
@@ -255,6 +255,18 @@ def test_requests_per_minute_flow_back():
     now[0] = 30.0
     assert limits.enter("a") is None
     assert limits.enter("a") == pytest.approx(30.0)
+
+
+def test_clients_that_were_silent_longest_are_forgotten_and_busy_ones_are_not():
+    limits = Limits(per_minute=1, clock=lambda: 0.0)
+    assert limits.enter("busy") is None
+    for number in range(_MOST_CLIENTS + 50):
+        assert limits.enter(f"c{number}") is None
+        limits.leave(f"c{number}")
+    assert len(limits._clients) == _MOST_CLIENTS
+    assert limits.enter("busy") is not None  # remembered, and still at its limit
+    assert limits.enter("c0") is None  # forgotten, so it begins anew
+    limits.leave("busy")
 
 
 async def test_models_and_metrics(fault_server):

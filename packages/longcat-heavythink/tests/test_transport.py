@@ -292,7 +292,10 @@ async def test_nobody_there():
 
 async def test_the_model_is_found_by_asking(fault_server):
     server = fault_server(models=["only"])
-    await _endpoint(server)(ASK, 1.0)
+    endpoint = _endpoint(server)
+    assert endpoint.name == server.url
+    await endpoint(ASK, 1.0)
+    assert endpoint.name == "only"
     assert server.requests[0]["model"] == "only"
     for models, words in [([], "it has none"), (["a", "b"], "it has a, b")]:
         with pytest.raises(RuntimeError, match=words):
