@@ -327,6 +327,10 @@ def test_contracts_are_read_in_the_forms_that_there_are():
     assert (books[0].parameters, books[0].required) == ({"a", "b"}, {"a"})
     assert books[0].role == "reader"
     assert Book.of([{"name": "t", "kind": "write"}])["t"].role == "writer"
+    assert Book.of([{"name": "t", "kind": "create"}])["t"].role == "writer"
+    assert Book.of([{"name": "t", "kind": "writes"}])["t"].role == "undeclared"
+    assert Book.of([{"name": "t", "kind": "writes", "reads": ["x"]}])["t"].role == "undeclared"
+    assert Book.of([{"name": "t", "kind": "find"}])["t"].role == "reader"
     assert Book.of([{"name": "t", "makes": ["visit"]}])["t"].role == "writer"
     assert Book.of([{"name": "t", "parameters": ["a"]}])["t"].role == "undeclared"
     with pytest.raises(ValueError, match="tool 't' must be declared once"):
@@ -334,6 +338,21 @@ def test_contracts_are_read_in_the_forms_that_there_are():
     task = {"id": "t", "golden": [{"tool": "a"}], "tools": ["a"], "contracts": [{"name": "a"}]}
     book, tasks = read_jsonl([json.dumps(task)])
     assert (list(book.contracts), tasks[0].id) == (["a"], "t")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (None, "must be an object"), ("book", "must be an object"),
+        ({"name": "t", "idempotent": "false"}, "must be true or false"),
+        ({"name": "t", "writes": [None]}, "must be a list of names"),
+        ({"name": "t", "parameters": {"properties": 3}}, "properties must be an object"),
+        ({"name": "t", "parameters": {"required": 3}}, "required must be a list of names"),
+    ],
+)  # fmt: skip
+def test_a_malformed_contract_is_refused(raw, words):
+    with pytest.raises(ValueError, match=words):
+        Book.of([raw])
 
 
 @pytest.mark.long

@@ -120,7 +120,7 @@ def test_bad_settings_are_named():
         NoiseConfig(level=0.1, user_kinds=("lies",))
     with pytest.raises(ValueError, match="named once each, got typo, typo"):
         NoiseConfig(level=0.1, user_kinds=("typo", "typo"))
-    with pytest.raises(ValueError, match="max_per_tool must not be negative, got -1"):
+    with pytest.raises(ValueError, match="max_per_tool must be 0 or more, got -1"):
         NoiseConfig(level=0.1, max_per_tool=-1)
     with pytest.raises(ValueError, match="position must be among any, early, middle, late, got"):
         NoiseConfig(level=0.1, position="nowhere")

@@ -56,6 +56,8 @@ def test_sentences_stand_around_the_whole_request(kind):
         ("Ada Berg", "ada\nberg"),
         ("Zoë Straße", "zoë straße"),
         ("Straße", "STRASSE"),
+        ("O'Neil", "O\u2019NEIL"),
+        ("B-17", "b\u201117"),
         ("José", unicodedata.normalize("NFD", "José")),
         ("B17", "Ｂ１７"),
         ("İstanbul", "İSTANBUL"),

@@ -7,7 +7,7 @@ A line declares a tool, by itself or inside an OpenAI function tool (`{"type": "
 
 - `tool` is another word for `name`. `reads` and `writes` name fields; a tool with neither is
   *undeclared*, and only gets what is safe for readers and writers alike. `kind: "write"` or `makes`
-  declare a writer too.
+  declare a writer too; a kind that is not known declares nothing.
 - `key` is the argument by which the tool itself knows a call that comes twice.
 - `error` is a failure in the tool's own dialect, with `{message}` where the words go.
 - Other keys are ignored, so that whoever writes contracts may say more.
@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 Role = Literal["reader", "writer", "undeclared"]
+READING = frozenset({"get", "search", "query", "find", "list", "scan", "read"})
+WRITING = frozenset({"write", "act", "create", "update", "delete"})
+"""Kinds of tools; a kind beside these declares nothing."""
 DIALECT = '{"error":"{message}"}'
 
 
@@ -60,6 +63,8 @@ class Contract:
         Raises:
             ValueError: It has no name, or a field is not of its type.
         """
+        if not isinstance(cast("object", raw), Mapping):
+            raise ValueError(f"a contract must be an object, got {raw!r:.80}")
         function: Any = raw.get("function")
         inner = cast("Mapping[str, Any]", function) if isinstance(function, Mapping) else raw
         extra: Any = inner.get("contract", raw.get("contract"))
@@ -71,16 +76,21 @@ class Contract:
             raise ValueError(f"a contract must have a name, got {name!r}")
         parameters, required = _parameters(name, merged)
         writes = _names(name, merged, "writes") | _names(name, merged, "makes")
-        if not writes and merged.get("kind") == "write":
+        kind = str(merged.get("kind", ""))
+        if not writes and kind in WRITING:
             writes = frozenset({f"{name}:something"})
+        is_odd = bool(kind) and kind not in READING and not writes  # may write: spared as such
         known = ("reads", "writes", "makes", "idempotent", "kind")
+        idempotent: Any = merged.get("idempotent") or False
+        if not isinstance(idempotent, bool):
+            raise ValueError(f"{name}: idempotent must be true or false, got {idempotent!r}")
         error = merged.get("error", DIALECT)
         if not isinstance(error, str) or "{message}" not in error:
             raise ValueError(f"{name}: error must be text with {{message}} in it, got {error!r}")
         return cls(
             name=name, reads=_names(name, merged, "reads"), writes=writes,
-            is_declared=any(key in merged for key in known),
-            is_idempotent=bool(merged.get("idempotent", False)), key=str(merged.get("key") or ""),
+            is_declared=not is_odd and any(key in merged for key in known),
+            is_idempotent=idempotent, key=str(merged.get("key") or ""),
             parameters=parameters, required=required, error=error,
         )  # fmt: skip
 
@@ -89,7 +99,10 @@ def _names(tool: str, raw: Mapping[str, Any], key: str) -> frozenset[str]:
     value: Any = raw.get(key) or ()
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise ValueError(f"{tool}: {key} must be a list of names, got {value!r}")
-    return frozenset(str(item) for item in cast("Iterable[Any]", value))
+    names = list(cast("Iterable[Any]", value))
+    if not all(isinstance(item, str) for item in names):
+        raise ValueError(f"{tool}: {key} must be a list of names, got {names!r:.80}")
+    return frozenset(names)
 
 
 def _parameters(tool: str, raw: Mapping[str, Any]) -> tuple[frozenset[str] | None, frozenset[str]]:
@@ -100,7 +113,10 @@ def _parameters(tool: str, raw: Mapping[str, Any]) -> tuple[frozenset[str] | Non
     if isinstance(value, Mapping):
         schema = cast("Mapping[str, Any]", value)
         properties: Any = schema.get("properties") or {}
-        return frozenset(map(str, properties)), frozenset(map(str, schema.get("required") or ()))
+        if not isinstance(properties, Mapping):
+            raise ValueError(f"{tool}: properties must be an object, got {properties!r:.80}")
+        required = _names(tool, schema, "required")
+        return frozenset(map(str, cast("Mapping[str, Any]", properties))), required
     names = _names(tool, raw, "parameters")
     return names, names
 

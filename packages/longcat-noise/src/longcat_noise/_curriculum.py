@@ -54,23 +54,29 @@ class CurriculumConfig:
             raise ValueError(f"levels must rise, got {self.levels}")
         if not 0 <= self.levels[0] <= self.levels[-1] <= 1:
             raise ValueError(f"levels must be in [0, 1], got {self.levels}")
-        if not 1 <= self.min_episodes <= self.window:
-            raise ValueError(
-                f"need 1 <= min_episodes <= window, got {self.min_episodes} and {self.window}"
-            )
+        self._check_counts()
         if not 0 < self.max_gap < 0.75:
             raise ValueError(f"max_gap must be in (0, 0.75), got {self.max_gap}")
         for name in ("max_false_climbs", "max_false_falls"):
             if not 0 < getattr(self, name) <= 0.05:
                 raise ValueError(f"{name} must be in (0, 0.05], got {getattr(self, name)}")
-        if self.trial_pairs < LOOKS or self.trial_pairs % LOOKS:
-            raise ValueError(f"trial_pairs must be a multiple of {LOOKS}, got {self.trial_pairs}")
         if not 0 <= self.min_pass_rate <= 1:
             raise ValueError(f"min_pass_rate must be in [0, 1], got {self.min_pass_rate}")
         named = [kind for step in self.kinds for kind in step]
         for kind in named:
             if kind not in (*TOOL_KINDS, *USER_KINDS) or named.count(kind) > 1:
                 raise ValueError(f"kinds must be known and join once, got {kind!r}")
+
+    def _check_counts(self) -> None:
+        for name in ("min_episodes", "window", "trial_pairs"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        if not 1 <= self.min_episodes <= self.window:
+            raise ValueError(
+                f"need 1 <= min_episodes <= window, got {self.min_episodes} and {self.window}"
+            )
+        if self.trial_pairs < LOOKS or self.trial_pairs % LOOKS:
+            raise ValueError(f"trial_pairs must be a multiple of {LOOKS}, got {self.trial_pairs}")
 
     @property
     def fall_gap(self) -> float:

@@ -59,8 +59,8 @@ class NoiseConfig:
                     raise ValueError(f"a kind must be among {', '.join(known)}, got {kind!r}")
             if len(set(kinds)) != len(kinds):
                 raise ValueError(f"kinds must be named once each, got {', '.join(kinds)}")
-        if self.max_per_tool < 0:
-            raise ValueError(f"max_per_tool must not be negative, got {self.max_per_tool}")
+        if type(self.max_per_tool) is not int or self.max_per_tool < 0:
+            raise ValueError(f"max_per_tool must be 0 or more, got {self.max_per_tool!r}")
         if self.position not in POSITIONS:
             raise ValueError(
                 f"position must be among {', '.join(POSITIONS)}, got {self.position!r}"

@@ -1,7 +1,7 @@
 """A user's words, cut into what noise may touch and what it must spare.
 
 Literals (names, ids, values) are spared letter by letter, and so are their other forms: upper and
-lower case, full width, decomposed accents, other blanks between the words.
+lower case, full width, decomposed accents, other blanks, quotes and dashes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Language = Literal["en", "zh"]
+_SAME = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u2012\u2013\u2212", "'''-----")
+"""Quotes and dashes that are typed for one another."""
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -52,7 +54,8 @@ def _folded(text: str) -> tuple[str, list[int]]:
     letters: list[str] = []
     origins: list[int] = []
     for index, letter in enumerate(text):
-        form = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letter).casefold())
+        form = unicodedata.normalize("NFKD", letter.translate(_SAME)).casefold()
+        form = unicodedata.normalize("NFKD", form).translate(_SAME)
         if form.isspace():
             form = "" if letters and letters[-1] == " " else " "
         for piece in form:
