@@ -106,3 +106,9 @@ def test_a_person_can_be_the_agent():
 
     assert play_in_terminal(setting, task, ask=leave, show=shown.append) == 1
     assert any(text.startswith("unmet") for text in shown)
+
+
+def test_results_that_are_not_there_are_no_results(capsys, tmp_path):
+    missing = str(tmp_path / "none.jsonl")
+    assert main(["difficulty", "bank", "--tasks", "1", "--results", missing]) == 2
+    assert "--results must be a file" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from longcat_envs import (
     DomainError,
     Grower,
     GrowthConfig,
+    Reward,
     Rubric,
     Step,
     Task,
@@ -167,6 +168,35 @@ async def test_whatever_an_agent_says_is_answered_and_never_raises(world, tasks)
         result = await environment.call(call)
         assert result.is_error
         assert words in result.content
+
+
+@pytest.mark.parametrize("calls", [[None], "abc", {"a": 1}, 3, [{"id": None, "function": "x"}]])
+async def test_calls_of_no_form_are_answered_as_errors(world, tasks, calls):
+    policy = _Scripted({"role": "assistant", "tool_calls": calls})
+    episode = await run_episode(TaskEnvironment(world, tasks[0]), policy)
+    assert (episode.status, episode.num_calls, episode.num_errors) == ("cut", 1, 1)
+
+
+async def test_an_episode_may_go_on_in_another_thread(world, tasks):
+    environment, first = TaskEnvironment(world, tasks[0]), tasks[0].golden[0]
+    await environment.reset()
+    call = environment.call(_call(first.tool, **first.arguments))
+    assert not (await asyncio.to_thread(asyncio.run, call)).is_error
+    assert isinstance(await environment.score(), Reward)
+
+
+async def test_a_guess_is_not_told_by_looking_afterwards(world, tasks):
+    task = next(t for t in tasks if any(r.kind == "answer" for r in t.rubrics))
+    environment = TaskEnvironment(world, task)
+    for last, passed in (("That is all.", 0.0), (task.answer, 1.0)):
+        await environment.reset()
+        if task.withheld:
+            await environment.reply({"content": "Which one do you mean?"})
+        await environment.reply({"content": task.answer + " One moment, please."})
+        for step in task.golden:
+            await environment.call(_call(step.tool, **step.arguments))
+        await environment.reply({"content": last})
+        assert (await environment.score()).total == passed
 
 
 async def test_the_person_says_what_was_withheld_when_that_is_asked_for(world, tasks):

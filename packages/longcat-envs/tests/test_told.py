@@ -1,7 +1,7 @@
 """What counts as told: one value, undenied, and seen."""
 
 import pytest
-from longcat_envs._told import told
+from longcat_envs._told import dates, numbers, told
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,68 @@ def test_numbers_are_told_whole():
         ("It is 1240.5.", False), ("1240 or 1241.", False), ("Order M1240: 1240.", True),
     ]:  # fmt: skip
         assert told(said, {"1240"}, "[0-9]+", {"1240"})["1240"] == is_told, said
+
+
+def _says(said: str, find, value: str) -> bool:
+    return told(said, {value}, find, {value})[value]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "EUR1240.50", "1240.50EUR", "€1.240,50", "1240,50 €", "1 240.50 €", "1\u202f240.50",
+        "1'240.50 CHF", "_1240.50_", "**1,240.50**", "```\n1240.50\n```", '{"amount": 1240.5}',
+        "It was paid on 5 March 2026: 1240.50.", "Two or 2 nights come to 1240.50.",
+        "It is 1240.50; I did not change anything else.", "1240.50. No other record was touched.",
+        "1240.50. If that is wrong, say so.", "It is 1240.50 (no changes were made).",
+        "It is 1240.50, is there anything else?",
+    ],
+)  # fmt: skip
+def test_a_value_is_told_in_any_usual_form(said):
+    assert _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1240.50 EUR300.00", "1240.50, 300.00EUR", "1240.50, 1.300,00", "1000.00-1240.50",
+        "1240.50 " + "9" * 60, "9" * 60,
+        "It is ~~1240.50~~.", "Is it 1240.50?!", "'Is it 1240.50?'", "It could be 1240.50.",
+        "It is 1240.50, which I made up.", "1240.50 ain't it.", "Anything else than 1240.50.",
+        "The next sentence is a lie. It is 1240.50.",
+    ],
+)  # fmt: skip
+def test_other_values_and_doubts_count_in_any_form(said):
+    assert not _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "Actually, that is wrong.", "Sorry, I was mistaken.", "Forget what I said.",
+        "The figure is incorrect.", "Do not believe me.", "In truth I have no idea.",
+        "Please disregard the figure.", "On second thought, I'm not sure.", "I take that back.",
+        "But don't trust this number.", "Well, no.", "Not really.", "That was a joke.",
+    ],
+)  # fmt: skip
+def test_another_sentence_takes_it_back(after):
+    assert not _says(f"It is 1240.50. {after}", numbers(places=2), "1240.50")
+    assert _says("It is 1240.50. No fee was charged. Do not worry.", numbers(places=2), "1240.50")
+
+
+def test_an_end_of_a_range_is_not_told_even_if_the_other_was_spoken():
+    find = numbers(places=2, exempt={"1.00"})
+    for said in ("Between 1-90.00.", "90.00–1", "It is between 1 and 90.00."):
+        assert not _says(said, find, "90.00"), said
+    assert _says("For 1 it is 90.00.", find, "90.00")
+    assert _says("It is -€90.00.", numbers(places=2), "-90.00")
+
+
+def test_texts_and_dates_have_one_form():
+    cities, day = "(?:Oslo|Porto)", "2026-03-05"
+    assert _says("It is _Oslo_.", cities, "Oslo")
+    assert not _says("Oslo, _Porto_", cities, "Oslo")
+    assert not _says("Oslo, Por\u200bto", cities, "Oslo")
+    for said in ("5 March 2026", "March 5th, 2026", "the 5th of March 2026", "2026/03/05", day):
+        assert _says(f"It is on {said}.", dates(), day), said
+    assert not _says(f"{day} or 6 March 2026", dates(), day)

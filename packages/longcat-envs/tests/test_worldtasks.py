@@ -136,6 +136,16 @@ async def test_a_policy_runs_in_it(setting, tasks):
     assert (episode.reward.total, episode.status) == (1.0, "done")
 
 
+def test_a_guess_is_not_told_by_looking_afterwards(setting, tasks):
+    task = next(task for task in tasks if task.goal.told)
+    acts, guess = golden_acts(task), Say(task.answer + " One moment, please.")
+    asked = [act for act in acts[:-1] if isinstance(act, Say)]
+    assert not play(
+        environment_of(setting, task), [*asked, guess, *task.golden, Say("Done.")]
+    ).passed
+    assert play(environment_of(setting, task), [*asked, guess, *task.golden, acts[-1]]).passed
+
+
 async def test_a_fault_of_the_world_is_invalid(setting, tasks, monkeypatch):
     environment = WorldEnvironment(setting, tasks[0])
     await environment.reset()

@@ -53,7 +53,9 @@ class Database:
 
     def __init__(self, domain: Domain, tables: Tables) -> None:
         self.domain = domain
-        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection = sqlite3.connect(  # one thread may begin an episode, another go on
+            ":memory:", isolation_level=None, check_same_thread=False
+        )
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.executescript(schema_sql(domain))
         for name, rows in tables.items():

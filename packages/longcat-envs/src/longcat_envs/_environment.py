@@ -15,7 +15,7 @@ from ._audit import result_values
 from ._database import Database, ToolError
 from ._person import Person, spoken
 from ._spec import Domain, load_domain
-from ._task import Invalid, Reward, Task, check_rubrics, judge
+from ._task import Invalid, Reward, Task, check_rubrics, judge, seen_in_time
 from ._tools import Tool, derive_tools
 
 Message = dict[str, Any]
@@ -105,7 +105,7 @@ class TaskEnvironment:
         topics = tuple(self.task.withheld.split()[1:2])
         self._person = Person(self.task.opening, self.task.withheld, topics=topics)
         self._said: list[str] = []
-        self._seen: set[str] = set()
+        self._seen: dict[str, int] = {}
         self._is_over = False
         self._fault = ""
 
@@ -138,7 +138,8 @@ class TaskEnvironment:
         except Exception as error:  # the world's own fault: the episode is invalid, not lost
             self._fault = self._fault or f"{type(error).__name__}: {error}"
             return ToolResult(_compact({"error": "the system is out of order"}), is_error=True)
-        self._seen.update(result_values(result))
+        for value in result_values(result):
+            self._seen.setdefault(value, len(self._said))
         return ToolResult(_compact(result))
 
     async def reply(self, message: Message) -> Message | None:
@@ -162,7 +163,7 @@ class TaskEnvironment:
         said = "\n".join(self._said) if self._is_over else None
         return judge(
             self.task, self._database.tables(), said,
-            seen=self._seen, was_asked=self._person.was_asked,
+            seen=seen_in_time(self.task, self._said, self._seen), was_asked=self._person.was_asked,
         )  # fmt: skip
 
     async def close(self) -> None:

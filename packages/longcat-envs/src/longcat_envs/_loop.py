@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ._environment import Environment, Message
 from ._task import Invalid, Reward
@@ -51,13 +51,13 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
             status = "cut"
             break
         messages.append(message)
-        calls: list[dict[str, Any]] = message.get("tool_calls") or []
+        calls = _calls(message)
         for call in calls:
             result = await environment.call(call)
             num_calls, num_errors = num_calls + 1, num_errors + result.is_error
             messages.append({
                 "role": "tool",
-                "tool_call_id": call.get("id", ""),
+                "tool_call_id": _id(call),
                 "name": _name(call),
                 "content": result.content,
             })  # fmt: skip
@@ -71,6 +71,16 @@ async def run_episode(environment: Environment, policy: Policy, *, max_turns: in
     if isinstance(reward, Invalid):
         raise InvalidEpisode(reward.reason)
     return Episode(messages, observation.tools, reward, status, num_calls, num_errors)
+
+
+def _calls(message: Message) -> list[Any]:
+    """The calls of a message; whatever else a policy put there is one malformed call."""
+    calls: Any = message.get("tool_calls") or []
+    return cast("list[Any]", calls) if isinstance(calls, list) else [calls]
+
+
+def _id(call: Any) -> Any:
+    return cast("Message", call).get("id", "") if isinstance(call, dict) else ""
 
 
 def _name(call: Any) -> str:

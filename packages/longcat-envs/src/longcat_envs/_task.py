@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ._database import Row, Tables, difference
-from ._told import told
+from ._told import says, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +169,24 @@ def _is_told(task: Task, rubric: Rubric, said: str, seen: Collection[str]) -> bo
     pattern = rubric.pattern or re.escape(rubric.text)
     wanted = {r.text for r in task.rubrics if r.kind == "answer" and r.pattern == rubric.pattern}
     return told(said, wanted, pattern, seen)[rubric.text]
+
+
+def seen_in_time(task: Task, said: Sequence[str], seen: Mapping[str, int]) -> set[str]:
+    """Return the values seen, without those that were told only before they were seen.
+
+    Args:
+        task: Says which values are to be told.
+        said: The agent's messages.
+        seen: Each value in a result, with the number of messages said before it came.
+    """
+    late = {
+        rubric.text
+        for rubric in task.rubrics
+        if rubric.kind == "answer"
+        and (first := seen.get(rubric.text, 0))
+        and not says("\n".join(said[first:]), rubric.text, rubric.pattern or re.escape(rubric.text))
+    }
+    return set(seen) - late
 
 
 def _holds(row: Row | None, values: Mapping[str, str]) -> bool:

@@ -14,31 +14,71 @@ import re
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
+from ._plain import plain
+
+MAX_DIGITS = 28
+"""Digits that decimals are rounded to at most; longer numbers are compared as they are."""
+
 Finder = Callable[[str], list[tuple[int, int, str]]]
 """From a sentence to the values of one type in it: where each begins and ends, and what it is."""
 
-_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?;。！？；])\s+|(?<=[。！？；])|\n+")
 _IDIOM = re.compile(
-    r"\b(?:no (?:problem|worries|trouble)|not a problem|(?:do not|don't) hesitate"
-    r"|not only|no doubt|without (?:a )?doubt|if not)\b",
+    r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
+    r"|(?:do not|don't) hesitate|no doubt|without (?:a )?doubt|not(?:hing)? else"
+    r"|no (?:other|further|more|additional) \w+|not (?:\w+ )?any(?:thing)? (?:else|other)\b"
+    r"|(?:not|n't) (?:change|touch|alter|modif)\w* any\w*)\b",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(
     r"\b(?:not|no|never|none|nobody|neither|nor|nothing|cannot|hardly|without|except|instead"
-    r"|wrong|incorrect|untrue|false|unlikely|unknown|unsure|uncertain|doubt\w*|guess\w*|deny|denied"
-    r"|maybe|perhaps|possibly|might|unable|fail\w*|rather than|other than|anything but"
-    r"|(?:is|was|are|were|do|does|did|has|have|had|can|could|would|should|wo)n'?t"
-    r"|i lied|was lying|kidding|joking|used to be)\b|不是|没有|并非|不对|错",
+    r"|wrong|incorrect|inaccurate|untrue|false|unlikely|unknown|unsure|uncertain|unverified"
+    r"|unconfirmed|mistaken|doubt\w*|dubious|guess\w*|deny|denied|suppos(?:ed|edly)|alleged(?:ly)?"
+    r"|maybe|perhaps|possibly|probably|presumably|might|(?:may|could) (?:well )?be|unable|fail\w*"
+    r"|rather than|other than|anything but|(?:any|some)(?:thing else| other)|far from|ruled out"
+    r"|opposite|(?:is|was|are|were|do|does|did|has|have|had|can|could|would|should|wo|ai)n'?t"
+    r"|a lie|(?:i|have) lied|lying|kidding|joking|a joke|pretend\w*|invent\w*|fake|fictional"
+    r"|made (?:\w+ )?up|hypothetical\w*|used to be)\b|不是|没有|并非|不对|错",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
-    r"^\W*(?:no\b|not\b|wrong|scratch that|ignore (?:that|this|the)|that (?:is|was) (?:a lie|wrong"
-    r"|not|false|untrue|incorrect)|this is (?:not|wrong|false|untrue|incorrect)|it (?:is|was) not"
-    r"|it isn't|just kidding|i (?:lied|made (?:that|this|it) up)|(?:the )?(?:above|opposite))",
+    r"^\W*(?:(?:well|actually|sorry|oh|wait|hm+|but|and|or|oops|honestly|in fact|lol)\W+)*"
+    r"(?:(?:no|not)\b(?=\W*$|\s*[,.!:;–—-]|\s+(?:it|that|this|wait|really|at all|true|correct"
+    r"|right|so|quite|exactly)\b)|wrong\b|(?:the )?(?:above|opposite)\b"
+    r"|it (?:is|was) not\b|it isn't\b|(?:that|this) (?:is|was) (?:not|n't)\b)",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d|-\d)")
+_TAKES_BACK = re.compile(
+    r"\b(?:that|this|it|these|those|everything|(?:the|my|that|this)(?: \w+){0,2} (?:number|figure"
+    r"|amount|value|sum|total|price|answer|date|name|statement|sentence|message|information|above))"
+    r"(?: i \w*(?: \w+)?)?(?:'s| is| was| are| were| may be| might be| could be)(?: \w+){0,2}? "
+    r"(?:(?:a |an )?(?:lie|joke|guess|invention|mistake|error|fiction)|wrong|false|untrue"
+    r"|incorrect|inaccurate|made up|invented|fake|mistaken|not (?:true|right|correct|so|real))\b"
+    r"|\b(?:disregard|ignore|forget|discard|scratch) (?:that|this|it|the|what|my|everything|all)\b"
+    r"|\b(?:do not|don't|never|cannot|can't) (?:\w+ )?(?:believe|trust|rely)\b"
+    r"|\bi(?:'m| am| was| have been)(?: \w+){0,2}? (?:wrong|mistaken|lying|joking|kidding|guessing"
+    r"|not (?:sure|certain)|unsure|uncertain)\b"
+    r"|\bi (?:\w+ )?(?:lied|guessed|invented|made (?:\w+ ){1,3}up|misspoke|retract|withdraw"
+    r"|take (?:that|it|this|everything) back|have no idea|(?:do not|don't) know(?= ?[.!]*$))"
+    r"|\bjust kidding\b|\bon second thoughts?\b|\bthe opposite\b",
+    re.IGNORECASE,
+)
+_AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
+_FAREWELL = re.compile(
+    r"[,\s–—-]*\b(?:and )?(?:is there )?(?:any|some)thing (?:else|more|further)\b[^.!?？]*[?？]",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
+"""A value as one end of a range; values are masked by zeros."""
+_QUESTION = re.compile(r"[?？]\W*$")
+_NUMBER = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d)")
 _DATE = re.compile(r"(?<![\w-])\d{4}-\d{2}-\d{2}(?![\w-])")
+_COUNTED = re.compile(
+    r" ?%| (?:nights?|days?|weeks?|months?|years?|hours?|minutes?|times?|items?|pieces?|people"
+    r"|persons?|guests?)\b",
+    re.IGNORECASE,
+)
 
 
 def by_pattern(pattern: str) -> Finder:
@@ -66,6 +106,8 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
         for match in _NUMBER.finditer(text):
             if any(start <= match.start() < end for start, end in dates):
                 continue
+            if places and "." not in match[0] and _COUNTED.match(text, match.end()):
+                continue  # two nights are no money
             value = canonical_number(match[0], places)
             if value not in exempt:
                 found.append((match.start(), match.end(), value))
@@ -77,6 +119,8 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
 def canonical_number(text: str, places: int) -> str:
     """Write a number as it is compared: `1,240.5` is `1240.50` with two places."""
     value = Decimal(text.replace(",", "").replace("−", "-"))
+    if value.adjusted() + places >= MAX_DIGITS:
+        return f"{value:f}"
     rounded = round(value, places)
     return f"{rounded:f}" if rounded == value else f"{value:f}"
 
@@ -103,17 +147,15 @@ def told(
     names = {value.casefold() for value in wanted}
     stated: set[str] = set()
     is_taken_back = False
-    for sentence in _SENTENCE.split(said.replace("’", "'")):
+    for sentence in _SENTENCE.split(_FAREWELL.sub(".", plain(said))):
         spans = finder(sentence)
         found = {value for _, _, value in spans}
-        if found - names:
+        if found - names or (found and _is_denied(sentence, spans)):
             return dict.fromkeys(wanted, False)
         if found:
-            if _is_denied(sentence, spans):
-                return dict.fromkeys(wanted, False)
-            if not sentence.rstrip().endswith(("?", "？")):
+            if not _QUESTION.search(sentence):
                 stated |= found
-        elif stated and _RETRACTION.match(_IDIOM.sub("", sentence)):
+        elif _takes_back(sentence, is_after=bool(stated)):
             is_taken_back = True
     known = {value.casefold() for value in seen}
     return {
@@ -122,12 +164,28 @@ def told(
     }
 
 
+def says(text: str, value: str, find: Finder | str) -> bool:
+    """Whether a value stands in a text, denied or not."""
+    finder = by_pattern(find) if isinstance(find, str) else find
+    return any(one == value.casefold() for _, _, one in finder(plain(text)))
+
+
+def _takes_back(sentence: str, *, is_after: bool) -> bool:
+    """Whether a sentence without a value takes back one said before it, or just after it."""
+    sentence = _CONDITION.sub("", _IDIOM.sub("", sentence))
+    if is_after:
+        return bool(_RETRACTION.match(sentence) or _TAKES_BACK.search(sentence))
+    return bool(_AHEAD.search(sentence) and _DENIAL.search(sentence))
+
+
 def _is_denied(sentence: str, spans: list[tuple[int, int, str]]) -> bool:
     """A denial counts unless a `but` stands between it and a value said after it."""
     marked = list(sentence)
     for start, end, _ in spans:
         marked[start:end] = ["\0"] * (end - start)
     text = _IDIOM.sub("", "".join(marked))
+    if _RANGE.search(text):
+        return True
     parts = re.split(r"\bbut\b|，?但", text, flags=re.IGNORECASE)
     holds = [part for part in parts if "\0" in part]
     if any(_DENIAL.search(part) for part in holds):

@@ -143,6 +143,8 @@ def _solve(given: argparse.Namespace) -> None:
 def _difficulty(given: argparse.Namespace) -> None:
     setting = load_setting(given.domain)
     bounds = Cut(writes=given.writes, attempts=given.attempts, pass_rate=given.pass_rate)
+    if given.results is not None and not given.results.is_file():
+        raise DomainError(f"--results must be a file that `run --out` kept, got {given.results}")
     try:
         rates = pass_rates(read_trials(given.results)) if given.results is not None else {}
     except ValueError as error:

@@ -19,7 +19,7 @@ from longcat_envs._thread import in_thread
 from longcat_envs.history import Setting
 from longcat_envs.world import LiveWorld
 
-from ._goal import Outcome, judge, number_forms, outcome
+from ._goal import Outcome, judge, number_forms, outcome, seen_in_time
 from ._task import WorldTask
 
 REFUSE = "refuse_request"
@@ -109,8 +109,8 @@ class WorldEnvironment:
         self._person = self._make_person(task)
         self._said: list[str] = []
         self._heard = [task.opening]
-        self._seen: set[str] = set()
-        self._numbers: set[str] = set()
+        self._seen: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._refused: list[str] = []
         self._is_over, self._fault = False, ""
 
@@ -165,8 +165,9 @@ class WorldEnvironment:
             self._fault = self._fault or f"{type(error).__name__}: {error}"
             return ToolResult(_compact({"error": "the system is out of order"}), is_error=True)
         for value in _values(result):
-            self._seen.add(str(value))
-            self._numbers |= number_forms(value)
+            self._seen.setdefault(str(value), len(self._said))
+            for form in number_forms(value):
+                self._numbers.setdefault(form, len(self._said))
         return ToolResult(_compact(result))
 
     def _refuse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,11 +204,13 @@ class WorldEnvironment:
 
     def outcome(self) -> Outcome:
         """Return what the episode has come to so far."""
+        goal, said, heard = self.task.goal, self._said, "\n".join(self._heard)
         return outcome(
             self.world, self._refused,
-            said="\n".join(self._said) if self._is_over else None,
-            seen=frozenset(self._seen), seen_numbers=frozenset(self._numbers),
-            heard="\n".join(self._heard), was_asked=self._person.was_asked,
+            said="\n".join(said) if self._is_over else None,
+            seen=seen_in_time(goal, said, heard, self._seen),
+            seen_numbers=seen_in_time(goal, said, heard, self._numbers),
+            heard=heard, was_asked=self._person.was_asked,
         )  # fmt: skip
 
     async def score(self) -> Reward | Invalid:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from longcat_envs._told import Finder, by_pattern, canonical_number, dates, numbers, told
+from longcat_envs._plain import plain
+from longcat_envs._told import Finder, by_pattern, canonical_number, dates, numbers, says, told
 from longcat_envs.lang import Spec, Type, show
 from longcat_envs.world import Event, LiveWorld
 
@@ -160,7 +161,28 @@ def _is_told(goal: Goal, tell: Tell, reached: Outcome) -> bool:
     return told(reached.said or "", same, find, seen)[tell.value]
 
 
+def seen_in_time(
+    goal: Goal, said: Sequence[str], heard: str, seen: Mapping[str, int]
+) -> frozenset[str]:
+    """Return the values seen, without those that were told only before they were seen.
+
+    Args:
+        goal: Says which values are to be told.
+        said: The agent's messages.
+        heard: All that the person said.
+        seen: Each value in a result, with the number of messages said before it came.
+    """
+    late = {
+        tell.value
+        for tell in goal.told
+        if (first := seen.get(tell.value, 0))
+        and not says("\n".join(said[first:]), tell.value, _finder(tell, heard))
+    }
+    return frozenset(seen) - late
+
+
 def _finder(tell: Tell, heard: str) -> Finder:
+    heard = plain(heard)
     if tell.kind == "date":
         return dates(exempt={value for _, _, value in dates()(heard)} - {tell.value})
     if tell.kind == "text":

@@ -1,0 +1,56 @@
+"""Texts as they are compared: one form for numbers, dates and marks, whoever wrote them.
+
+1.240,50   1 240.50   1'240.50   EUR1240.50      1240.50, apart from its currency
+5 March 2026   March 5th, 2026   2026/03/05      2026-03-05
+_Oslo_   Os<zero-width space>lo   full width     Oslo
+~~Oslo~~                                         not Oslo
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_GAP = re.compile("(?<=\\d)[\u00a0\u2009\u202f'\u2019](?=\\d{3}(?!\\d))")
+_STRUCK = re.compile(r"~~|</?(?:s|del|strike)>", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
+_CODE = r"(?:EUR|USD|GBP|CHF|PLN|CZK|euros?|dollars?)"
+_SIGN = re.compile(r"(?<![\w.,])([-−])([€$£])(?=\d)")
+_BEFORE = re.compile(rf"(?<!\w)({_CODE})(?=[-−]?\d)", re.IGNORECASE)
+_BEHIND = re.compile(rf"(?<=\d)(?={_CODE}\b)", re.IGNORECASE)
+_SPACED = re.compile(r"(?<![\w.,-])\d{1,3}(?: \d{3})+(?=[.,]\d{2}(?!\d))")
+_COMMA = re.compile(r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+|\d+),(\d{1,2})(?!\w|[.,]\d)")
+_DOTS = re.compile(r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?!\w|[.,]\d)")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = (
+    r"(Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?"
+    r"|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\b\.?"
+)
+_NTH = r"(\d{1,2})(?:st|nd|rd|th)?"
+_DAY_FIRST = re.compile(
+    rf"(?<![\w.,]){_NTH}(?: of)? {_MONTH}(?:,? (\d{{4}}))?(?!\w)", re.IGNORECASE
+)
+_MONTH_FIRST = re.compile(rf"\b{_MONTH} {_NTH}(?:,? (\d{{4}}))?(?![\w]|[.,]\d)", re.IGNORECASE)
+_SLASHES = re.compile(r"(?<![\w./-])(\d{4})([/.])(\d{2})\2(\d{2})(?![\w/])")
+_CLOCK = re.compile(r"(?<![\w-])(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}(?::\d{2})?Z?\b")
+
+
+def plain(text: str) -> str:
+    """Write a text in the form in which values are looked for."""
+    text = unicodedata.normalize("NFKC", _GAP.sub("", _INVISIBLE.sub("", text)))
+    text = _EMPHASIS.sub(" ", _STRUCK.sub(" not ", text.replace("\u2019", "'")))
+    text = _CLOCK.sub(r"\1", _SLASHES.sub(r"\1-\3-\4", text))
+    text = _DAY_FIRST.sub(lambda m: _date(m[1], m[2], m[3]), text)
+    text = _MONTH_FIRST.sub(lambda m: _date(m[2], m[1], m[3]), text)
+    text = _BEHIND.sub(" ", _BEFORE.sub(r"\1 ", _SIGN.sub(r"\2 \1", text)))
+    text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
+    text = _COMMA.sub(lambda m: f"{m[1].replace('.', '')}.{m[2]}", text)
+    return _DOTS.sub(lambda m: m[0].replace(".", ""), text)
+
+
+def _date(day: str, month: str, year: str | None) -> str:
+    """Write a date in ISO form; without its year it is no number and no date."""
+    if year is None:
+        return month
+    return f"{year}-{_MONTHS.index(month[:3].lower()) + 1:02}-{int(day):02}"
