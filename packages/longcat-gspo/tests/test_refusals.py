@@ -1,5 +1,6 @@
 """What cannot be meant is refused and named, and changes nothing; what is equal counts as equal."""
 
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -13,6 +14,7 @@ from longcat_gspo import (
     ClipRange,
     Correction,
     GspoTrainer,
+    Oversampler,
     PassRateCurriculum,
     Sample,
     Stagnation,
@@ -27,6 +29,7 @@ from longcat_gspo import (
     gspo_token_loss,
     knapsack_value,
     mismatch_weights,
+    num_groups,
     sequence_mean,
     triplet_clip_loss,
     verification_items,
@@ -126,6 +129,62 @@ def test_a_forgotten_group_is_refused_and_one_task_needs_none():
         trainer.train(apart)
     trainer.train([_sample(1.0, group=""), _sample(0.0, (1, 4, 5), group="")])
     GspoTrainer(_Root(is_bad=False), TrainerConfig(baseline="none")).train(apart)
+
+
+@pytest.mark.parametrize(("said", "bad"), [
+    ("token_ids must be whole numbers", {"token_ids": (1, 2, -3)}),
+    ("token_ids must be whole numbers", {"token_ids": (1, 2, 3.5)}),
+    ("token_ids must be whole numbers", {"token_ids": (1, "2", 3)}),
+    ("token_ids must be whole numbers", {"token_ids": (1, None, 3)}),
+    ("token_ids must be whole numbers", {"token_ids": (1, 2, 10**30)}),
+    ("token_ids up to 99", {"token_ids": (1, 2, 99)}),
+    ("loss_mask must be", {"loss_mask": [0, 2, 1]}),
+    ("loss_mask must be", {"loss_mask": [0, NAN, 1]}),
+    ("loss_mask must be", {"loss_mask": [0, None, 1]}),
+    ("one length", {"loss_mask": [0, 1]}),
+    ("log_probs must be numbers", {"log_probs": ["0", "-1", "-1"]}),
+    ("its reward must be finite, got None", {"reward": None}),
+    ("its reward must be finite, got 1", {"reward": "1"}),
+    ("its reward must be finite", {"reward": 10**400}),
+    ("group must be hashable", {"group": ["g"]}),
+    ("attempt must be hashable", {"attempt": ["a"]}),
+    ("sample 2 must say its group", {"group": ""}),
+])  # fmt: skip
+def test_a_sample_that_is_none_is_named_and_changes_nothing(said, bad):
+    trainer = GspoTrainer(_Root(is_bad=False), TrainerConfig())
+    before = _state(trainer)
+    sample = dataclasses.replace(_sample(0.0, (1, 5, 6)), **bad)
+    with pytest.raises(ValueError, match=said):
+        trainer.train([*GOOD, sample])
+    if "token_ids" in bad or "loss_mask" in bad:
+        for step in (trainer.fit, trainer.evaluate):
+            with pytest.raises(ValueError, match=said):
+                step([*GOOD, sample])
+    assert _unchanged(trainer, before)
+    assert math.isfinite(trainer.train(GOOD)["grad_norm"])
+
+
+@pytest.mark.parametrize("batch", [None, 5, [{}], ["ab"]])
+def test_a_batch_that_is_none_is_one_line(batch):
+    trainer = GspoTrainer(_Root(is_bad=False), TrainerConfig())
+    for step in (trainer.train, trainer.fit, trainer.evaluate):
+        with pytest.raises(ValueError, match="a batch must"):
+            step(batch)
+
+
+def test_an_id_outside_a_vocabulary_that_the_model_tells_is_found_before_it_computes():
+    model = _Root(is_bad=False)
+    model.get_input_embeddings = lambda: model.embed
+    model.forward = None
+    with pytest.raises(ValueError, match=r"sample 1: .* in \[0, 12\), got \(1, 2, 12\)"):
+        GspoTrainer.train(_Told(model), [GOOD[0], _sample(ids=(1, 2, 12))])
+
+
+class _Told:
+    """As much of a trainer as checks need."""
+
+    def __init__(self, model):
+        self._plain, self.config = model, TrainerConfig()
 
 
 def test_metrics_of_a_step_that_was_not_taken_are_absent():
@@ -234,7 +293,10 @@ def test_a_sequence_without_an_advantage_is_refused():
     ("weigh", "tokens"), ("kl_coefficient", NAN), ("kl_coefficient", -1), ("temperature", 0),
     ("temperature", NAN), ("top_k", -1), ("top_k", 0.5), ("top_p", 0), ("top_p", 1.1),
     ("top_p", NAN), ("old_log_probs", "mine"), ("epochs", 0), ("epochs", 1.5), ("decay", "step"),
-    ("micro_batch_tokens", 0), ("max_tokens", -1),
+    ("micro_batch_tokens", 0), ("max_tokens", -1), ("learning_rate", 10**400), ("betas", 0.9),
+    ("betas", ("0.9", "0.9")), ("betas", None), ("betas", (True, 0.9)), ("top_p", "1"),
+    ("top_p", True), ("packed", "no"), ("chunked_log_probs", 1), ("master_weights", None),
+    ("clip", 0.2), ("clip", TripletClip()), ("triplet_clip", (0.2, 0.3)), ("correction", "token"),
 ])  # fmt: skip
 def test_nonsense_is_refused_at_construction(name, value):
     with pytest.raises(ValueError, match=f"{name}|{'learning_rate' if 'min' in name else name}"):
@@ -252,10 +314,13 @@ def test_nonsense_in_pairs_is_refused_too():
     for bad in ({"low": NAN}, {"high": NAN}, {"high": INF}, {"low": 1.0}, {"low": -0.1}):
         with pytest.raises(ValueError, match="need 0 <= low"):
             ClipRange(**bad)
-    with pytest.raises(ValueError, match="need 0 <= negative_low"):
-        TripletClip(negative_high=NAN)
-    with pytest.raises(ValueError, match="cap must be"):
-        Correction(cap=NAN)
+    for value in (NAN, "x", None, True):
+        with pytest.raises(ValueError, match="need 0 <= low"):
+            ClipRange(high=value)
+        with pytest.raises(ValueError, match="need 0 <= negative_low"):
+            TripletClip(negative_high=value)
+        with pytest.raises(ValueError, match="cap must be"):
+            Correction(cap=value)
 
 
 def test_the_rate_falls_to_its_floor():
@@ -358,3 +423,23 @@ def test_a_hopeless_domain_is_named_held_back_and_taken_again():
         pass
     sampler.finish("dead", has_signal=True)
     assert sampler.hopeless == []
+
+
+@pytest.mark.parametrize("shares", [
+    {}, {"a": 0}, {"a": -1}, {"a": NAN}, {"a": INF}, {"a": True}, {"a": "1"}, {"a": None}, ["a"],
+])  # fmt: skip
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(ValueError, match="need at least one key, all with a positive share"):
+        Oversampler(shares)
+
+
+def test_extreme_shares_and_rates_are_numbers():
+    sampler = Oversampler({"a": 1e308, "b": 1e308})
+    assert {sampler.start(), sampler.start()} == {"a", "b"}
+    assert Oversampler({"a": 1e-300, "b": 1.0}).start() == "b"
+    assert num_groups(1e-320, group_size=8) == num_groups(1e-17, group_size=8) == 4
+    with pytest.raises(ValueError, match="nothing running"):
+        sampler.finish("other", has_signal=True)
+    for state in ({}, None, [], {"given": {"a": 1}}):
+        with pytest.raises(ValueError, match="a state must be what state_dict returned"):
+            sampler.load_state_dict(state)

@@ -33,9 +33,9 @@ def group_advantages(
     if len(rewards) != len(groups):
         raise ValueError(f"one group per reward: {len(rewards)} rewards, {len(groups)} groups")
     for place, reward in enumerate(rewards):
-        if not math.isfinite(reward):
+        if not is_finite(reward):
             raise ValueError(
-                f"rewards must be finite, got {reward} at {place}, of group {groups[place]!r}"
+                f"rewards must be finite, got {reward!s:.60} at {place}, of group {groups[place]!r}"
             )
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
@@ -50,6 +50,14 @@ def group_advantages(
         for place, value in zip(places, _within(own, baseline), strict=True):
             advantages[place] = value
     return advantages
+
+
+def is_finite(reward: object) -> bool:
+    """Whether a reward is a finite number."""
+    try:
+        return math.isfinite(reward)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _within(rewards: list[float], baseline: Baseline) -> list[float]:

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ._advantage import Baseline, group_advantages
+from ._advantage import Baseline, group_advantages, is_finite
 from ._config import TrainerConfig
 from ._samples import Attempt, Sample, as_samples
 
@@ -40,10 +39,10 @@ def attempt_advantages(
     keys = attempt_keys(samples)
     for number, (key, sample) in enumerate(zip(keys, samples, strict=True)):
         seen = first.setdefault(key, sample)
-        if not math.isfinite(sample.reward):
+        if not is_finite(sample.reward):
             raise ValueError(
                 f"sample {number} of group {sample.group!r}: its reward must be finite, "
-                f"got {sample.reward}"
+                f"got {sample.reward!s:.60}"
             )
         if seen.reward != sample.reward:
             raise ValueError(
@@ -60,7 +59,15 @@ def attempt_advantages(
 
 
 def attempt_keys(samples: Sequence[Sample]) -> list[Hashable]:
-    """Say which attempt each sample belongs to; equal keys, one attempt."""
+    """Say which attempt each sample belongs to; equal keys, one attempt.
+
+    Raises:
+        ValueError: A group or an attempt cannot be compared with others.
+    """
+    for number, sample in enumerate(samples):
+        for name, value in (("group", sample.group), ("attempt", sample.attempt)):
+            if not isinstance(value, Hashable):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(f"sample {number}: its {name} must be hashable, got {value!r}")
     return [
         ("alone", number) if sample.attempt is None else (sample.group, sample.attempt)
         for number, sample in enumerate(samples)
@@ -134,16 +141,54 @@ def weighed(
     return [(sample, advantage * scale(key, sample)) for key, sample, advantage in held]
 
 
-def check_samples(samples: Sequence[Sample], config: TrainerConfig) -> None:
+def check_tokens(samples: Sequence[Sample], num_words: int | None) -> None:
+    """Find tokens that are none: on a GPU they would end the process.
+
+    Args:
+        samples: Whose tokens and masks.
+        num_words: Of the model, if it says how many.
+
+    Raises:
+        ValueError: An id is no whole number of the vocabulary, or a mask is no mask.
+    """
+    if not isinstance(samples, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"a batch must be a sequence of samples, got {samples!r:.80}")
+    for number, sample in enumerate(samples):
+        if not isinstance(sample, Sample):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"a batch must hold samples, got {type(sample).__name__} at {number}")
+        ids, mask = np.asarray(sample.token_ids), np.asarray(sample.loss_mask)
+        if len(ids) != len(mask):
+            raise ValueError(
+                f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
+                f"{len(ids)} and {len(mask)}"
+            )
+        most = np.inf if num_words is None else num_words
+        if len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= most):
+            inside = "not negative" if num_words is None else f"in [0, {num_words})"
+            raise ValueError(
+                f"sample {number}: token_ids must be whole numbers, {inside}, got "
+                f"{sample.token_ids!s:.80}"
+            )
+        if len(mask) and (mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all()):
+            raise ValueError(
+                f"sample {number}: loss_mask must be true or false for each token, got "
+                f"{sample.loss_mask!s:.80}"
+            )
+
+
+def check_samples(
+    samples: Sequence[Sample], config: TrainerConfig, num_words: int | None = None
+) -> None:
     """Find what cannot be trained on.
 
     Raises:
-        ValueError: There is no sample, fields differ in length, log-probs are positive or all 0, or
-            nobody said which samples are of one group.
+        ValueError: There is no sample, a token or a mask is none, fields differ in length,
+            log-probs are positive or all 0, or nobody said which samples are of one group.
         FloatingPointError: A log-prob is not finite.
     """
     if not samples:
         raise ValueError("a batch must hold at least one sample, got none")
+    check_tokens(samples, num_words)
     given: list[np.ndarray] = []
     for number, sample in enumerate(samples):
         num, masks, logs = len(sample.token_ids), len(sample.loss_mask), sample.log_probs
@@ -154,6 +199,8 @@ def check_samples(samples: Sequence[Sample], config: TrainerConfig) -> None:
                 "(log_probs=None: computed)"
             )
         if logs is not None:
+            if num and np.asarray(logs).dtype.kind not in "fiuO":
+                raise ValueError(f"sample {number}: log_probs must be numbers, got {logs!s:.80}")
             mask = np.asarray(sample.loss_mask, dtype=bool)
             given.append(_learned(number, sample.group, np.asarray(logs, dtype=np.float64)[mask]))
     all_zero = bool(sum(map(len, given))) and not any(map(np.any, given))
@@ -182,6 +229,9 @@ def _learned(number: int, group: str, logs: np.ndarray) -> np.ndarray:
 
 def _check_groups(samples: Sequence[Sample]) -> None:
     """Without names of groups, all must be attempts at one task: begin alike."""
+    forgotten = [number for number, sample in enumerate(samples) if sample.group in ("", None)]
+    if forgotten and len(forgotten) < len(samples):
+        raise ValueError(f"sample {forgotten[0]} must say its group, as others do")
     if any(sample.group for sample in samples):
         return
     firsts = dict(reversed(list(zip(attempt_keys(samples), samples, strict=True))))

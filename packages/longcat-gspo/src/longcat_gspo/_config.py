@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ._advantage import Baseline
 from ._mismatch import Correction
-from ._objective import ClipRange, TripletClip
+from ._objective import ClipRange, TripletClip, is_number
 
 Objective = Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"]
 Decay = Literal["none", "linear", "cosine"]
@@ -75,6 +75,13 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        for name, kind in (
+            ("packed", bool), ("chunked_log_probs", bool), ("master_weights", bool),
+            ("clip", ClipRange), ("triplet_clip", TripletClip), ("correction", Correction | None),
+        ):  # fmt: skip
+            if not isinstance(getattr(self, name), kind):
+                said = getattr(kind, "__name__", "Correction or None")
+                raise ValueError(f"{name} must be a {said}, got {getattr(self, name)!r}")
         for name, allowed in (
             ("decay", Decay), ("objective", Objective), ("weigh", Weigh), ("baseline", Baseline),
             ("old_log_probs", OldLogProbs),
@@ -105,8 +112,7 @@ class TrainerConfig:
                   ("min_learning_rate", "weight_decay", "kl_coefficient")]  # fmt: skip
         for name, low, high, may_be_low in rules:
             value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not low <= value < high or (value == low and not may_be_low):
+            if not is_number(value) or not low <= value < high or (value == low and not may_be_low):
                 rule = "not negative" if may_be_low else "positive"
                 raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
         for name, least in (
@@ -118,10 +124,11 @@ class TrainerConfig:
                 raise ValueError(
                     f"{name} must be a whole number of at least {least}, got {value!r}"
                 )
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        is_pair = isinstance(self.betas, tuple | list) and len(self.betas) == 2
+        if not is_pair or not all(is_number(beta) and 0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p!r}")
 
     def _check_old(self) -> None:
         if self.correction is None:

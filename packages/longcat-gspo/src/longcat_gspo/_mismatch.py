@@ -34,8 +34,9 @@ class Correction:
                 f"level must be one of {get_args(Level)} and mode one of {get_args(Mode)}, got "
                 f"{self.level!r} and {self.mode!r}"
             )
-        if not self.cap >= 1:
-            raise ValueError(f"cap must be at least 1, got {self.cap}")
+        is_kind = isinstance(self.cap, int | float) and not isinstance(self.cap, bool)
+        if not is_kind or not self.cap >= 1:
+            raise ValueError(f"cap must be at least 1, got {self.cap!r}")
 
 
 def mismatch_weights(

@@ -11,10 +11,18 @@ Dimension key: T sampled tokens (of all sequences), S sequences.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +33,8 @@ class ClipRange:
     high: float = 4e-4
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < 1 or not 0 <= self.high < float("inf"):
+        are_numbers = is_number(self.low) and is_number(self.high)
+        if not are_numbers or not 0 <= self.low < 1 or not self.high >= 0:
             raise ValueError(f"need 0 <= low < 1 and high >= 0, got {self.low} and {self.high}")
 
 
@@ -168,7 +177,11 @@ class TripletClip:
     """A bad token counts at most as if its ratio were this."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.negative_low < 1 and self.positive_high >= 0 and self.negative_high >= 1):
+        bounds = (self.negative_low, self.positive_high, self.negative_high)
+        is_kind = all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds)
+        if not is_kind or not (
+            0 <= self.negative_low < 1 and self.positive_high >= 0 and self.negative_high >= 1
+        ):
             raise ValueError(
                 "need 0 <= negative_low < 1, positive_high >= 0 and negative_high >= 1, got "
                 f"{self.negative_low}, {self.positive_high} and {self.negative_high}"

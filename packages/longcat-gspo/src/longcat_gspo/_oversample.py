@@ -19,6 +19,8 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
+from ._objective import is_number
+
 Key = TypeVar("Key", bound=Hashable)
 
 _HOPELESS_AFTER = 400
@@ -40,9 +42,12 @@ def num_groups(pass_rate: float, *, group_size: int, confidence: float = 0.8, mo
             "need pass_rate in [0, 1], group_size >= 1, confidence in (0, 1) and most >= 1, got "
             f"{pass_rate}, {group_size}, {confidence} and {most}"
         )
-    if pass_rate in (0, 1):
-        return most if pass_rate == 0 else 1
-    needed = math.log(1 - confidence) / (group_size * math.log(1 - pass_rate))
+    if pass_rate == 1:
+        return 1
+    each = group_size * math.log(1 - pass_rate)
+    if each == 0:  # or so near that nothing is left of it
+        return most
+    needed = math.log(1 - confidence) / each
     return min(max(math.ceil(needed), 1), most)
 
 
@@ -66,15 +71,18 @@ class Oversampler(Generic[Key]):
     def __init__(
         self, shares: Mapping[Key, float], *, max_running_share: float = 0.97, memory: float = 0.98
     ) -> None:
-        if not shares or not all(0 < share < math.inf for share in shares.values()):
+        given: Any = shares
+        is_map = isinstance(given, Mapping) and bool(given)
+        if not is_map or not all(is_number(share) and share > 0 for share in shares.values()):
             raise ValueError(f"need at least one key, all with a positive share, got {shares}")
         if not 0 < max_running_share <= 1 or not 0 <= memory < 1:
             raise ValueError(
                 f"need max_running_share in (0, 1] and memory in [0, 1), got {max_running_share} "
                 f"and {memory}"
             )
-        total = sum(shares.values())
-        self._share = {key: share / total for key, share in shares.items()}
+        largest = max(shares.values())  # whose sum may be no number
+        total = sum(share / largest for share in shares.values())
+        self._share = {key: share / largest / total for key, share in shares.items()}
         self._running: dict[Key, int] = dict.fromkeys(shares, 0)
         self._given: dict[Key, float] = dict.fromkeys(shares, 0.0)
         self._signal: dict[Key, float] = dict.fromkeys(shares, 1.0)
@@ -109,7 +117,7 @@ class Oversampler(Generic[Key]):
 
     def finish(self, key: Key, *, has_signal: bool) -> None:
         """Note that a group of `key` ended, and whether a batch could use it."""
-        if self._running[key] < 1:
+        if self._running.get(key, 0) < 1:
             raise ValueError(f"{key!r} has nothing running that could finish")
         self._running[key] -= 1
         self._finished[key] += 1
@@ -162,7 +170,9 @@ class Oversampler(Generic[Key]):
         Raises:
             ValueError: It is of other keys.
         """
-        if set(state["given"]) != set(self._share):
+        if not isinstance(state, dict) or not {"given", "signal"} <= state.keys():
+            raise ValueError(f"a state must be what state_dict returned, got {state!r:.80}")
+        if set(state["given"]) != set(self._share) or set(state["signal"]) != set(self._share):
             raise ValueError(
                 f"a state must be of the same keys, got {sorted(map(str, state['given']))}"
             )

@@ -40,8 +40,12 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
         _check_packing(model)
 
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
-        with autocast():
-            logits_TV = call(model, rows, takes_mask, options)
+        try:
+            with autocast():
+                logits_TV = call(model, rows, takes_mask, options)
+        except IndexError as error:
+            most = int(rows.ids_BL.max())
+            raise ValueError(f"token_ids up to {most} must be the model's: {error}") from error
         logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
         if config.temperature != 1:
             logits_TV = logits_TV / config.temperature

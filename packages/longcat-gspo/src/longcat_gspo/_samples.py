@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -65,12 +65,23 @@ class Attempt(Protocol):
 
 
 def as_samples(batch: Sequence[Sample] | Sequence[Attempt]) -> list[Sample]:
-    """Turn each segment of an attempt into a sample with the attempt's reward; samples stay."""
+    """Turn each segment of an attempt into a sample with the attempt's reward; samples stay.
+
+    Raises:
+        ValueError: There is something else among them.
+    """
     samples: list[Sample] = []
+    if not isinstance(batch, Iterable):
+        raise ValueError(f"a batch must be a sequence of samples, got {batch!r}")
     for place, item in enumerate(batch):
         if isinstance(item, Sample):
             samples.append(item)
             continue
+        if not hasattr(item, "segments"):
+            raise ValueError(
+                f"a batch must hold samples, or attempts with segments, got {type(item).__name__} "
+                f"at {place}"
+            )
         attempt = f"#{place}" if len(item.segments) > 1 else None
         samples += (
             Sample(

@@ -40,6 +40,17 @@ def is_low_precision(model: nn.Module) -> bool:
     return any(parameter.dtype in _LOW for parameter in model.parameters())
 
 
+def num_words(model: nn.Module) -> int | None:
+    """Return how many tokens a model knows, if it says so."""
+    embeddings = getattr(model, "get_input_embeddings", None)
+    try:
+        found = None if embeddings is None else getattr(embeddings(), "num_embeddings", None)
+    except (AttributeError, NotImplementedError):  # of transformers, where a model has none
+        found = None
+    found = getattr(getattr(model, "config", None), "vocab_size", None) if found is None else found
+    return found if isinstance(found, int) else None
+
+
 def set_train_mode(model: nn.Module, *, dropout: bool) -> None:
     """Set train mode, which checkpointing asks for; in RL dropout would be another policy."""
     model.train()

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ._adapters import adapter_off, enable_checkpointing_through, has_adapter
 from ._agreement import Agreement
-from ._attempts import Counts, attempt_advantages, check_samples, weighed
+from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
 from ._old import look_at_engine, set_old
@@ -41,7 +41,7 @@ from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
 from ._sharding import is_sharded
 from ._state import engine_bytes, export, read_checkpoint, rotate, write_checkpoint
-from ._tensors import hold_in_float32, is_low_precision, set_train_mode
+from ._tensors import hold_in_float32, is_low_precision, num_words, set_train_mode
 from ._together import Together
 
 
@@ -181,7 +181,7 @@ class GspoTrainer:
         """
         began = time.perf_counter()
         samples = as_samples(batch)
-        check_samples(samples, self.config)
+        check_samples(samples, self.config, num_words(self._plain))
         advantages = attempt_advantages(samples, baseline=self.config.baseline)
         counts = Counts(*self._together.totals(*astuple(Counts.of(samples, advantages))))
         metrics: dict[str, float] = {}
@@ -258,6 +258,7 @@ class GspoTrainer:
             ValueError: Nothing to learn from.
             FloatingPointError: The loss or a gradient is not finite; the weights are as before.
         """
+        check_tokens(samples, num_words(self._plain))
         num_tokens, tokens = self._together.totals(
             sum(s.num_learned for s in samples), sum(len(s.token_ids) for s in samples)
         )
@@ -282,6 +283,7 @@ class GspoTrainer:
 
     def evaluate(self, samples: Sequence[Sample]) -> float:
         """Mean negative log-likelihood of the masked-in tokens of this process, without a step."""
+        check_tokens(samples, num_words(self._plain))
         num_tokens = sum(s.num_learned for s in samples)
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to predict, got none")

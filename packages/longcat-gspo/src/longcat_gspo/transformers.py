@@ -9,6 +9,7 @@ and resumes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from random import Random
@@ -137,7 +138,7 @@ def rl_steps(
         on_samples: Called with each step's samples and answers.
 
     Raises:
-        ValueError: There is no task, or no reward.
+        ValueError: There is no task, or no reward; or one is none.
     """
     if not tasks or not rewards:
         raise ValueError(f"need tasks and rewards, got {len(tasks)} and {len(rewards)}")
@@ -154,12 +155,29 @@ def rl_steps(
             ids = _prompt(tokenizer, task)
             for answer in _generate(model, tokenizer, ids, config, group_size, max_tokens):
                 text = tokenizer.decode(answer, skip_special_tokens=True)
-                reward = sum(weight * float(score(task, text)) for score, weight in rewards.items())
+                reward = sum(
+                    weight * _reward(score, task, text) for score, weight in rewards.items()
+                )
                 samples.append(_sample(ids, answer, reward, f"{step}-{place}"))
                 answers.append(text)
         if on_samples is not None:
             on_samples(samples, answers)
         yield trainer.train(samples)
+
+
+def _reward(score: Reward, task: Mapping[str, Any], text: str) -> float:
+    value = score(task, text)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        name = getattr(score, "__name__", repr(score))
+        raise ValueError(
+            f"the reward {name} must return a finite number, got {value!s:.60} for the answer "
+            f"{text!r:.60}"
+        )
+    return number
 
 
 def _sample(prompt: list[int], answer: list[int], reward: float, group: str) -> Sample:
@@ -169,6 +187,9 @@ def _sample(prompt: list[int], answer: list[int], reward: float, group: str) -> 
 
 
 def _prompt(tokenizer: Any, task: Mapping[str, Any]) -> list[int]:
+    given: Any = task
+    if not (isinstance(given, Mapping) and ("prompt" in given or given.get("messages"))):
+        raise ValueError(f"a task must be a mapping with messages or a prompt, got {task!r:.80}")
     messages = task.get("messages") or [{"role": "user", "content": task["prompt"]}]
     text = _text(tokenizer, messages, task.get("tools") or (), speaks=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
