@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from longcat_dora._books.config import SchedulerConfig
 from longcat_dora._log.log import SEGMENT_BYTES
@@ -55,7 +56,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.folder, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"folder must be a path, got {self.folder!r}")
-        if not isinstance(self.scheduler, SchedulerConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        scheduler = cast("object", self.scheduler)
+        if not isinstance(scheduler, SchedulerConfig):
             raise ValueError(f"scheduler must be a SchedulerConfig, got {self.scheduler!r}")
         object.__setattr__(self, "folder", Path(self.folder))
         if not isinstance(self.sync_commits, bool):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -33,9 +33,11 @@ def real(name: str, value: Any) -> float:
     Raises:
         ValueError: It is none.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        found = math.nan
+    elif isinstance(value, (int, float)):
         found = value if type(value) in (int, float) else float(value)
-    elif isinstance(value, numbers.Real) and type(value) is not bool:
+    elif isinstance(value, numbers.Real):
         found = float(value)
     else:
         found = math.nan
