@@ -193,3 +193,18 @@ def test_mapped_bytes_are_what_the_library_reads(model, wrap):
         assert torch.equal(found[key], value)
     with pytest.raises(ValueError, match="must be safetensors bytes"):
         map_safetensors(b"\xff" * 40)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [True]}, {"shape": [1.0]}, {"shape": "1"}, {"shape": [10**30, 0]},
+        {"data_offsets": [0, "4"]}, {"data_offsets": [0, float("inf")]}, {"data_offsets": [0]},
+        {"shape": [-1]}, {"dtype": ["F32"]}, {"shape": None},
+    ],
+)  # fmt: skip
+def test_sizes_in_bytes_that_are_none_are_one_error(entry):
+    whole = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **entry}
+    header = json.dumps({"a": whole}).encode()
+    with pytest.raises(ValueError, match="weights must be safetensors bytes"):
+        map_safetensors(len(header).to_bytes(8, "little") + header + b"abcd")

@@ -198,7 +198,10 @@ def test_more_than_may_wait_are_sent_away_and_the_health_check_answers_meanwhile
 def test_a_client_that_leaves_frees_its_slot(url, engine):
     async def leave(**more):
         async with httpx.AsyncClient(timeout=0.2) as web:
-            body = {"messages": ASK, "max_tokens": 550, "stop": ["never said"], **more}
+            body = {
+                "messages": ASK, "max_tokens": 550, "stop": ["never said"], "ignore_eos": True,
+                **more,
+            }  # fmt: skip
             with pytest.raises(httpx.ReadTimeout):
                 async with web.stream("POST", f"{url}/v1/chat/completions", json=body) as got:
                     await got.aread()

@@ -18,6 +18,20 @@ def _tool(**function):
     return [{"type": "function", "function": {"name": "find", **function}}]
 
 
+ENDLESS = [
+    {"$ref": "#"},
+    {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"],
+     "additionalProperties": False},
+    {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"],
+     "additionalProperties": False},
+    {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    {"anyOf": [{"type": "object", "properties": {f"k{i}": {"type": "string", "maxLength": i}}}
+               for i in range(500)]},
+]  # fmt: skip
+"""Schemas that compile, and that no answer follows to its end."""
+
+
 CHAT = [
     ("parameters", {"tools": _tool(parameters=None)}),
     ("parameters", {"tools": _tool(parameters=[])}),
@@ -104,6 +118,22 @@ CHAT = [
     ("arguments must be", {"messages": [{"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": DEEP}}]}]}),
     ("tool_call_id", {"messages": [{"role": "tool", "tool_call_id": 5, "content": "x"}]}),
+    ("min_tokens", {"min_tokens": False}),
+    ("early_stopping", {"early_stopping": 0}),
+    ("tool_choice", {"tool_choice": {"type": "web", "function": {"name": "find"}},
+    "tools": _tool()}),
+    ("may hold type, got 'schema'", {"response_format": {"type": "json_object", "schema": {}}}),
+    ("may hold", {"response_format": {"type": "json_schema",
+    "json_schema": {"schema": {}, "x": 1}}}),
+    *(("no answer has an end", {"response_format": {"type": "json_schema",
+    "json_schema": {"schema": schema}}, "stream": stream})
+    for schema in ENDLESS for stream in (False, True)),
+    *(("tool_choice: the form", {"tools": _tool(parameters={"required": ["a"],
+    "properties": {"a": schema}}), "tool_choice": "required"}) for schema in ({"enum": []},
+    {"enum": ["</longcat_arg_value>"]})),
+    *(("arguments must be", {"messages": [{"role": "assistant", "tool_calls": [
+        {"function": {"name": "f", "arguments": text}}]}]})
+    for text in ('{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', '{"\\udc00": 1}')),
     ("Unicode", {"messages": [{"role": "user", "content": "\ud800"}]}),
     ("Unicode", {"stop": ["\udfff"]}),
     ("Unicode", {"model": "\ud800"}),
@@ -163,6 +193,9 @@ def test_a_wrong_completion_request_is_one_400(web, words, body):
         b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"a": NaN}',
         b'{"a": 1e999, "a": Infinity}',
         DEEP.encode(), b'{"messages": ' + DEEP.encode() + b"}", b'{"a":' * 50_000, b"\x00" * 100,
+        b'{"prompt": "\xed\xa0\x80"}', b'{"prompt": "x", "user": 1e400}',
+        '{"prompt": "\\ud800"}'.encode("utf-16"), '{"prompt": "\\ud800"}'.encode("utf-32"),
+        b'{"messages": [{"role": "user", "content": "\xed\xa0\xbd\xed\xb8\x80"}]}',
         b'{"n": ' + b"9" * 10_000 + b"}", "{\"é\": \"\\ud800\"}".encode("latin-1"),
     ],
 )  # fmt: skip
@@ -194,6 +227,42 @@ def test_nesting_of_any_depth_is_an_answer(web, field, depth):
     )
     assert got.status_code in (200, 400)
     assert web.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_every_coding_of_json_is_read(web, coding):
+    text = json.dumps({"messages": [{"role": "user", "content": "é😀"}], "max_tokens": 1})
+    for whole in (text, json.dumps(json.loads(text), ensure_ascii=False)):
+        got = web.post("/v1/chat/completions", content=whole.encode(coding))
+        assert got.status_code == 200, got.text
+
+
+def test_a_null_counts_as_absent_in_messages_too(web):
+    call = {"id": "c", "function": {"name": "find", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "content": "x", "reasoning_content": None, "reasoning": "why"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": None, "name": None, "content": "x"},
+    ]
+    got = web.post("/tokenize", json={"messages": [*messages, {"role": "user", "content": "x"}]})
+    assert got.status_code == 200
+    thought = [{**messages[0], "reasoning_content": "why"}]
+    both = [web.post("/tokenize", json={"messages": m}).json() for m in (messages[:1], thought)]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "-1", "x", "1.5", "%D9%A1"])
+def test_a_version_that_is_no_number_is_400(engine, tokenizer, version):
+    app = create_app(engine, ChatFormat(tokenizer), model="tiny", takes_weights=True)
+
+    async def go():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as web:
+            got = await web.put(f"/v1/weights/{version}", content=b"x")
+            assert got.status_code == 400
+            assert "version must be a whole number" in got.json()["error"]["message"]
+
+    asyncio.run(go())
 
 
 def test_errors_have_the_codes_that_clients_know(web):

@@ -27,7 +27,8 @@ _MOST = {
     "ffn_hidden_size": 1 << 20, "expert_ffn_hidden_size": 1 << 20, "n_routed_experts": 1 << 16,
     "zero_expert_num": 1 << 16, "max_position_embeddings": 1 << 40, "emb_neighbor_num": 64,
     "emb_split_num": 64, "ngram_vocab_size_ratio": 1e6, "routed_scaling_factor": 1e6,
-    "rope_theta": 1e30, "initializer_range": 1e3, "rms_norm_eps": 1.0,
+    "bos_token_id": 1 << 26, "eos_token_id": 1 << 26, "rope_theta": 1e30,
+    "initializer_range": 1e3, "rms_norm_eps": 1.0,
 }  # fmt: skip
 """Far beyond any model there is: a slip of the pen ends here, not in memory that nobody has."""
 
@@ -98,6 +99,8 @@ class LongcatConfig:
             raise ValueError(
                 f"num_nextn_predict_layers must be 0 or 1, got {self.num_nextn_predict_layers}"
             )
+        if self.rope_scaling is not None and self.rope_theta <= 1:
+            raise ValueError(f"rope_theta must be above 1 with YaRN, got {self.rope_theta}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         sparse = self.sparse_attention

@@ -118,6 +118,8 @@ def _read_second_names(values: dict[str, Any], known: dict[str, Any]) -> None:
     if type(num) is not int:
         raise ValueError(f"config.json: num_hidden_layers must be a whole number, got {num!r}")
     layers = known.setdefault("num_layers", num // 2)
+    if type(layers) is not int:
+        return  # said of the field itself
     if num not in (layers, 2 * layers):
         raise ValueError(
             f"config.json: num_hidden_layers must be num_layers={layers!r} or twice that, got {num}"

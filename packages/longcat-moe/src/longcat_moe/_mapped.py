@@ -48,8 +48,10 @@ def map_safetensors(data: bytes | memoryview) -> dict[str, Tensor]:
 
 def _map(data: bytes | memoryview, name: str, entry: Any, start: int) -> Tensor:
     try:
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-        dtype, shape = _DTYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
+        begin, end = entry["data_offsets"]
+        dtype, shape = _DTYPES[entry["dtype"]], list(entry["shape"])
+        if not all(type(number) is int and number < 1 << 63 for number in (begin, end, *shape)):
+            raise ValueError(f"sizes and offsets must be whole numbers, got {str(entry)[:200]}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"weights must be safetensors bytes: {name}: {error!r}") from error
     count = math.prod(shape)

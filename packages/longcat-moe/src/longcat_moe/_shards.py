@@ -32,6 +32,8 @@ _WEIGHTS = {"F64", "F32", "F16", "BF16"}
 _FP8 = "F8_E4M3"
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight$")
+_NAME_BYTES = 255
+"""Of a file's name, in the file systems there are."""
 _NUM_NAMED = 5
 """Of what is wrong, in one message."""
 
@@ -250,6 +252,8 @@ def _path_of_key(folder: Path) -> dict[str, Path]:
 
 def _inside(index: Path, name: Any) -> str:
     """Return the name of a file in the folder itself."""
-    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-        raise ValueError(f"{index} must name safetensors files beside it, got {name!r}")
+    is_name = isinstance(name, str) and name.isprintable() and Path(name).name == name
+    is_name = is_name and len(name.encode()) <= _NAME_BYTES
+    if not is_name or not name.endswith(".safetensors"):
+        raise ValueError(f"{index} must name safetensors files beside it, got {name!r:.80}")
     return name

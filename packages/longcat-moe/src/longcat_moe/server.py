@@ -114,7 +114,7 @@ def create_app(
     ]
     if takes_weights:
         weights = _local(small.weights) if door.is_open else small.weights
-        routes.append(route("/v1/weights/{version:int}", weights, "PUT"))
+        routes.append(route("/v1/weights/{version}", weights, "PUT"))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
     app.state.has_keys = not door.is_open
     return app

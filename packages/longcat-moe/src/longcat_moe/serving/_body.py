@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +83,9 @@ async def off_loop(size: int, function: Callable[..., Any], *arguments: Any) -> 
 def parse(data: bytes) -> dict[str, Any]:
     """Return a JSON object from bytes; see `read_json`."""
     try:
-        body = json.loads(data, parse_constant=_refuse)
-        if b"\\ud" in data.lower():  # half a character, which no UTF-8 can say
+        text = data.decode(json.detect_encoding(data))  # strictly, as `json.loads` does not
+        body = json.loads(text.removeprefix("\ufeff"), **STRICT)
+        if "\\ud" in text.lower():  # half a character, which no UTF-8 can say
             json.dumps(body, ensure_ascii=False).encode()
     except RecursionError:
         raise ApiError("the body must not be nested so deeply", code="invalid_json") from None
@@ -98,6 +100,17 @@ def parse(data: bytes) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"JSON has no {constant}")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"numbers must be below 1.8e308, got {digits[:40]}")
+    return number
+
+
+STRICT: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _finite}
+"""For `json.loads`: what is read can be written as JSON again."""
 
 
 async def unless_left(request: Request, answer: asyncio.Future[Any]) -> Any:

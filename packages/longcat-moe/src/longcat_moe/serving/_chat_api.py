@@ -300,19 +300,33 @@ def _is_thinking(body: Mapping[str, Any], *, is_free: bool) -> bool:
 def _schema(form: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the schema of a `response_format`; None for free text."""
     kind = form.get("type", "text")
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return {"type": "object"}
-    if kind != "json_schema":
+    if kind not in ("text", "json_object", "json_schema"):
         raise ApiError(
             f"response_format must be of type text, json_object or json_schema, got {shown(kind)}",
             "response_format",
         )
-    schema = mapping(form, "json_schema").get("schema")
+    given = mapping(form, "json_schema")
+    _check_form(form, {"type", "json_schema"} if kind == "json_schema" else {"type"})
+    _check_form(given, {"name", "description", "schema", "strict"})
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    schema = given.get("schema")
     if not isinstance(schema, dict):
         raise ApiError(
             f"response_format must hold json_schema.schema, an object, got {shown(schema)}",
             "response_format",
         )
     return schema
+
+
+def _check_form(form: Mapping[str, Any], known: set[str]) -> None:
+    """Refuse what would be ignored."""
+    unknown = [name for name, value in form.items() if name not in known and value is not None]
+    if unknown:
+        raise ApiError(
+            f"this response_format may hold {', '.join(sorted(known))}, got {shown(unknown[0])}",
+            "response_format",
+            code="unknown_parameter",
+        )

@@ -44,6 +44,10 @@ class ApiError(Exception):
         return Response(content, self.status, self.headers, media_type="application/json")
 
 
+class FormError(ValueError):
+    """An answer of the form that was asked for cannot be given."""
+
+
 def unknown_model(name: Any, served: str) -> ApiError:
     """Return what is said where another model is asked for."""
     message = f"the model must be {served!r}, {shown(name)} does not exist here"
@@ -70,6 +74,8 @@ def as_api_error(error: Exception) -> ApiError:
         )
     if isinstance(error, EngineDeadError):
         return ApiError(str(error), status=503, code="engine_failed")
+    if isinstance(error.__cause__, FormError):
+        return ApiError(str(error.__cause__), code="unsupported_value")
     if isinstance(error, RequestFailedError):
         return ApiError(str(error), status=500, code="request_failed")
     if isinstance(error, RecursionError):

@@ -55,7 +55,8 @@ def check_known(body: Body, known: Collection[str], only: Mapping[str, tuple[Any
             continue
         if name not in only:
             raise ApiError(f"{shown(name)} is not known here", name, code="unknown_parameter")
-        if value not in only[name]:
+        if not any(value == a and isinstance(value, bool) == isinstance(a, bool)
+                   for a in only[name]):  # fmt: skip
             allowed = " or ".join(map(repr, only[name]))
             raise ApiError(
                 f"{name} must be {allowed}, got {shown(value)}", name, code="unsupported_value"
@@ -80,7 +81,8 @@ def number(
         is_right = isinstance(value, kinds) and not isinstance(value, bool)
         if is_right and least <= value <= most and (whole or math.isfinite(value)):
             return value
-        span = "" if least == -math.inf else f" in [{least}, {most}]"
+        span = f" of at least {least}" if most == math.inf else f" in [{least}, {most}]"
+        span = "" if least == -math.inf else span
         what = "whole number" if whole else "number"
         raise ApiError(f"{name} must be a {what}{span}, got {shown(value)}", name)
     return default

@@ -17,13 +17,15 @@ from torch import Tensor
 
 from longcat_moe._arguments import kinds_of
 
-from ._errors import ApiError
+from ._errors import ApiError, FormError
 from ._served import Served
 from ._shown import THINK_END
 
 _COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 _TEXT = "TEXT: /[^<]*(<[^\\/<][^<]*)*/\n"
 """Text in which no marker is spelled out."""
+_FORCED = 16
+"""Tokens at the beginning of an answer that are tried when a grammar is compiled, at most."""
 _NAME = re.compile(r"[^\s<>]{1,128}")
 
 
@@ -65,13 +67,14 @@ def _call(rule: str, function: Mapping[str, Any]) -> list[str]:
 
 def _value(schema: Any, root: Mapping[str, Any]) -> str:
     """Return what an argument may be: strings stand as they are, everything else is JSON."""
-    if isinstance(schema, dict) and isinstance(schema.get("enum"), list):
+    if isinstance(schema, dict) and isinstance(schema.get("enum"), list) and schema["enum"]:
         values = [
             value if isinstance(value, str) else json.dumps(value) for value in schema["enum"]
         ]
         return "(" + " | ".join(json.dumps(value, ensure_ascii=False) for value in values) + ")"
     kinds = kinds_of(schema, root)
-    if "string" in kinds or not kinds:
+    is_empty = isinstance(schema, dict) and schema.get("enum") == []  # nobody can answer it
+    if "string" in kinds or not (kinds or is_empty):
         return "TEXT"
     shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
     return _json({**schema, **shared})
@@ -126,10 +129,12 @@ class Grammars:
                 )
         text = llguidance.LLMatcher.grammar_from_lark(grammar)
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0)
-        if matcher.is_error():
-            reason = matcher.get_error().partition("\n")[0]
-            raise ApiError(f"{param} cannot be followed: {reason}", param, code="unsupported_value")
-        return GrammarConstraint(matcher, self._served.engine.config.vocab_size)
+        constraint = GrammarConstraint(matcher, self._served.engine.config.vocab_size)
+        try:
+            constraint.copy().follow()
+        except FormError as error:
+            raise ApiError(f"{param}: {error}", param, code="unsupported_value") from error
+        return constraint
 
 
 class GrammarConstraint:
@@ -142,17 +147,35 @@ class GrammarConstraint:
         """Return one for another answer, as at the beginning."""
         return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size)
 
+    def follow(self) -> None:
+        """Go as far as there is one way; what has none is found here, before anything is sampled.
+
+        Raises:
+            FormError: There is none.
+        """
+        tokens: list[int] = []
+        for _ in range(_FORCED):
+            found = self.allowed(tokens).nonzero()[:, 0].tolist()
+            if len(found) != 1:
+                return
+            tokens += found
+
     def allowed(self, token_ids: Sequence[int]) -> Tensor:
         """Return which tokens may follow those sampled so far.
 
         Raises:
-            ValueError: Those sampled so far are none of the grammar's.
+            FormError: Nothing may follow, since the schema asks for what has no end.
         """
         for token in token_ids[self._num_read :]:
             if not self._matcher.consume_token(token):
-                raise ValueError(f"the grammar has no such answer: {self._matcher.get_error()}")
+                break
         self._num_read = len(token_ids)
         mask = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
+        if self._matcher.is_error() or (
+            self._matcher.is_stopped() and not self._matcher.is_accepting()
+        ):
+            reason = self._matcher.get_error().partition("\n")[0]
+            raise FormError(f"the form cannot be followed, or no answer has an end: {reason}")
         allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
         allowed[: len(mask)] = mask[: self._vocab_size] > 0
         return allowed

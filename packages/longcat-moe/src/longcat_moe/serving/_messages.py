@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._body import STRICT
 from ._errors import ApiError, shown
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -34,7 +35,8 @@ def _message(value: Any, names: dict[str, str]) -> dict[str, Any]:
         raise _wrong(f"role must be system, user, assistant or tool, got {shown(role)}")
     message: dict[str, Any] = {"role": role, "content": _text(value.get("content"))}
     if role == "assistant":
-        thought = value.get("reasoning_content", value.get("reasoning"))
+        thought = value.get("reasoning_content")
+        thought = value.get("reasoning") if thought is None else thought
         if thought is not None and not isinstance(thought, str):
             raise _wrong(f"reasoning_content must be text, got {shown(thought)}")
         message["reasoning_content"] = thought or ""
@@ -42,10 +44,10 @@ def _message(value: Any, names: dict[str, str]) -> dict[str, Any]:
         if calls:
             message["tool_calls"] = calls
     elif role == "tool":  # clients name the call, not the tool
-        call, name = value.get("tool_call_id", ""), value.get("name")
-        if not isinstance(call, str) or not isinstance(name, str | None):
+        call, name = value.get("tool_call_id"), value.get("name")
+        if not isinstance(call, str | None) or not isinstance(name, str | None):
             raise _wrong("a tool message must hold texts as tool_call_id and name")
-        message["name"] = names.get(call, "") if name is None else name
+        message["name"] = names.get(call or "", "") if name is None else name
     return message
 
 
@@ -66,7 +68,8 @@ def _calls(value: Any, names: dict[str, str]) -> list[dict[str, Any]]:
 def _arguments(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value else {}
+            value = json.loads(value, **STRICT) if value else {}
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is refused too
         except (ValueError, RecursionError):
             raise _wrong(f"arguments must be a JSON object, got {shown(value)}") from None
     if not isinstance(value, dict | None):
@@ -133,7 +136,8 @@ def chosen_tools(choice: Any, tools: Sequence[Mapping[str, Any]]) -> list[Mappin
         return None
     if choice == "required" and tools:
         return list(tools)
-    function = choice.get("function") if isinstance(choice, dict) else None
+    given: Any = choice if isinstance(choice, dict) else {}
+    function = given.get("function") if given.get("type", "function") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None
     named = [tool for tool in tools if tool["function"]["name"] == name]
     if not isinstance(name, str) or not named:

@@ -21,6 +21,7 @@ from ._served import Served
 
 _HEADER_BYTES = 1 << 24
 """Of safetensors, for all names and shapes."""
+_VERSION_DIGITS = 18
 
 
 class Meter:
@@ -135,7 +136,14 @@ class Small:
     async def weights(self, request: Request) -> Response:
         """Take new weights, which all requests that come after are answered by."""
         served = self.served
-        engine, label = served.engine, int(request.path_params["version"])
+        engine, told = served.engine, request.path_params["version"]
+        if not (told.isascii() and told.isdecimal() and len(told) <= _VERSION_DIGITS):
+            raise ApiError(
+                f"the version must be a whole number of at most {_VERSION_DIGITS} digits, got "
+                f"{shown(told)}",
+                "version",
+            )
+        label = int(told)
         # In float64, at most.
         data = await read_bytes(request, 8 * count_parameters(engine.config) + _HEADER_BYTES)
         served.newest += 1  # the engine's own number: a client may begin to count anew
