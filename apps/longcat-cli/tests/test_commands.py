@@ -191,6 +191,10 @@ def test_chat_with_a_server(monkeypatch):
         assert (done.returncode, done.stdout) == (0, "It is noon\n")
         done = _longcat("chat", "--model", url, "--api-key-env", "NO_KEY", text="noon")
         assert done.returncode == 2
+        assert "--api-key-env NO_KEY: the variable must hold a key" in done.stderr
+        monkeypatch.setenv("MY_KEY", "another")
+        done = _longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
+        assert done.returncode == 2
         assert "answered 401" in done.stderr
     finally:
         server.shutdown()

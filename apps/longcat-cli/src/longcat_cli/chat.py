@@ -11,6 +11,7 @@ from typing import Any
 
 from longcat_heavythink import HeavyThinkError
 from rich.console import Console
+from rich.markup import escape
 
 from .errors import UsageError
 from .heavy_chat import HeavyTalk
@@ -41,10 +42,15 @@ def plain_chat(model: str, options: ChatOptions) -> None:
     talker = make_talker(model, api_key_env=options.api_key_env, server_model=options.server_model)
     conversation = Conversation(talker, options, tools)
     with asyncio.Runner() as runner:  # one loop for all answers: engines and connections live in it
+        if sys.stdin is None:
+            raise UsageError("standard input must hold a question, it is closed")
         if sys.stdin.isatty():
             _talk(model, conversation, runner)
         else:
-            question = sys.stdin.read().strip()
+            try:
+                question = sys.stdin.read().strip()
+            except UnicodeDecodeError as error:
+                raise UsageError(f"standard input must be text: {error}") from error
             if not question:
                 raise UsageError("standard input must hold a question, it is empty")
             runner.run(conversation.ask(question, show=_write))
@@ -53,7 +59,9 @@ def plain_chat(model: str, options: ChatOptions) -> None:
 
 def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> None:
     console = Console(highlight=False)
-    console.print(f"[bold]{model}[/]  /help shows what can be typed; Ctrl-C stops an answer")
+    console.print(
+        f"[bold]{escape(model)}[/]  /help shows what can be typed; Ctrl-C stops an answer"
+    )
     lines = LineInput(history_file())
     while (text := lines.ask()) is not None:
         if is_command(text):
@@ -66,7 +74,7 @@ def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> Non
             except KeyboardInterrupt:
                 console.print("\n[dim](stopped)[/]")
             except (UsageError, HeavyThinkError, ValueError) as error:
-                console.print(f"\n[red]{error}[/]", markup=True, highlight=False)
+                console.print(f"\n[red]{escape(str(error))}[/]", markup=True, highlight=False)
 
 
 def command(text: str, messages: list[Message], reset: Any, console: Console) -> bool:
@@ -81,9 +89,10 @@ def command(text: str, messages: list[Message], reset: Any, console: Console) ->
         path = Path(argument.strip() or "conversation.json")
         try:
             path.write_text(json.dumps(messages, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            console.print(f"[dim]saved {path}[/]")
-        except OSError as error:
-            console.print(f"[red]{path} cannot be written: {error.strerror}[/]")
+            console.print(f"[dim]saved {escape(str(path))}[/]")
+        except (OSError, ValueError) as error:  # half a character is no text, either
+            why = getattr(error, "strerror", None) or error
+            console.print(f"[red]{escape(f'{path} cannot be written: {why}')}[/]")
     else:
         console.print(help_text(), highlight=False)
     return True

@@ -66,12 +66,20 @@ class RunFolder:
         if not file.is_file():
             raise UsageError(f"a run folder must hold run.json, none in {path}")
         record = read_json(file)
+        if not isinstance(record, dict):
+            raise UsageError(f"{file} must be what longcat wrote, it holds {str(record)[:40]!r}")
         if record.get("format") != FORMAT:
             raise UsageError(
                 f"{path} must be of run format {FORMAT}, is of {record.get('format')}: it was "
                 f"written by another version of longcat"
             )
-        return cls(path, recipe_from_dict(record["recipe"]))
+        for key, kind in (("recipe", dict), ("created", int | float)):
+            if not isinstance(record.get(key), kind):
+                raise UsageError(f"{file} must be what longcat wrote, its {key!r} is damaged")
+        try:
+            return cls(path, recipe_from_dict(record["recipe"]))
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
 
     def tasks(self, domain: str, split: str) -> Path:
         """Tasks of a domain: `train` or `eval`."""
@@ -112,7 +120,10 @@ class RunFolder:
     def facts(self, stage: str) -> dict[str, Any]:
         """What a stage noted when it was done."""
         file = self.path / "stages" / f"{stage}.json"
-        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        facts = read_json(file) if file.is_file() else {}
+        if not isinstance(facts, dict):
+            raise UsageError(f"{file} must be what longcat wrote; without it, the stage runs again")
+        return facts
 
 
 def read_json(path: Path) -> Any:
@@ -123,7 +134,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise UsageError(f"{path} must be JSON: {error}") from error
 
 

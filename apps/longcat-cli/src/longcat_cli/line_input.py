@@ -64,6 +64,9 @@ def _label(label: str, hint: str) -> str:
     return f"{label}({hint}) " if hint else label
 
 
-def history_file() -> Path:
-    """Where lines are kept between talks."""
-    return Path.home() / ".local" / "state" / "longcat" / "history"
+def history_file() -> Path | None:
+    """Where lines are kept between talks; `None` for somebody without a home."""
+    try:
+        return Path.home() / ".local" / "state" / "longcat" / "history"
+    except RuntimeError:
+        return None

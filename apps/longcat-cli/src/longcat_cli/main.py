@@ -313,6 +313,8 @@ def run() -> None:
             _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
         if isinstance(error, UsageError | FileNotFoundError | ValueError):
             _fail(str(error))
+        if isinstance(error, OSError) and error.filename is not None:  # no such, not allowed ...
+            _fail(str(error))
         # Known without importing the packages.
         if {kind.__name__ for kind in type(error).__mro__} & {
             "LongcatDoraError",

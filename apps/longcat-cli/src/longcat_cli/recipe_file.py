@@ -93,6 +93,10 @@ def _keys(section: Any, where: str) -> Iterator[Key]:
         yield Key(where + part.name, value, meanings.get(part.name, ""), rule)
 
 
+_GREATEST = 2**62
+"""Of numbers: libraries take no greater ones, and stages add to seeds."""
+
+
 @cache
 def _meanings(kind: type) -> dict[str, str]:
     """The string under each field of a class."""
@@ -112,7 +116,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
         )
     elif Path(name_or_path).is_file():
         try:
-            text = Path(name_or_path).read_text("utf-8")
+            text = Path(name_or_path).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name_or_path} must be a TOML file in UTF-8: {error}") from error
     else:
@@ -138,7 +142,7 @@ def _set(raw: dict[str, Any], change: str) -> None:
             raise UsageError(f"--set {path}: {parent!r} is a value, not a section")
     try:
         table[key] = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         table[key] = {"true": True, "false": False}.get(text, text)
 
 
@@ -159,7 +163,7 @@ def _build(kind: type, raw: dict[str, Any], where: str) -> Any:
 
 def _within(rule: Range, value: Any, where: str) -> None:
     for number in value if isinstance(value, list) else [value]:
-        if not math.isfinite(number):
+        if not (isinstance(number, int) or math.isfinite(number)):
             raise UsageError(f"{where} must be finite, got {number!r}")
         if not rule.holds(number):
             raise UsageError(f"{where} must be {rule}, got {number!r}")
@@ -180,7 +184,11 @@ def _check(kind: Any, value: Any, where: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {str(k): _check(get_args(kind)[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _GREATEST:
+            raise UsageError(f"{where} must be a number of at most {_GREATEST}, got more")
         return float(value)
+    if kind is int and isinstance(value, int) and abs(value) > _GREATEST:
+        raise UsageError(f"{where} must be a number of at most {_GREATEST}, got more")
     is_switch = isinstance(value, bool)
     if isinstance(kind, type) and isinstance(value, kind) and is_switch == (kind is bool):
         return value

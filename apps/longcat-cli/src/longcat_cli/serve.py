@@ -70,9 +70,11 @@ def _keys(variable: str | None) -> list[str]:
 def _check_free(host: str, port: int) -> None:
     """Say that a port is taken before a model is loaded for nothing."""
     try:
-        with socket.socket() as probe:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-    except OSError as error:
-        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+    except (OSError, ValueError) as error:  # a name that is none, too
+        number, told = getattr(error, "errno", None), getattr(error, "strerror", None)
+        why = "is taken" if number == errno.EADDRINUSE else f"cannot be had: {told or error}"
         raise UsageError(f"--host {host} --port {port} {why}") from error

@@ -64,12 +64,14 @@ class ServerTalker:
                     has_ended = True
                     break
                 event = _event(self.url, said)
-                for choice in event.get("choices") or ():
-                    has_ended = has_ended or bool(choice.get("finish_reason"))
-                    delta = choice.get("delta") or choice.get("message") or {}
-                    for piece in _pieces(delta):
-                        yield piece
-                    _collect(calls, delta)
+                try:
+                    pieces, is_end = _read(event, calls)
+                except (AttributeError, LookupError, TypeError):
+                    told = f"{self.url} must stream chat completions, got {said[:80]!r}"
+                    raise UsageError(told) from None
+                has_ended = has_ended or is_end
+                for piece in pieces:
+                    yield piece
             for number in sorted(calls):
                 yield Call(**calls[number])
             if not has_ended:
@@ -123,6 +125,17 @@ def _event(url: str, said: str) -> dict[str, Any]:
         why = error.get("message", error) if isinstance(error, dict) else error
         raise UsageError(f"{url} failed in the middle of its answer: {str(why)[:300]}")
     return event
+
+
+def _read(event: dict[str, Any], calls: dict[int, dict[str, str]]) -> tuple[list[Piece], bool]:
+    """What an event adds, its parts of calls to `calls`; and whether a choice ends there."""
+    pieces, is_end = list[Piece](), False
+    for choice in event.get("choices") or ():
+        is_end = is_end or bool(choice.get("finish_reason"))
+        delta = choice.get("delta") or choice.get("message") or {}
+        pieces += _pieces(delta)
+        _collect(calls, delta)
+    return pieces, is_end
 
 
 def _pieces(delta: dict[str, Any]) -> list[Piece]:

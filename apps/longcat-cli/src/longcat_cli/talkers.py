@@ -13,6 +13,8 @@ from .folder import read_json
 from .models import SOURCES, get_model, is_here, models_root
 
 Message = dict[str, Any]
+DEFAULT_KEY = "OPENAI_API_KEY"
+"""The variable that holds a server's key, if none is named; it may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ def make_talker(model: str, *, api_key_env: str, server_model: str | None) -> Ta
     if model.startswith(("http://", "https://")):
         from .server_talker import ServerTalker
 
-        return ServerTalker(model, os.environ.get(api_key_env, ""), server_model)
+        return ServerTalker(model, _key(api_key_env), server_model)
+    if api_key_env != DEFAULT_KEY:
+        raise UsageError(f"--api-key-env goes with the URL of a server, got --model {model!r}")
     if server_model is not None:
         raise UsageError(f"--server-model goes with the URL of a server, got --model {model!r}")
     from .local_talkers import LongcatTalker, TransformersTalker
@@ -100,5 +104,17 @@ def make_talker(model: str, *, api_key_env: str, server_model: str | None) -> Ta
             f"--model must be a checkpoint folder, a URL, or one of {', '.join(SOURCES)}; "
             f"{model!r} is none"
         )
-    kind = str(read_json(config).get("model_type"))
+    said = read_json(config)
+    if not isinstance(said, dict):
+        raise UsageError(f"{config} must be a model's configuration, it holds {str(said)[:40]!r}")
+    kind = str(said.get("model_type"))
     return LongcatTalker(folder) if kind.startswith("longcat_flash") else TransformersTalker(folder)
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key and variable != DEFAULT_KEY:
+        raise UsageError(f"--api-key-env {variable}: the variable must hold a key, it is empty")
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"the key in {variable} must be printable ASCII, and is not")
+    return key

@@ -41,11 +41,12 @@ class ToolPrograms:
                 *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
-        except OSError as error:
-            return json.dumps({"error": f"{command[0]} cannot be run: {error.strerror}"})
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            return json.dumps({"error": f"{command[0]} cannot be run: {why}"})
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                out, wrong = await process.communicate(arguments.encode())
+                out, wrong = await process.communicate(arguments.encode(errors="replace"))
         except TimeoutError:
             return json.dumps({"error": f"{name} took longer than {TIMEOUT_S:g} s"})
         finally:

@@ -14,6 +14,7 @@ from typing import Any
 from longcat_dora import Session, Worker
 from longcat_envs import Environment, Invalid, Message, Task
 from rich.console import Console
+from rich.markup import escape
 
 from .agent import load_agent, load_worlds, make_environment, read_tasks, transcript
 from .chat import command
@@ -30,6 +31,8 @@ def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise:
     folder = RunFolder.open(run) if run is not None else newest_run()
     if not folder.is_trained:
         raise UsageError(f"{folder.path} must have come as far as a fused model, and has not")
+    if sys.stdin is None:
+        raise UsageError("standard input must hold a request, it is closed")
     chosen = choose_task(folder, domain, task)
     worlds = load_worlds(folder.recipe.domains)
     rl = folder.recipe.rl
@@ -48,6 +51,8 @@ def choose_task(folder: RunFolder, domain: str | None, task: str | None) -> Task
         raise UsageError(f"--domain must be one of {', '.join(domains)}, got {domain!r}")
     names = [domain] if domain is not None else list(domains)
     tasks = [found for name in names for found in read_tasks(folder.tasks(domains[name], "eval"))]
+    if not tasks:
+        raise UsageError(f"{folder.path} must hold held-out tasks, its files have none")
     if task is None:
         return tasks[0]
     for found in tasks:
@@ -83,8 +88,9 @@ class _Talk:
         self.messages, self.tools = list(observation.messages), observation.tools
         opening = str(self.messages[-1]["content"])
         if self.lines is not None:
-            self.console.print(f"[bold]{self.task.id}[/]: {self.worker_line()}")
-            self.console.print(f"[dim]Enter sends the task's own request:[/] {opening}")
+            self.console.print(f"[bold]{escape(self.task.id)}[/]: {escape(self.worker_line())}")
+            told = f"[dim]Enter sends the task's own request:[/] {escape(opening)}"
+            self.console.print(told)
             self.console.print("[dim]/help shows what else can be typed[/]")
         text = await self._ask("")
         if text is None:
@@ -115,10 +121,12 @@ class _Talk:
             self.messages.append({"role": "user", "content": text})
         reward = await self.environment.score()
         if isinstance(reward, Invalid):
-            self.console.print(f"[red]the world failed, nothing was judged: {reward.reason}[/]")
+            told = f"the world failed, nothing was judged: {reward.reason}"
+            self.console.print(f"[red]{escape(told)}[/]")
             return
         for description, met in reward.parts.items():
-            self.console.print(f"{'[green]met   [/]' if met else '[red]unmet [/]'} {description}")
+            mark = "[green]met   [/]" if met else "[red]unmet [/]"
+            self.console.print(f"{mark} {escape(description)}")
         self.console.print(f"reward {reward.total:g}")
 
     async def _act(self, session: Session) -> bool:

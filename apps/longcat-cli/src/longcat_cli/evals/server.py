@@ -68,8 +68,10 @@ class ServerPolicy:
                 f"{self._url} must answer with choices, got {response.text[:120]!r}"
             ) from None
         spent = (said.get("usage") or {}).get("completion_tokens")
-        is_known = isinstance(spent, int) and self.tokens is not None
-        self.tokens = (self.tokens or 0) + int(spent) if is_known else None
+        if isinstance(spent, int) and self.tokens is not None:
+            self.tokens += spent
+        else:
+            self.tokens = None
         kept = ("content", "reasoning_content", "reasoning", "tool_calls")
         told = {name: message[name] for name in kept if message.get(name)}
         return {"role": "assistant", "content": "", **told}
