@@ -50,7 +50,7 @@ class ShardedTrainer(TabularTrainer):
     def weights(self):
         alive = set()
         for number, row in enumerate(self.table):
-            gc.collect()
+            gc.collect(0)  # a whole one takes a second in a process that has loaded much
             self.most_alive = max(self.most_alive, len(alive))
             self.threads.add(threading.current_thread().name)
             shard = _Row("d", row)
