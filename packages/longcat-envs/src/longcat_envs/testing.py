@@ -21,7 +21,8 @@ class FakeServer:
 
     Example:
         >>> with FakeServer(lambda body: (200, {"content": "Hello."})) as server:
-        ...     endpoint = Endpoint(server.url)
+        ...     server.url.startswith("http://127.0.0.1:")
+        True
     """
 
     def __init__(self, answer: Answer) -> None:

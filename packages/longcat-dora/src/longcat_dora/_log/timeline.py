@@ -81,9 +81,13 @@ def timeline(events: Iterable[Event]) -> dict[str, Any]:
     It has a row for each rollout that runs at once.
 
     Example:
-        >>> timeline([{"kind": "started", "trajectory": "t", "group": "g", "version": 0, "at": 1.0},
-        ...           {"kind": "produced", "trajectory": "t", "version": 0, "at":
-        3.0}])["traceEvents"][-1]["dur"] 2000000
+        >>> member = {"trajectory": "t", "version": 0}
+        >>> events = [
+        ...     {"kind": "started", "group": "g", "at": 1.0, **member},
+        ...     {"kind": "produced", "at": 3.0, **member},
+        ... ]
+        >>> timeline(events)["traceEvents"][-1]["dur"]
+        2000000
     """
     picture = _Picture()
     for event in events:
