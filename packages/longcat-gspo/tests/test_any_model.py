@@ -237,6 +237,18 @@ def test_chunked_log_probs_with_an_adapter():
     assert metrics[0]["entropy"] == pytest.approx(metrics[1]["entropy"], rel=1e-5)
 
 
+@pytest.mark.parametrize("reference", [5, "frozn", {"a": 1}])
+def test_a_reference_that_is_no_model_is_refused(reference):
+    with pytest.raises(ValueError, match="reference must be a model or 'frozen', got"):
+        GspoTrainer(llama(), TrainerConfig(), reference=reference)
+
+
+@pytest.mark.parametrize("config", [{"learning_rate": 1e-3}, None, 1e-3])
+def test_a_config_of_another_kind_is_refused(config):
+    with pytest.raises(TypeError, match="config must be a TrainerConfig, got"):
+        GspoTrainer(llama(), config)
+
+
 def test_a_reference_that_is_the_model_is_refused_and_a_copy_stays_what_it_was():
     model = llama()
     with pytest.raises(ValueError, match="shares weights"):

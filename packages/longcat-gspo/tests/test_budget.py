@@ -93,3 +93,15 @@ def test_the_peak_moves_from_what_is_easy_for_a_weak_policy_to_what_is_hard_for_
     other = CapabilityValue(memory=3)
     other.load_state_dict(saved)
     assert other.value() == weak
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 1e308}, {"beta": 0}, {"tau": float("nan")}])
+def test_a_value_that_has_no_digits_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be positive and at most 1e"):
+        coba_value(**{"alpha": 4, "beta": 7, **wrong})
+
+
+@pytest.mark.parametrize("wrong", [{"lam": float("nan")}, {"kappa": 1e308}, {"tau": 0}])
+def test_a_capability_that_has_no_value_is_refused_before_anything_is_seen(wrong):
+    with pytest.raises(ValueError, match=r"need 0 < alpha_min|must be positive"):
+        CapabilityValue(**wrong)

@@ -142,6 +142,20 @@ def test_a_run_without_a_runtime_learns(folder):
         assert sample.reward == pytest.approx(wanted)
 
 
+def test_a_bf16_model_of_which_only_norms_are_trained_runs(folder):
+    """Their float32 masters meet the bf16 weights, in sampling as in training."""
+    model, tokenizer = load_model(folder, dtype="bfloat16")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "norm" in name
+    before = model.model.norm.weight.detach().clone()
+    steps = rl_steps(
+        model, tokenizer, [{"prompt": "a"}], {few_capitals: 1.0}, TrainerConfig(learning_rate=1e-2),
+        steps=2, groups=1, group_size=8, max_tokens=8,
+    )  # fmt: skip
+    assert any(metrics["signal_share"] for metrics in steps)
+    assert not torch.equal(before.float(), model.model.norm.weight.detach().float())
+
+
 def test_a_run_needs_tasks_and_rewards(folder):
     model, tokenizer = load_model(folder)
     for tasks, rewards in (([], {short: 1.0}), ([{"prompt": "a"}], {})):

@@ -32,6 +32,9 @@ Value = Callable[[int, float], float]
 too."""
 
 
+_GREATEST = 1e6
+"""Of what shapes CoBA's value: beyond, the density's norm has no digits left."""
+
 _MOST_WORK = 2_000_000_000
 """Of the exact solution: tasks, times rollouts, times rollouts a task; some seconds."""
 
@@ -45,9 +48,10 @@ class CobaValue:
     tau: float = 8.0
 
     def __post_init__(self) -> None:
-        if not all(0 < number < math.inf for number in (self.alpha, self.beta, self.tau)):
+        if not all(0 < number <= _GREATEST for number in (self.alpha, self.beta, self.tau)):
             raise ValueError(
-                f"alpha, beta, tau must be positive, got {self.alpha}, {self.beta}, {self.tau}"
+                f"alpha, beta, tau must be positive and at most {_GREATEST:g}, got {self.alpha}, "
+                f"{self.beta}, {self.tau}"
             )
 
     def __call__(self, budget: int, pass_rate: float) -> float:
@@ -111,11 +115,12 @@ class CapabilityValue:
         tau: float = 8.0,
         memory: int = 5,
     ) -> None:
-        if not 0 < alpha_min <= alpha_max < kappa or memory < 1 or lam < 0:
+        if not (0 < alpha_min <= alpha_max < kappa <= _GREATEST and memory >= 1 and lam >= 0):
             raise ValueError(
-                "need 0 < alpha_min <= alpha_max < kappa, lam >= 0 and memory >= 1, got "
-                f"{alpha_min}, {alpha_max}, {kappa}, {lam} and {memory}"
+                f"need 0 < alpha_min <= alpha_max < kappa <= {_GREATEST:g}, lam >= 0 and "
+                f"memory >= 1, got {alpha_min}, {alpha_max}, {kappa}, {lam} and {memory}"
             )
+        CobaValue(alpha_min, kappa - alpha_min, tau)  # refuses a tau that is none
         self.kappa, self.alpha_min, self.alpha_max = kappa, alpha_min, alpha_max
         self.lam, self.tau = lam, tau
         self._failures: deque[float] = deque(maxlen=memory)

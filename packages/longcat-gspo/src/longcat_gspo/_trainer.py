@@ -80,6 +80,8 @@ class GspoTrainer:
         send: Literal["merged", "adapter"] = "merged",
         after_step: Callable[[], dict[str, float]] | None = None,
     ) -> None:
+        if not isinstance(cast(object, config), TrainerConfig):
+            raise TypeError(f"config must be a TrainerConfig, got {type(config).__name__}")
         if config.kl_coefficient and reference is None:
             raise ValueError(f"kl_coefficient={config.kl_coefficient} needs a reference model")
         if send not in ("merged", "adapter") or (send == "adapter" and not has_adapter(model)):
@@ -122,12 +124,15 @@ class GspoTrainer:
     def _predictor(self, model: nn.Module) -> Predict:
         if self.config.chunked_log_probs:
             num = self._together.num
-            return from_hidden_states(model, self.config, self._autocast, num_processes=num)
-        return from_logits(model, self.config, self._autocast)
+            return from_hidden_states(model, self.config, self.autocast, num_processes=num)
+        return from_logits(model, self.config, self.autocast)
 
     @contextlib.contextmanager
-    def _autocast(self) -> Any:
-        """The accelerator's precision, and bf16 where low precision is held in float32."""
+    def autocast(self) -> Any:
+        """Compute as the steps do: in the accelerator's precision, or bf16 held in float32.
+
+        What samples from the model that is trained needs it too: weights of two precisions meet.
+        """
         low = torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self._dtypes))
         with self.accelerator.autocast(), low if self._dtypes else contextlib.nullcontext():
             yield
@@ -135,9 +140,9 @@ class GspoTrainer:
     def _reference(self, reference: nn.Module | Literal["frozen"] | None) -> Predict | None:
         if reference is None:
             return None
+        if reference != "frozen" and not isinstance(cast(object, reference), nn.Module):
+            raise ValueError(f"reference must be a model or 'frozen', got {reference!r}")
         if isinstance(reference, str):
-            if reference != "frozen":
-                raise ValueError(f"reference must be a model or 'frozen', got {reference!r}")
             if has_adapter(self._plain):
                 return self._without_adapter
             reference = copy.deepcopy(self._plain)

@@ -153,7 +153,9 @@ def rl_steps(
         answers: list[str] = []
         for place, task in enumerate(chosen):
             ids = _prompt(tokenizer, task)
-            for answer in _generate(model, tokenizer, ids, config, group_size, max_tokens):
+            with trainer.autocast():
+                found = _generate(model, tokenizer, ids, config, group_size, max_tokens)
+            for answer in found:
                 text = tokenizer.decode(answer, skip_special_tokens=True)
                 reward = sum(
                     weight * _reward(score, task, text) for score, weight in rewards.items()
