@@ -74,6 +74,27 @@ def test_none_among_tasks_is_not_their_end(tmp_path):
     manager.close()
 
 
+@pytest.mark.parametrize("tasks", [[], {}, {"a": [], "b": iter(())}, (t for t in ())])
+def test_no_task_at_all_is_an_error(tmp_path, tasks):
+    with pytest.raises(LongcatDoraError, match="must hold at least one task, got none"):  # noqa: PT012
+        manager = _manager(tmp_path, tasks)
+        try:
+            manager.feed()
+        finally:
+            manager.close()
+
+
+def test_a_domain_without_a_task_is_told(tmp_path, caplog):
+    manager = _manager(tmp_path, {"math": [Task("a", 1)], "code": []})
+    manager.feed()
+    manager.close()
+    assert caplog.messages == ["domain 'code' holds no task"]
+    again = _manager(tmp_path, [])  # nothing more comes, and what was there goes on
+    again.feed()
+    assert not again.is_drained
+    again.close()
+
+
 @pytest.mark.parametrize("task", [Task(None, 1), Task(b"x", 1), Task(("a", 1), 1), Task("a", 1, 7)])
 def test_ids_and_domains_are_text(tmp_path, task):
     manager = _manager(tmp_path, [task])

@@ -22,6 +22,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import os
 import secrets
 import socket
 import threading
@@ -40,6 +41,7 @@ except ImportError as error:  # pragma: no cover
         "longcat_dora.endpoint needs: pip install 'longcat-dora[endpoint]'"
     ) from error
 
+from ._rollout.fork import end_copy
 from ._rollout.session import Answer, Session
 from ._types import Outcome, Policy, Rollout
 
@@ -83,10 +85,15 @@ async def _in_own_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
+    home = os.getpid()
+
     def run() -> None:
         try:
-            future.set_result(function(*arguments))
+            result = function(*arguments)
+            end_copy(home)
+            future.set_result(result)
         except BaseException as error:  # the agent's, whatever it is; nobody may wait any more
+            end_copy(home)
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 future.set_exception(error)
 

@@ -18,6 +18,7 @@ from longcat_dora._types import LongcatDoraError, Task
 
 Tasks = Iterable[Task] | Mapping[str, Iterable[Task]]
 _END = object()
+_NO_TASK = "tasks must hold at least one task, got none"
 _MOST_AHEAD = 1000
 """Tasks that are looked at beyond what was admitted, to find those that come in another order."""
 
@@ -27,6 +28,8 @@ class _Stream:
     """One domain's tasks."""
 
     tasks: Iterator[Task]
+    is_empty: bool = True
+    """Whether no task of it has come, now or before."""
     ahead: deque[Task] = field(default_factory=deque[Task])
     """Drawn, and not admitted before."""
     missing: Counter[str] = field(default_factory=Counter[str])
@@ -41,15 +44,20 @@ class TaskFeed:
 
     Raises:
         TypeError: It is neither.
+        LongcatDoraError: It is a dictionary of no domain.
     """
 
     def __init__(self, tasks: Tasks) -> None:
         self.by_domain = isinstance(tasks, Mapping)
         given = cast("Mapping[Any, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
+        if not given:
+            raise LongcatDoraError(_NO_TASK)
         for domain in given:
             if not isinstance(domain, str):
                 raise TypeError(f"tasks by domain must have keys that are text, got {domain!r}")
         self._streams = {domain: _Stream(_iterator(some)) for domain, some in given.items()}
+        self._has_any = False
+        """Whether a task has come, now or before."""
         self.notes: list[str] = []
         """What a person should hear of."""
 
@@ -62,6 +70,9 @@ class TaskFeed:
         """Return the next task that was not admitted before.
 
         `None` if there is none, now and ever.
+
+        Raises:
+            LongcatDoraError: There was never one.
         """
         stream = self._streams[domain]
         if stream.ahead:
@@ -77,14 +88,20 @@ class TaskFeed:
                 " one"
             )
         del self._streams[domain]
+        if stream.is_empty and self.by_domain:
+            self.notes.append(f"domain {domain!r} holds no task")
+        if not self._streams and not self._has_any:
+            raise LongcatDoraError(_NO_TASK)
         return None
 
     def pass_over(self, domain: str, name: str) -> Task | None:
         """A task was admitted before; return it, if it comes again now."""
+        self._has_any = True
         domain = domain if self.by_domain else ""
         stream = self._streams.get(domain)
         if stream is None:
             return None
+        stream.is_empty = False
         task = self._draw(domain) if len(stream.ahead) < _MOST_AHEAD else None
         if task is not None and task.id == name:
             return task
@@ -115,11 +132,13 @@ class TaskFeed:
         return stream.missing.get(task.id, 0) > 0
 
     def _draw(self, domain: str) -> Task | None:
-        task = next(self._streams[domain].tasks, _END)
+        stream = self._streams[domain]
+        task = next(stream.tasks, _END)
         if task is _END:
             return None
         if not isinstance(task, Task):
             raise LongcatDoraError(f"tasks must be longcat_dora.Task, got {type(task).__name__}")
+        self._has_any, stream.is_empty = True, False
         for name in ("id", "domain"):  # else a resumed run would not know them again
             value: Any = getattr(task, name)
             if not isinstance(value, str):

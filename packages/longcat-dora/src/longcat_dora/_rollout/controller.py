@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import os
 import time
 import traceback
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import Any, cast
 from longcat_dora._log.tensors import CopiedWeights
 from longcat_dora._types import EndReason, Invalid, Mask, Outcome, Trajectory, Worker
 
+from .fork import end_copy
 from .messages import (
     AbortRollout,
     Broken,
@@ -71,6 +73,9 @@ class RolloutController:
         """By version."""
         self._retiring: set[int] = set()
         self._has_noted_splits = False
+        self._unbegun: set[str] = set()
+        """Rollouts that have not taken their first step."""
+        self._home = os.getpid()
 
     def obey(self, order: Order) -> None:
         """Carry out an order; if that fails, the run ends and says why."""
@@ -122,11 +127,17 @@ class RolloutController:
         self._sessions[order.trajectory] = session
         # Counted now, not when the rollout first runs: the next order may be to retire its version.
         self._num_sessions[order.version] += 1
+        self._unbegun.add(order.trajectory)
         running = asyncio.get_running_loop().create_task(self._rollout(order, session))
         self._tasks[order.trajectory] = running
         running.add_done_callback(lambda _: self._forget(order.trajectory))
 
     def _forget(self, trajectory: str) -> None:
+        if trajectory in self._unbegun:  # a world cancelled all tasks that it found
+            self._unbegun.discard(trajectory)
+            if trajectory not in self._aborted:
+                told = "it was cancelled before it began"
+                self.tell(RolloutFailed(trajectory, EndReason.FAILED, told))
         del self._tasks[trajectory]
         self._aborted.discard(trajectory)
         self._num_sessions[self._sessions.pop(trajectory).version] -= 1
@@ -134,8 +145,10 @@ class RolloutController:
 
     async def _rollout(self, order: StartRollout, session: Session) -> None:
         """Take a rollout to its one end: delivered, or reported."""
+        self._unbegun.discard(order.trajectory)
         began = time.monotonic()
         reason, detail, outcome = await self._play(order, session)
+        end_copy(self._home)
         try:
             await session.close()
             if reason is None and session.problem is not None:

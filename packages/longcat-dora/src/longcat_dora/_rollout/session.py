@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longcat_dora._types import LongcatDoraError, Sampled, Segment, Worker
+
+from .fork import end_copy
 
 Message = Mapping[str, Any]
 _MOST_LOG_PROB = 0.01
@@ -79,7 +82,7 @@ class Session:
         """Of the attempt: for engines that take one, and for worlds that want the same luck
         again."""
         self._num_opened = 0
-        self._worker = worker
+        self._worker, self._home = worker, os.getpid()
         self._conversations: list[_Conversation] = []
         self._current: _Conversation | None = None
         """Of `generate`."""
@@ -209,6 +212,7 @@ class Session:
         self, c: _Conversation, given: Sequence[int], max_tokens: int | None = None
     ) -> list[int]:
         """Let the engine continue a conversation, under a newer version if it was moved."""
+        end_copy(self._home)  # the engine's connections are not a fork's
         sampled: list[int] = []
         _check_ids(given)
         most = min(self._worker.max_tokens, max_tokens or self._worker.max_tokens)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import pickle
 import signal
 import sys
 import traceback
+from collections.abc import Coroutine
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +19,11 @@ from typing import Any, NamedTuple
 from longcat_dora._log.payloads import PAYLOAD_BYTES, PayloadFile
 from longcat_dora._log.tensors import Form
 from longcat_dora._rollout.controller import RolloutController
+from longcat_dora._rollout.fork import end_copy, keep_at_home
 from longcat_dora._rollout.messages import (
     Broken,
     LoadWeights,
+    Noted,
     Ready,
     Released,
     Report,
@@ -97,6 +101,9 @@ def main(descriptor: int) -> None:
     """Entry point, at one end of a pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the manager decides when to stop
     connection = Connection(descriptor)
+    # Whoever else holds this end of the pipe hides this process's death.
+    os.set_inheritable(descriptor, False)
+    os.register_at_fork(after_in_child=connection.close)
     try:
         setup: Setup = pickle.loads(connection.recv_bytes())
         worker = _build(setup)
@@ -111,7 +118,23 @@ def main(descriptor: int) -> None:
         _try_to_send(connection, Broken(problem))
         return
     if _try_to_send(connection, Ready()):
-        asyncio.run(_serve(connection, worker, setup.deadline_s, file))
+        _run(connection, _serve(connection, worker, setup.deadline_s, file))
+
+
+def _run(connection: Connection, serve: Coroutine[Any, Any, None]) -> None:
+    """Serve to the end; if a world stops the loop, it goes on."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        keep_at_home(loop)
+        serving = loop.create_task(serve)
+        serving.add_done_callback(lambda _: loop.stop())
+        loop.run_forever()
+        if not serving.done():
+            told = "a world stopped its controller's event loop; it goes on"
+            _try_to_send(connection, Noted(told))
+        while not serving.done():
+            loop.run_forever()
+        serving.result()
 
 
 def _build(setup: Setup) -> Worker:
@@ -165,14 +188,19 @@ async def _serve(
         except (EOFError, OSError):
             controller.obey(Stop())
 
+    home = os.getpid()
     controller = RolloutController(worker, deadline_s=deadline_s, deliver=deliver, tell=tell)
     loop = asyncio.get_running_loop()
     loop.add_reader(connection.fileno(), read)
-    await controller.stopped.wait()
+    while not controller.stopped.is_set():
+        with contextlib.suppress(asyncio.CancelledError):  # a world cancels all tasks that it finds
+            await controller.stopped.wait()
+    end_copy(home)  # its pipe is closed
     loop.remove_reader(connection.fileno())
     await controller.close()
     file.close()
     # Threads of plain agents and rollouts that hear nothing would hold up the end for ever.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # a world may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)
