@@ -1,19 +1,23 @@
-"""A real small model on questions that can be checked: SmolLM2-135M-Instruct adding two numbers.
+"""A real small model on questions that can be checked: SmolLM2-135M-Instruct.
 
-    python benchmarks/smollm.py [--model FOLDER] [--problems 40]
+    python benchmarks/smollm.py [--model FOLDER] [--problems 20]
 
-FOLDER holds the model in Hugging Face's layout (`~/.cache/longcat/models/smollm2-135m`); torch and transformers must be installed. Each
-problem gets 16 attempts at temperature 1.0; each summary is made of the first K of them. Whatever
-comes out is published.
+FOLDER holds the model in Hugging Face's layout (`~/.cache/longcat/models/smollm2-135m`); torch and
+transformers must be installed. There are as many sums of two digits, capitals and opposites. Each
+problem gets 16 attempts; two runs of heavy thinking are made of the first K of them. Whatever comes
+out is published.
+
+An answer is the last number, capital or opposite that a text names; a text without one is an answer
+of its own.
 """
 
 import argparse
 import asyncio
 import json
 import re
+import sys
 from pathlib import Path
 from random import Random
-from statistics import fmean
 
 import torch
 from longcat_heavythink import HeavyConfig, Reply, Usage, think
@@ -21,7 +25,23 @@ from longcat_heavythink.evaluate import Problem, evaluate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WIDTHS = (1, 2, 4, 8, 16)
-MOST_NEW = 24
+RUNS = 2
+THINKERS, SUMMARY, MOST_NEW = 0.7, 0.6, 24
+CAPITALS = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo",
+    "Egypt": "Cairo", "Russia": "Moscow", "Peru": "Lima", "Greece": "Athens", "Cuba": "Havana",
+    "Portugal": "Lisbon", "Austria": "Vienna", "Norway": "Oslo", "Poland": "Warsaw",
+    "Ireland": "Dublin", "Kenya": "Nairobi", "Iran": "Tehran", "Iraq": "Baghdad",
+    "Hungary": "Budapest", "Thailand": "Bangkok",
+}  # fmt: skip
+OPPOSITES = {
+    "hot": "cold", "big": "small", "up": "down", "old": "young", "fast": "slow", "open": "closed",
+    "left": "right", "day": "night", "happy": "sad", "rich": "poor", "strong": "weak",
+    "wet": "dry", "hard": "soft", "early": "late", "full": "empty", "loud": "quiet",
+    "light": "dark", "high": "low", "near": "far", "win": "lose",
+}  # fmt: skip
+KNOWN = re.compile("|".join([r"-?\d+", *(rf"\b{word.lower()}\b" for word in
+                             (*CAPITALS.values(), *OPPOSITES.values()))]))  # fmt: skip
 
 
 class Batches:
@@ -55,13 +75,22 @@ class Batches:
         return replies
 
 
-def last_number(text):
-    found = re.findall(r"-?\d+", text.replace(",", ""))
+def last_known(text):
+    found = KNOWN.findall(text.replace(",", "").lower())
     return found[-1] if found else text.strip().casefold()
 
 
-def question(a, b):
-    return [{"role": "user", "content": f"What is {a} + {b}? Answer with the number alone."}]
+def questions(kind, most):
+    """Pairs of a question and its true answer."""
+    random = Random(0)
+    if kind == "sums":
+        pairs = random.sample([(a, b) for a in range(2, 10) for b in range(2, 10)], most)
+        return [(f"What is {a} + {b}? Answer with the number alone.", str(a + b)) for a, b in pairs]
+    if kind == "capitals":
+        return [(f"What is the capital of {country}? Answer with the city alone.", city.lower())
+                for country, city in list(CAPITALS.items())[:most]]  # fmt: skip
+    return [(f"What is the opposite of {word}? Answer with one word.", opposite)
+            for word, opposite in list(OPPOSITES.items())[:most]]  # fmt: skip
 
 
 async def summaries(batches, asks, attempts, k):
@@ -79,7 +108,7 @@ async def summaries(batches, asks, attempts, k):
             return await future
 
         return await think(
-            ask, complete, config=HeavyConfig(width=k, normaliser=last_number, summary_tries=1)
+            ask, complete, config=HeavyConfig(width=k, normaliser=last_known, summary_tries=1)
         )
 
     tasks = [asyncio.create_task(run(a, r)) for a, r in zip(asks, attempts, strict=True)]
@@ -87,53 +116,67 @@ async def summaries(batches, asks, attempts, k):
         await asyncio.sleep(0.01)
         batch, waiting[:] = waiting[:16], waiting[16:]
         if batch:
-            replies = batches.answer([messages for messages, _ in batch], 0.6)
+            replies = batches.answer([messages for messages, _ in batch], SUMMARY)
             for (_, future), reply in zip(batch, replies, strict=True):
                 future.set_result(reply)
     return [task.result() for task in tasks]
 
 
+def recorded(batches, kind, most):
+    """The problems of a kind with their attempts, and with answers of heavy thinking."""
+    asked = questions(kind, most)
+    asks = [[{"role": "user", "content": text}] for text, _ in asked]
+    attempts = [batches.answer([ask] * max(WIDTHS), THINKERS) for ask in asks]
+    problems = [
+        Problem(truth, [last_known(r.text) for r in replies],
+                [r.usage.total_tokens for r in replies])
+        for (_, truth), replies in zip(asked, attempts, strict=True)
+    ]  # fmt: skip
+    for k in WIDTHS:
+        for _ in range(RUNS):
+            answers = asyncio.run(summaries(batches, asks, attempts, k))
+            for problem, got in zip(problems, answers, strict=True):
+                problem.heavy.setdefault(k, []).append(last_known(got.answer))
+                problem.heavy_tokens.setdefault(k, []).append(got.usage.total_tokens)
+        print(kind, "with summaries of", k, file=sys.stderr, flush=True)
+    return problems
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default=Path.home() / ".cache/longcat/models/smollm2-135m")
-    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--problems", type=int, default=20, help="of each kind, 20 at most")
     options = parser.parse_args()
     torch.manual_seed(0)
-    random = Random(0)
     batches = Batches(options.model)
-    pairs = [(random.randint(10, 99), random.randint(10, 99)) for _ in range(options.problems)]
-    asks = [question(a, b) for a, b in pairs]
-    attempts = [batches.answer([ask] * max(WIDTHS), 1.0) for ask in asks]
-    problems = [
-        Problem(str(a + b), [last_number(r.text) for r in replies],
-                [r.usage.total_tokens for r in replies])
-        for (a, b), replies in zip(pairs, attempts, strict=True)
-    ]  # fmt: skip
-    for k in WIDTHS:
-        for problem, got in zip(
-            problems, asyncio.run(summaries(batches, asks, attempts, k)), strict=True
-        ):
-            problem.heavy[k] = [last_number(got.answer)]
-            problem.heavy_tokens[k] = [got.usage.total_tokens]
-        print("summaries of", k, flush=True)
-    rows = [
-        [row.k, str(row.mean), str(row.vote), str(row.passed), str(row.heavy_mean),
-         round(row.tokens), round(row.heavy_tokens)]
-        for row in evaluate(problems, WIDTHS)
-    ]  # fmt: skip
-    columns = ["K", "mean@1", "vote@K", "pass@K", "heavy@K", "tokens of K", "tokens with summary"]
+    kinds = {k: recorded(batches, k, options.problems) for k in ("sums", "capitals", "opposites")}
+    everything = [problem for problems in kinds.values() for problem in problems]
+    kinds["all"] = everything
+    rows, at_16 = [], {}
+    for kind, problems in kinds.items():
+        for row in evaluate(problems, WIDTHS):
+            rows.append([kind, row.k, str(row.mean), str(row.vote), str(row.passed),
+                         str(row.heavy_mean), str(row.heavy_pass), round(row.tokens),
+                         round(row.heavy_tokens)])  # fmt: skip
+            at_16[kind] = row
+    columns = ["questions", "K", "mean@1", "vote@K", "pass@K", "heavy-mean@K",
+               f"heavy-pass@K of {RUNS}", "tokens of K", "tokens with summary"]  # fmt: skip
     for row in [columns, *rows]:
         print("  ".join(f"{cell!s:>22}" for cell in row))
-    at = {row.k: row for row in evaluate(problems, WIDTHS)}
+    end = at_16["all"]
     claim = (
-        f"SmolLM2-135M adds two numbers rightly in {at[1].mean.value:.2f} of attempts; a vote of 16 in "
-        f"{at[16].vote.value:.2f}, heavy thinking over 16 in {at[16].heavy_mean.value:.2f}."
+        f"SmolLM2-135M on {len(everything)} questions that can be checked: {end.mean.value:.2f} of "
+        f"attempts are right, {end.vote.value:.2f} of votes of 16, {end.passed.value:.2f} have a "
+        f"right one among 16; heavy thinking over 16 is right in {end.heavy_mean.value:.2f}."
     )
-    mean_prompt = fmean(p.heavy_tokens[16][0] for p in problems)
     print(json.dumps({
-        "title": "SmolLM2-135M on sums", "claim": claim, "columns": columns, "rows": rows,
-        "spread": f"95% interval over {options.problems} problems", "seeds": [0],
-        "notes": [f"A whole run at K = 16 costs {mean_prompt:.0f} tokens on average."],
+        "title": "SmolLM2-135M on questions that can be checked", "claim": claim,
+        "columns": columns, "rows": rows,
+        "spread": f"95% interval over {options.problems} problems of each kind", "seeds": [0],
+        "notes": [(f"Thinkers at temperature {THINKERS}, summaries at {SUMMARY}, of this model; "
+                  f"at most {MOST_NEW} tokens an answer."),
+                  "The weights are a 4-bit file's, in bfloat16.",
+                  "Tokens are prompts and answers."],
         "versions": {"model": "SmolLM2-135M-Instruct"},
     }))  # fmt: skip
 
