@@ -7,6 +7,7 @@ import sys
 import time
 
 import longcat_fusion._folders as folders
+import longcat_fusion._shards as shards
 import pytest
 from longcat_fusion import MergeConfig, merge_folders
 from longcat_fusion._journal import JOURNAL
@@ -52,13 +53,13 @@ def test_killed_between_journal_and_rename_nothing_is_computed_again(
     whole = tmp_path / "whole"
     merge_folders(base, [one, two], whole)
     computed = []
-    real = folders.merge_task
+    real = shards.merge_task
 
     def counted(task, config, tile_size, put):
         computed.append(task.name)
         return real(task, config, tile_size, put)
 
-    monkeypatch.setattr(folders, "merge_task", counted)
+    monkeypatch.setattr(shards, "merge_task", counted)
     names = []
 
     def stop(folder):
@@ -79,17 +80,18 @@ def test_killed_between_journal_and_rename_nothing_is_computed_again(
 _RUN = """
 import sys, pathlib
 import longcat_fusion._folders as folders
-real = folders.merge_task
+import longcat_fusion._shards as shards
+real = shards.merge_task
 log = open(sys.argv[4], "a")
 def counted(task, config, tile_size, put):
     print(task.name, file=log, flush=True)
     return real(task, config, tile_size, put)
-folders.merge_task = counted
+shards.merge_task = counted
 def slow(progress):
     if progress.done_bytes and sys.argv[5] == "wait":
         import time
-        shards = len(list(pathlib.Path(sys.argv[3]).glob("model-*.safetensors")))
-        if shards == int(sys.argv[6]):
+        written = len(list(pathlib.Path(sys.argv[3]).glob("model-*.safetensors")))
+        if written == int(sys.argv[6]):
             print("ready", flush=True)
             time.sleep(60)
 folders.merge_folders(sys.argv[1], [sys.argv[2]], sys.argv[3], progress=slow)
@@ -190,3 +192,25 @@ def test_two_processes_do_not_merge_into_one_folder(tmp_path, make):
             merge_folders(base, [one], tmp_path / "out")
 
     merge_folders(base, [one], tmp_path / "out", progress=second)
+
+
+def test_a_shard_goes_onto_the_disk_while_more_is_merged(tmp_path, make, monkeypatch):
+    base, one, _ = make.three(tmp_path, shards=1, layers=3)
+    synced, real = [], shards.os.fsync
+
+    def fsync(file):
+        synced.append(file)
+        real(file)
+
+    def syncs(out, waiting):
+        monkeypatch.setattr(shards, "_SYNC_BYTES", waiting)
+        with monkeypatch.context() as patch:
+            patch.setattr(shards.os, "fsync", fsync)
+            synced.clear()
+            merge_folders(base, [one], out)
+        return len(synced)
+
+    at_the_end = syncs(tmp_path / "a", 1 << 30)
+    tensors = len(make.read(base))
+    assert syncs(tmp_path / "b", 1) == at_the_end + tensors
+    assert make.bytes_of(tmp_path / "a") == make.bytes_of(tmp_path / "b")

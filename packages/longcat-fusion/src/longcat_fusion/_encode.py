@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ._masks import random_words
-from ._numbers import FP8_MAX, Array, decode, encode
+from ._numbers import FP8_MAX, Array, bf16_bytes, decode, encode, round_to_bf16
 from ._sources import BlockScaled
 from ._view import Tile
 
@@ -34,7 +34,10 @@ class Plain:
         noise = None
         if self._noise_key is not None:
             noise = random_words(self._noise_key, start, start + len(values))
-        raw = encode(values, self.dtype, noise)
+        if self.dtype == "BF16":  # most checkpoints: the values come before the bytes
+            stored = round_to_bf16(values, noise)
+            return bf16_bytes(stored), stored
+        raw = encode(values, self.dtype)
         return raw, decode(raw, self.dtype)
 
 

@@ -136,25 +136,33 @@ def _encoder(task: TensorTask, base: Source, config: MergeConfig) -> Encoder:
 def _run(task: TensorTask, view: View, encoder: Encoder, put: Put) -> Outcome:
     method = task.settings.method
     apply = (lambda tile: tile.base) if not view.num_experts else method.prepare(view)
-    half = task.dtype not in ("F32", "F64")
+    is_rounded = task.dtype not in ("F32", "F64") and not method.scales
     outcome, place = Outcome(), 0
     for tile in view.tiles(method.unit(view.shape)):
         base = tile.base.copy() if not view.num_experts else tile.base
         values = apply(tile)
         raw, stored = encoder.encode(tile.start, values, base)
         refuse_not_finite_result(tile, stored, task.name, task.dtype)
-        if half and not method.scales:
-            changes = np.abs(values - base) > _HALF_PRECISION_STEP * np.abs(base)
-        else:
-            changes = values != base
+        unmoved = stored == base
+        changes = _are_apart(values, base) if is_rounded else values != base
         outcome.moved += int(np.count_nonzero(changes))
-        outcome.lost += int(np.count_nonzero(changes & (stored == base)))
+        unmoved &= changes
+        outcome.lost += int(np.count_nonzero(unmoved))
         put(False, place, raw)
         place += len(raw)
     if isinstance(encoder, Blocks):
         put(True, 0, encoder.scale_bytes())
     outcome.digests = view.digests or []
     return outcome
+
+
+def _are_apart(values: Array, base: Array) -> Array:
+    """Which values differ by more than rounding in float32; `base` is used up."""
+    distance = values - base
+    np.abs(distance, out=distance)
+    np.abs(base, out=base)
+    base *= _HALF_PRECISION_STEP
+    return distance > base
 
 
 def _copy(task: TensorTask, config: MergeConfig, put: Put) -> Outcome:

@@ -11,8 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from typing import Any
 from ._card import model_card
 from ._checkpoint import INDEX, read_json
 from ._config import MergeConfig
-from ._engine import Outcome, TensorTask, merge_task
-from ._journal import JOURNAL, Finished, Journal, digest_of, part_of, sync_folder
+from ._journal import JOURNAL, Journal, part_of, sync_folder
 from ._manifest import MANIFEST, manifest_of
 from ._match import label_of
-from ._numbers import Array
 from ._plan import Plan, Shard, plan_merge, refuse_unequal
+from ._shards import write_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,76 +137,20 @@ def _remove_other_merge(plan: Plan) -> None:
 def _write_shards(plan: Plan, journal: Journal, progress: Report) -> None:
     began = time.monotonic()
     total = sum(shard.file_bytes for shard in plan.shards)
-    done = resumed = 0
-    todo = []
-    for shard in plan.shards:
-        if journal.is_whole(shard.name):
-            resumed += shard.file_bytes
-        else:
-            todo.append(shard)
-    done = resumed
+    todo = [shard for shard in plan.shards if not journal.is_whole(shard.name)]
+    done = resumed = total - sum(shard.file_bytes for shard in todo)
     for shard in todo:
-        for count in _write_shard(plan, shard, journal):
+
+        def ready(count: int, shard: Shard = shard) -> None:
+            nonlocal done
             done += count
-            now = time.monotonic() - began
-            progress(Progress(done, total, now, shard.name, resumed))
+            progress(Progress(done, total, time.monotonic() - began, shard.name, resumed))
+
+        journal.add(write_shard(plan, shard, ready))
+        part_of(plan.out, shard.name).replace(plan.out / shard.name)
+        sync_folder(plan.out)
     if not todo:
         progress(Progress(total, total, time.monotonic() - began, "", resumed))
-
-
-def _write_shard(plan: Plan, shard: Shard, journal: Journal) -> Iterator[int]:
-    """Write one shard; yield the bytes of each part of it that is ready."""
-    part = part_of(plan.out, shard.name)
-    part.unlink(missing_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(part, flags, 0o644)
-    try:
-        if hasattr(os, "posix_fallocate"):  # so that a full disk is found here
-            os.posix_fallocate(file, 0, shard.file_bytes)
-        _write_all(file, shard.head, 0)
-        outcomes: dict[str, Outcome] = {}
-        yield len(shard.head)
-        with ThreadPoolExecutor(plan.threads) as pool:
-            running = {pool.submit(_merge_one, plan, shard, task, file): task
-                       for task in shard.tasks}  # fmt: skip
-            try:
-                for future in as_completed(running):
-                    outcomes[running[future].name] = future.result()
-                    yield running[future].out_bytes
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        os.fsync(file)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
-    tensors = [
-        {"name": task.name, "moved": outcomes[task.name].moved, "lost": outcomes[task.name].lost,
-         "digests": outcomes[task.name].digests}
-        for task in shard.tasks
-    ]  # fmt: skip
-    journal.add(Finished(shard.name, shard.file_bytes, digest_of(part), tensors))
-    part.replace(plan.out / shard.name)
-    sync_folder(plan.out)
-
-
-def _merge_one(plan: Plan, shard: Shard, task: TensorTask, file: int) -> Outcome:
-    scales = task.match.base.scales
-
-    def put(is_scales: bool, begin: int, raw: Array) -> None:
-        name = scales.name if is_scales and scales else task.name
-        _write_all(file, raw, shard.begins[name] + begin)
-
-    return merge_task(task, plan.config, plan.tile_size, put)
-
-
-def _write_all(file: int, data: Any, place: int) -> None:
-    view = memoryview(data)
-    while len(view):
-        count = os.pwrite(file, view, place)
-        view, place = view[count:], place + count
 
 
 def _write_others(plan: Plan, manifest: dict[str, Any]) -> None:

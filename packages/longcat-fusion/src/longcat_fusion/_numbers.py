@@ -23,12 +23,12 @@ _INTEGERS = {
 }  # fmt: skip
 # Bits of the exponent: a value is infinite or not a number when all of them are set.
 _EXPONENTS = {
-    "F64": (np.uint64, 0x7FF0 << 48),
-    "F32": (np.uint32, 0x7F80 << 16),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-    "F8_E5M2": (np.uint8, 0x7C),
-    "F8_E4M3": (np.uint8, 0x7F),  # this format has no infinity: only all ones is not a number
+    "F64": (np.int64, 0x7FF0 << 48),
+    "F32": (np.int32, 0x7F80 << 16),
+    "F16": (np.int16, 0x7C00),
+    "BF16": (np.int16, 0x7F80),
+    "F8_E5M2": (np.int8, 0x7C),
+    "F8_E4M3": (np.int8, 0x7F),  # this format has no infinity: only all ones is not a number
 }
 
 
@@ -82,14 +82,9 @@ def encode(values: Array, dtype: str, noise: Array | None = None) -> Array:
     values = values.astype(np.float32, copy=False)
     if dtype == "F32":
         return np.ascontiguousarray(values).view(np.uint8)
-    bits = np.ascontiguousarray(values).view(np.uint32)
     if dtype == "BF16":
-        rounded = (bits >> 16) & 1 if noise is None else noise >> 16
-        if noise is None:
-            rounded += 0x7FFF
-        rounded += bits
-        rounded >>= 16
-        return rounded.astype(np.uint16).view(np.uint8)
+        return bf16_bytes(round_to_bf16(values, noise))
+    bits = np.ascontiguousarray(values).view(np.uint32)
     if dtype == "F8_E4M3":
         return _encode_fp8(bits, mantissa_bits=3, bias=7, largest=448.0)
     if dtype == "F8_E5M2":
@@ -97,6 +92,23 @@ def encode(values: Array, dtype: str, noise: Array | None = None) -> Array:
     if dtype == "F8_E8M0":  # a scale: never smaller than asked, so that no value overflows
         return np.clip(np.ceil(np.log2(values)) + 127, 0, 254).astype(np.uint8)
     raise ValueError(f"can write {', '.join(FLOATS)}, not {dtype}")
+
+
+def round_to_bf16(values: Array, noise: Array | None = None) -> Array:
+    """Round float32 values to numbers that bfloat16 holds; see `encode` for `noise`."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = bits >> 16 if noise is None else noise >> 16
+    if noise is None:
+        rounded &= 1
+        rounded += 0x7FFF
+    rounded += bits
+    rounded &= 0xFFFF0000
+    return rounded.view(np.float32)
+
+
+def bf16_bytes(values: Array) -> Array:
+    """The bytes of values that bfloat16 holds."""
+    return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
 
 
 def _encode_fp8(bits: Array, *, mantissa_bits: int, bias: int, largest: float) -> Array:
@@ -116,7 +128,9 @@ def first_not_finite(raw: Array, dtype: str) -> int | None:
     if dtype not in _EXPONENTS or not raw.size:
         return None
     kind, mask = _EXPONENTS[dtype]
-    exponents = raw.view(kind) & kind(mask)
-    if exponents.max() < mask:
+    # Bits order like magnitudes: of positive numbers as signed ones, of negative ones as unsigned.
+    signed = raw.view(kind)
+    unsigned = signed.view(f"u{signed.itemsize}")
+    if signed.max() < mask and unsigned.max() < mask + (1 << 8 * signed.itemsize - 1):
         return None
-    return int(np.argmax(exponents == mask))
+    return int(np.argmax((signed & mask) == mask))
