@@ -39,7 +39,7 @@ def main():
     random = Random(0)
     logprobs = [[-random.expovariate(0.2) for _ in range(5)] for _ in range(TOKENS)]
     as_vllm = [{n: SimpleNamespace(logprob=v) for n, v in enumerate(row)} for row in logprobs]
-    seen = {"token": [], "window": []}
+    seen = {"token": [], "window": [], "both, as a vote needs them": []}
     for _ in range(ROUNDS):
         a, ours = timed(token_confidence, logprobs)
         b, other = timed(theirs.compute_confidence, as_vllm)
@@ -49,6 +49,9 @@ def main():
         b, loop = timed(theirs.compute_least_grouped, other, WINDOW)
         assert max(abs(x - y) for x, y in zip(ours, loop, strict=True)) < 1e-3
         seen["window"].append((a, b))
+        seen["both, as a vote needs them"].append(
+            tuple(map(sum, zip(seen["token"][-1], seen["window"][-1], strict=True)))
+        )
     rows = []
     for name, pairs in seen.items():
         ratios = [b / a for a, b in pairs]
@@ -58,8 +61,9 @@ def main():
     columns = ["confidence", "ours ms", "deepconf ms", "times faster", "spread"]
     for row in [columns, *rows]:
         print("  ".join(str(cell) for cell in row))
-    claim = (f"Window confidence of {TOKENS} tokens, window {WINDOW}: {rows[1][3]} times faster than "
-             "deepconf's, same values to its rounding.")  # fmt: skip
+    claim = (f"Asked: 100 times faster than deepconf. The confidence of an answer of {TOKENS} tokens "
+             f"with windows of {WINDOW}: {rows[2][3]} times, same values to its rounding; its part "
+             f"by token, one sum of five alternatives for each, {rows[0][3]} times.")  # fmt: skip
     print(json.dumps({"title": "Confidence beside deepconf", "claim": claim, "columns": columns,
                       "rows": rows, "spread": f"min to max of {ROUNDS} interleaved runs",
                       "versions": {"deepconf": importlib.metadata.version("deepconf")}}))  # fmt: skip

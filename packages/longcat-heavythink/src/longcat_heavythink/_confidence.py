@@ -11,7 +11,7 @@ from itertools import accumulate
 
 def token_confidence(logprobs: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Return per token minus the mean log-probability of its likeliest alternatives."""
-    return tuple(-sum(row) / len(row) if row else 0.0 for row in logprobs)
+    return tuple([sum(row, 0.0) / -len(row) if row else 0.0 for row in logprobs])
 
 
 def group_confidence(confidence: Sequence[float], window: int) -> list[float]:
