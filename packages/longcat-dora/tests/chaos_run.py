@@ -1,17 +1,21 @@
 """A small run, for tests that kill it.
 
-    python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N]
+    python chaos_run.py FOLDER [sync] [env] [limit=BYTES] [steps=N] [hold=N] [end=FILE]
 
-With many steps it learns slowly, or nothing would be left to learn and no step to be taken.
+With many steps it learns slowly, or nothing would be left to learn and no step to be taken. It
+holds after step N, so that no machine is too fast for who kills it, and ends when there is a FILE.
 """
 
 import asyncio
 import functools
 import hashlib
 import json
+import os
 import random
 import resource
+import signal
 import sys
+import time
 from pathlib import Path
 
 import recount
@@ -84,13 +88,18 @@ def worker_with_processes():
 
 
 def main(folder, *options):
-    steps = 40
-    for option in options:
-        if option.startswith("limit="):
-            num = int(option.removeprefix("limit="))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (num, resource.RLIM_INFINITY))
-        elif option.startswith("steps="):
-            steps = int(option.removeprefix("steps="))
+    given = dict(option.split("=") for option in options if "=" in option)
+    steps, hold = int(given.get("steps", 40)), int(given.get("hold", 10**9))
+    if "limit" in given:
+        limit = int(given["limit"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    def on_step(progress):
+        if progress.step >= hold:
+            time.sleep(3600)
+        if "end" in given and Path(given["end"]).exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
     sync = "sync" in options
     runtime = LocalRuntime(
         RunConfig(
@@ -103,7 +112,7 @@ def main(folder, *options):
         ),
         factory=worker_with_processes if "env" in options else functools.partial(worker, 0.004),
         trainer=trainer(steps),
-        tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(10**9)),
+        tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(10**9)), on_step=on_step,
     )  # fmt: skip
     try:
         runtime.run()

@@ -62,11 +62,15 @@ def _versions(trajectory):
 
 
 async def _slow(question, policy):
-    reward = 0.0
+    reward, first = 0.0, policy.version
     for turn in range(6):
         (answer,) = await policy.generate([(abs(question) + turn) % NUM_TOKENS])
         reward += answer == abs(question) % NUM_TOKENS
-        await asyncio.sleep(0.3 if question < 0 else 0.002)
+        await asyncio.sleep(0.002)
+        for _ in range(100 if question < 0 else 0):  # until it is moved, if it will be
+            if policy.version > first + turn // 2:
+                break
+            await asyncio.sleep(0.01)
     return reward
 
 

@@ -34,8 +34,7 @@ from longcat_dora import (
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
 SCRIPT = Path(__file__).with_name("chaos_run.py")
-NUM = 20
-FEW = 5
+FEW = 4
 """Kills in the suite; `just long` has many more."""
 
 
@@ -80,7 +79,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     tmp_path, everything, chaos_run
 ):
     """The trainer, the queue's owner and the publisher are one process: kill it, or all at once."""
-    _kill_again_and_again(tmp_path, chaos_run, everything=everything, num=FEW, steps=80)
+    _kill_again_and_again(tmp_path, chaos_run, everything=everything, num=FEW, steps=60)
 
 
 @pytest.mark.long
@@ -99,26 +98,33 @@ def _kill_when(process, rng, *, folder, at_step, early):
 
     No clock decides how far it came.
     """
-    if early:
-        time.sleep(rng.uniform(0.05, 0.5))
-    while not early and _steps_in(folder) < at_step:
+    if early:  # some steps more, from none
+        at_step = _steps_in(folder) + rng.randrange(3)
+        time.sleep(rng.uniform(0, 0.5))
+    while _steps_in(folder) < at_step:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.02))
 
 
+def _holds_at(folder, at_step):
+    """Where a run that is to be killed holds at the latest."""
+    return max(_steps_in(folder), at_step) + 8
+
+
 def _kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
     rng = random.Random(everything)
     for kill in range(num + 1):
+        at_step = steps * kill // (num + 1)
+        hold = [] if kill == num else [f"hold={_holds_at(tmp_path, at_step)}"]
         process = subprocess.Popen(
-            _command(tmp_path, f"steps={steps}"),
+            _command(tmp_path, f"steps={steps}", *hold),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
         if kill == num:
             break
-        at_step = steps * kill // (num + 1)
         _kill_when(process, rng, folder=tmp_path, at_step=at_step, early=kill % 4 == 1)
         assert process.poll() is None, process.communicate()
         for pid in _processes(process.pid) if everything else [process.pid]:
@@ -154,11 +160,12 @@ def test_a_synchronous_run_that_is_killed_ends_with_the_same_bits(tmp_path):
     )
     rng = random.Random(0)
     for kill in range(FEW):
+        at_step = 40 * kill // FEW
+        hold = [f"hold={_holds_at(tmp_path / 'cut', at_step)}"] if kill < FEW - 1 else []
         process = subprocess.Popen(
-            _command(tmp_path / "cut", "sync"), stdout=subprocess.PIPE, text=True
+            _command(tmp_path / "cut", "sync", *hold), stdout=subprocess.PIPE, text=True
         )
         if kill < FEW - 1:
-            at_step = 40 * kill // FEW
             _kill_when(process, rng, folder=tmp_path / "cut", at_step=at_step, early=kill == 1)
             assert process.poll() is None
             process.kill()
@@ -182,7 +189,7 @@ def test_killed_controllers_are_noticed_and_replaced_at_once(tmp_path):
     done = threading.Event()
 
     def kill():
-        while len(recovered) < 2 * FEW:
+        while len(recovered) < FEW:
             time.sleep(rng.uniform(0.02, 0.2))
             place = rng.randrange(2)
             if len(runtime.handles) < 2 or not runtime.handles[place].is_ready:
@@ -209,15 +216,20 @@ def test_killed_controllers_are_noticed_and_replaced_at_once(tmp_path):
 
 
 def test_a_world_that_dies_is_never_a_reward(tmp_path):
+    """It goes on until enough of them have died with a question unanswered."""
+    end = tmp_path / "end"
     process = subprocess.Popen(
-        _command(tmp_path, "env"),
+        _command(tmp_path, "env", "steps=1000000", f"end={end}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    rng, killed = random.Random(0), 0
+    rng, killed, log = random.Random(0), 0, tmp_path / "log" / "events.jsonl"
     while process.poll() is None:
         time.sleep(rng.uniform(0.01, 0.1))
+        if log.is_file() and log.read_bytes().count(b"ConnectionError: the world is gone") >= FEW:
+            end.touch()
+            break
         found = subprocess.run(
             ["pgrep", "-s", str(process.pid), "-x", "cat"], capture_output=True, text=True
         )
@@ -228,15 +240,14 @@ def test_a_world_that_dies_is_never_a_reward(tmp_path):
                 killed += 1
             except ProcessLookupError:
                 pass
-    _, error = process.communicate()
-    assert process.returncode == 0, error.decode()
+    _, error = process.communicate(timeout=300)
+    assert b"KeyboardInterrupt: SIGTERM" in error
     assert killed >= FEW
     report = _ledger(tmp_path)
-    assert report.reasons["failed"] >= FEW // 2  # some died when they had answered already
+    assert report.reasons["failed"] >= FEW
     for trajectory in read_trajectories(tmp_path / "log"):
         question, answer = trajectory.segments[0].token_ids
         assert trajectory.reward == float(answer == (3 * question + 1) % 8)
-    assert "world is gone" in str([e.get("detail") for e in read_events(tmp_path / "log")])
 
 
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(tmp_path):

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -38,7 +37,7 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     table, done, told = json.dumps([[0.0] * 8 for _ in range(8)]).encode(), asyncio.Queue(), []
     engine = TabularEngine()
     controller = RolloutController(
-        Worker(engine=engine, rollout=_two_turns), deadline_s=5, deliver=lambda trajectory, _: done.put_nowait(trajectory),
+        Worker(engine=engine, rollout=_two_turns), deadline_s=60, deliver=lambda trajectory, _: done.put_nowait(trajectory),
         tell=told.append,
     )  # fmt: skip
     controller.obey(LoadWeights(0, table))
@@ -61,7 +60,7 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
 async def test_a_version_is_freed_as_soon_as_all_have_moved_away_from_it():
     engine, ended = TabularEngine(latency_s=0.2), asyncio.Event()
     controller = RolloutController(
-        Worker(engine=engine, rollout=_two_turns), deadline_s=5, tell=lambda _: None,
+        Worker(engine=engine, rollout=_two_turns), deadline_s=60, tell=lambda _: None,
         deliver=lambda *_: ended.set(),
     )  # fmt: skip
     for version in (0, 1):
@@ -71,7 +70,7 @@ async def test_a_version_is_freed_as_soon_as_all_have_moved_away_from_it():
     assert sorted(engine.tables) == [0, 1]
     controller.obey(MoveRollout("t0", 1))  # before it has spoken
     assert sorted(engine.tables) == [1]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ended.wait()
     await controller.close()
 
@@ -81,7 +80,7 @@ async def test_arrays_that_were_copied_arrive_as_arrays():
     engine = TabularEngine()
     engine.load_weights = lambda version, weights: taken.append((version, weights))
     controller = RolloutController(
-        Worker(engine=engine, rollout=_two_turns), deadline_s=5, tell=lambda _: None,
+        Worker(engine=engine, rollout=_two_turns), deadline_s=60, tell=lambda _: None,
         deliver=lambda *_: None,
     )  # fmt: skip
     copied = CopiedWeights.of(shards_of({"a": array.array("d", [1.0, 2.0])}))
@@ -90,7 +89,7 @@ async def test_arrays_that_were_copied_arrive_as_arrays():
     assert (version, weights["a"].tolist()) == (3, [1.0, 2.0])
 
 
-async def _obeyed(rollout, engine=None, *, deadline_s=5, num=1, deliver=None):
+async def _obeyed(rollout, engine=None, *, deadline_s=60, num=1, deliver=None):
     """What a controller tells and delivers of some rollouts, which all end."""
     told, delivered, ended = [], [], asyncio.Event()
 
@@ -111,7 +110,7 @@ async def _obeyed(rollout, engine=None, *, deadline_s=5, num=1, deliver=None):
     controller.obey(LoadWeights(0, TABLE))
     for n in range(num):
         controller.obey(StartRollout(f"t{n}", "g", "task", "d", 0, n, n))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ended.wait()
         await asyncio.sleep(0)
     await controller.close()
@@ -168,7 +167,7 @@ async def test_what_is_finished_is_delivered_with_all_that_is_known_of_it():
         assert (t.id, t.group, t.task, t.domain, t.version) == (f"t{number}", "g", "task", "d", 0)
         assert t.segments[0].token_ids == [number, t.info["answer"]]
         assert t.reward == (t.info["answer"] == 3)
-        assert 0.01 <= t.duration_s < 20
+        assert 0.01 <= t.duration_s < 60
         assert num_splits == 0
 
 
@@ -261,7 +260,9 @@ async def test_an_order_that_cannot_be_obeyed_is_told_with_its_cause():
     assert "could not obey RetireVersion" in told[2].problem
 
 
-async def test_closing_ends_what_runs_without_a_word_and_stops_the_engine():
+async def test_closing_ends_what_runs_without_a_word_and_stops_the_engine(monkeypatch):
+    monkeypatch.setattr("longcat_dora._rollout.controller._MOST_CLOSE_S", 600.0)
+
     class Stoppable(TabularEngine):
         num_stopped = 0
 
@@ -286,9 +287,8 @@ async def test_closing_ends_what_runs_without_a_word_and_stops_the_engine():
     assert len(worker.engine._open) == 2
     controller.obey(Stop())
     assert controller.stopped.is_set()
-    began = time.monotonic()
-    await controller.close()
-    assert time.monotonic() - began < 1.5  # they hear; it waits for no time-out
+    async with asyncio.timeout(60):  # they hear; it waits for no time-out
+        await controller.close()
     assert (worker.engine.num_stopped, worker.engine._open) == (1, {})
     assert told == [Loading(0), Loaded(0)]
 
@@ -317,13 +317,13 @@ async def test_edited_histories_are_counted_and_said_once():
     told, delivered, done = [], [], asyncio.Event()
     worker = Worker(engine=TabularEngine(), rollout=world, renderer=_Words())
     controller = RolloutController(
-        worker, deadline_s=5, tell=told.append,
+        worker, deadline_s=60, tell=told.append,
         deliver=lambda *d: (delivered.append(d), len(delivered) == 2 and done.set()),
     )  # fmt: skip
     controller.obey(LoadWeights(0, TABLE))
     for n in range(2):
         controller.obey(StartRollout(f"t{n}", "g", "task", "", 0, n, n))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await done.wait()
     await controller.close()
     assert [num for _, num in delivered] == [1, 1]

@@ -4,7 +4,6 @@ import asyncio
 import collections
 import contextlib
 import functools
-import itertools
 import os
 import signal
 import subprocess
@@ -75,8 +74,8 @@ async def _is_deaf(question, policy):
 @pytest.mark.parametrize("world", [_blocks, _is_deaf])
 def test_a_controller_that_keeps_no_deadline_is_replaced(tmp_path, world):
     runtime = _run(
-        tmp_path, world, steps=6, rollout_deadline_s=0.5, kill_after_s=0.5, num_controllers=2,
-        scheduler=replace(SMALL, max_attempts=1),
+        tmp_path, world, steps=6, rollout_deadline_s=1, kill_after_s=0.2, num_controllers=2,
+        scheduler=replace(SMALL, max_attempts=1), max_controller_restarts=100,
     )  # fmt: skip
     assert runtime.version == 6
     assert runtime.num_restarts >= 1
@@ -85,17 +84,24 @@ def test_a_controller_that_keeps_no_deadline_is_replaced(tmp_path, world):
 
 
 def test_a_controller_that_is_stopped_is_replaced(tmp_path):
+    stopped = []
+
+    def stop(progress):
+        if progress.step == 5:
+            stopped.append(runtime.handles[0])
+            os.kill(stopped[0].process.pid, signal.SIGSTOP)
+
     config = RunConfig(
-        folder=tmp_path, max_steps=40, num_controllers=2, rollout_deadline_s=1, kill_after_s=0.5,
-        scheduler=SMALL,
+        folder=tmp_path, max_steps=20, num_controllers=2, rollout_deadline_s=1, kill_after_s=0.2,
+        scheduler=SMALL, max_controller_restarts=100,
     )  # fmt: skip
     runtime = LocalRuntime(
         config, factory=functools.partial(tabular_worker, 0.02), tasks=_tasks_of_eight(),
-        trainer=TabularTrainer(learning_rate=0.05),
-        on_step=lambda p: p.step == 5 and os.kill(runtime.handles[0].process.pid, signal.SIGSTOP),
+        trainer=TabularTrainer(learning_rate=0.05), on_step=stop,
     )  # fmt: skip
-    assert runtime.run() == 40
-    assert runtime.num_restarts == 1
+    assert runtime.run() == 20
+    assert runtime.num_restarts >= 1
+    assert stopped[0].process.returncode == -signal.SIGKILL
     assert check(tmp_path / "log").breaches == []
 
 
@@ -104,27 +110,27 @@ def _tasks_of_eight():
 
 
 async def _waits(question, policy):
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1)
     return await guess(question % 8, policy)
 
 
 def test_what_is_under_way_is_no_stall(tmp_path):
-    assert _run(tmp_path, _waits, steps=1, stall_deadline_s=0.5, rollout_deadline_s=30).version == 1
+    assert _run(tmp_path, _waits, steps=1, stall_deadline_s=0.2).version == 1
 
 
 def _slow_to_start():
-    time.sleep(1.5)
+    time.sleep(1)
     return tabular_worker()
 
 
 def test_loading_a_model_is_no_stall_but_has_a_deadline(tmp_path):
     options = {"trainer": TabularTrainer(learning_rate=0.05), "tasks": _tasks_of_eight()}
-    config = RunConfig(folder=tmp_path / "a", max_steps=2, stall_deadline_s=0.5, scheduler=SMALL)
+    config = RunConfig(folder=tmp_path / "a", max_steps=2, stall_deadline_s=0.2, scheduler=SMALL)
     assert LocalRuntime(config, factory=_by_value(_slow_to_start), **options).run() == 2
     config = RunConfig(
-        folder=tmp_path / "b", max_steps=2, start_deadline_s=0.3, max_controller_restarts=1
+        folder=tmp_path / "b", max_steps=2, start_deadline_s=0.1, max_controller_restarts=1
     )
-    with pytest.raises(LongcatDoraError, match=r"not ready after start_deadline_s=0\.3 s"):
+    with pytest.raises(LongcatDoraError, match=r"not ready after start_deadline_s=0\.1 s"):
         LocalRuntime(config, factory=_by_value(_slow_to_start), **options).run()
 
 
@@ -150,10 +156,10 @@ class RaisesAtLoading(TabularEngine):
 
 def test_weights_that_never_load_are_bounded_and_named(tmp_path):
     with pytest.raises(
-        LongcatDoraError, match="had not taken the weights of version 2 after load_deadline_s=1 s"
+        LongcatDoraError, match=r"not taken the weights of version \d after load_deadline_s=1\.5 s"
     ):
-        _run(tmp_path, engine=NeverLoads, load_deadline_s=1, max_controller_restarts=0, rollout_deadline_s=0.2,
-             max_failures_in_a_row=10**6)  # fmt: skip
+        _run(tmp_path, engine=NeverLoads, load_deadline_s=1.5, max_controller_restarts=0,
+             rollout_deadline_s=0.2, max_failures_in_a_row=10**6)  # fmt: skip
 
 
 def test_an_engine_that_raises_at_its_weights_is_the_runs_error(tmp_path):
@@ -212,8 +218,9 @@ class SlowToSave(TabularTrainer):
         return super().weights()
 
     def save(self, folder):
+        if not self.threads["save"]:
+            time.sleep(3)
         self._note("save")
-        time.sleep(3)
         super().save(folder)
 
 
@@ -231,28 +238,46 @@ class Lateness(threading.Thread):
             self.worst_s, before = max(self.worst_s, now - before), now
 
 
+class BeatingRuntime(LocalRuntime):
+    """Notes how late its loop is at most."""
+
+    worst_s = 0.0
+
+    def spawn(self, place):
+        self._beats = asyncio.create_task(self._beat())
+        return super().spawn(place)
+
+    async def _beat(self):
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            self.worst_s, before = max(self.worst_s, now - before), now
+
+
 def test_the_loop_never_blocks_and_does_none_of_the_trainers_work(tmp_path):
     trainer = SlowToSave()
     config = RunConfig(
-        folder=tmp_path, max_steps=4, save_every=2,
+        folder=tmp_path, max_steps=3, save_every=2,
         scheduler=replace(SMALL, soft_staleness=60, hard_staleness=80, max_running=4),
     )  # fmt: skip
     late = Lateness()
     late.start()
-    LocalRuntime(
+    runtime = BeatingRuntime(
         config, factory=functools.partial(tabular_worker, 0.05), trainer=trainer,
         tasks=_tasks_of_eight(),
-    ).run()  # fmt: skip
+    )  # fmt: skip
+    runtime.run()
     late.is_over.set()
+    assert 0 < runtime.worst_s < 0.5 + late.worst_s
     own = threading.current_thread()
     assert set(trainer.threads) == {"train", "weights", "save"}
     assert all(own not in threads for threads in trainer.threads.values())
     events = list(read_events(tmp_path / "log"))
     saved = next(n for n, e in enumerate(events) if e["kind"] == "saved")
     begin = next(n for n in range(saved, 0, -1) if events[n]["kind"] == "committed")
-    times = [e["at"] for e in events[begin : saved + 1]]
-    assert times[-1] - times[0] > 2.9
-    assert max(b - a for a, b in itertools.pairwise(times)) < 0.5 + late.worst_s < 2.9
+    assert events[saved]["at"] - events[begin]["at"] > 2.9
+    assert "produced" in {e["kind"] for e in events[begin:saved]}  # they go on meanwhile
 
 
 SCRIPT = """
@@ -278,7 +303,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, signum):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout.readline() == "go\n"
     process.send_signal(signum)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert "KeyboardInterrupt" in error
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     events = list(read_events(tmp_path / "run" / "log"))

@@ -228,7 +228,7 @@ async def _constant(question, policy):
 
 def test_a_run_in_which_nothing_is_to_be_learned_ends_and_says_so(tmp_path, caplog):
     with pytest.raises(
-        LongcatDoraError, match=r"no group of the last 4\d had anything to learn from"
+        LongcatDoraError, match=r"no group of the last \d+ had anything to learn from"
     ):
         _run(tmp_path / "a", _constant, max_groups_without_signal=40, tasks=_tasks(10**9))
     assert _run(tmp_path / "b", _constant, tasks=_tasks(5)).version == 0

@@ -2,12 +2,14 @@
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -48,15 +50,21 @@ def test_it_needs_one_small_library_and_is_imported_at_once():
     assert min(seconds) < 0.3
 
 
+def _cpu_s(pid):
+    """Seconds that a process has computed: what a machine does besides does not count."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is Linux's")
 def test_the_demo_shows_a_curve_within_three_seconds():
-    began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "longcat_dora", "demo"], stdout=subprocess.PIPE, text=True
     )
     lines = [process.stdout.readline() for _ in range(2)]
-    passed = time.monotonic() - began
-    out, _ = process.communicate(timeout=60)
+    passed = _cpu_s(process.pid)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert all("reward" in line for line in lines)
     assert "C1 C2 C3 hold" in out
-    assert passed < 15  # 3 on a machine that does nothing else
+    assert passed < 3

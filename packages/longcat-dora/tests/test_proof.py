@@ -231,14 +231,18 @@ def test_a_record_that_lacks_a_field_is_one_error(tmp_path):
         list(read_events(tmp_path))
 
 
-class SlowTrainer(TabularTrainer):
+class WaitingTrainer(TabularTrainer):
+    """Goes on when it is told to."""
+
+    go_on = threading.Event()
+
     def train(self, batch):
-        time.sleep(0.2)
+        assert self.go_on.wait(120)
         return super().train(batch)
 
 
 def test_one_folder_has_one_run_and_the_second_is_told_who_holds_it(tmp_path):
-    first = threading.Thread(target=_run, args=(tmp_path, 4), kwargs={"trainer": SlowTrainer()})
+    first = threading.Thread(target=_run, args=(tmp_path, 4), kwargs={"trainer": WaitingTrainer()})
     first.start()
     while not (tmp_path / "log" / "events.jsonl").exists():
         time.sleep(0.01)
@@ -246,6 +250,7 @@ def test_one_folder_has_one_run_and_the_second_is_told_who_holds_it(tmp_path):
         LongcatDoraError, match=r"one folder, one run: .* is in use by process \d+ on"
     ):
         _run(tmp_path)
+    WaitingTrainer.go_on.set()
     first.join()
     assert check(tmp_path / "log").is_clean
     assert _run(tmp_path, steps=5) == 5  # it was let go of

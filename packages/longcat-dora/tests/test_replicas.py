@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import random
+from collections import Counter
 
 import pytest
 from longcat_dora import (
@@ -58,6 +59,13 @@ class _Replica:
             self.running -= 1
 
 
+async def _until_held(engine, *versions):
+    """Wait until the replicas hold these versions, in any order."""
+    async with asyncio.timeout(60):
+        while Counter(engine.holding) != Counter(versions):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
 @pytest.mark.parametrize("num", [1, 2, 5])
 @pytest.mark.parametrize("breaks", [0.0, 0.1])
 async def test_a_conversation_is_of_one_version_whatever_happens(num, breaks):
@@ -85,14 +93,10 @@ async def test_a_conversation_is_of_one_version_whatever_happens(num, breaks):
         await asyncio.sleep(0.005)
         engine.load_weights(newest, b"%d" % newest)
         engine.retire(newest - 1)
-    await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    await asyncio.wait_for(asyncio.gather(*tasks), 120)
     assert done == len(tasks)
     assert list(engine._weights) == [newest]  # those of retired versions are let go
-    for _ in range(200):
-        if set(engine.holding) == {newest}:
-            break
-        await asyncio.sleep(0.01)
-    assert set(engine.holding) == {newest}
+    await _until_held(engine, *[newest] * num)
     await engine.stop()
 
 
@@ -101,17 +105,15 @@ async def test_replicas_go_where_the_conversations_are():
     engine.load_weights(0, b"0")
     old = [await engine.open(0) for _ in range(8)]
     engine.load_weights(1, b"1")
-    await asyncio.sleep(0.05)
-    assert sorted(engine.holding) == [0] * 5 + [1]  # 8 conversations and 1 to come: 5.3 and 0.7
+    # 8 conversations and 1 to come: 5.3 and 0.7
+    await _until_held(engine, 0, 0, 0, 0, 0, 1)
     for c in old[:6]:
         await engine.close(c)
     new = [await engine.open(1) for _ in range(4)]
-    await asyncio.sleep(0.05)
-    assert sorted(engine.holding) == [0, 0, 1, 1, 1, 1]
+    await _until_held(engine, 0, 0, 1, 1, 1, 1)
     for c in [*old[6:], *new]:
         await engine.close(c)
-    await asyncio.sleep(0.05)
-    assert engine.holding == [1] * 6
+    await _until_held(engine, *[1] * 6)
     await engine.stop()
 
 
@@ -124,12 +126,10 @@ async def test_under_cache_pressure_replicas_go_where_the_tokens_are():
     for c in long:
         await engine.generate(c, [7] * 60, max_tokens=2, temperature=1.0)
     engine.load_weights(1, b"1")
-    await asyncio.sleep(0.05)
     short = [await engine.open(1) for _ in range(6)]
     await asyncio.gather(*(engine.generate(c, [7], max_tokens=2, temperature=1.0) for c in short))
     engine._move(engine._places[engine.holding.index(0)], 1)  # one for the two long ones
-    await asyncio.sleep(0.05)
-    assert sorted(engine.holding) == [0, 1, 1]
+    await _until_held(engine, 0, 1, 1)
 
     async def speak(c):
         for _ in range(3):
@@ -146,7 +146,7 @@ async def test_requests_go_where_there_is_room():
     replicas = [_Replica(random.Random(0)) for _ in range(2)]
     engine = ReplicatedEngine(replicas, cache_tokens=100)
     engine.load_weights(0, b"0")
-    await asyncio.sleep(0.05)
+    await _until_held(engine, 0, 0)
     conversations = [await engine.open(0) for _ in range(3)]
     lengths = [90, 10, 15]  # the third would follow the idlest, and finds room beside the second
     asked = [
@@ -249,6 +249,6 @@ async def test_a_replica_that_never_takes_its_weights_is_lost_and_named():
     identifier = await engine.open(0)
     with pytest.raises(LongcatDoraError, match=r"replica 0 had not taken the weights of version 0"):
         await asyncio.wait_for(
-            engine.generate(identifier, [1], max_tokens=1, temperature=1.0), timeout=10
+            engine.generate(identifier, [1], max_tokens=1, temperature=1.0), timeout=60
         )
     await engine.stop()

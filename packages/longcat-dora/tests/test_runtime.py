@@ -69,7 +69,7 @@ def test_a_run_learns_and_keeps_the_contract(tmp_path):
 async def _world_with_a_straggler(question, policy):
     (answer,) = await policy.generate([abs(question)])
     if question < 0:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
     return float(answer == question)
 
 
@@ -91,17 +91,16 @@ def test_a_straggler_that_never_ends_is_discarded_at_the_bound_and_the_run_goes_
             groups_per_batch=2, group_size=4, soft_staleness=2, hard_staleness=2, at_bound="discard",
         ),
     )  # fmt: skip
-    began = time.monotonic()
     tasks = itertools.chain([Task("slow0", -3), Task("slow1", -4)], _tasks())
     trainer = TabularTrainer(learning_rate=0.3)
     runtime = LocalRuntime(config, factory=_straggling_worker, trainer=trainer, tasks=tasks)
     assert runtime.run() == 12
-    assert time.monotonic() - began < 40
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
     assert report.num_open == 0
     assert max(report.staleness) <= 2
     assert report.reasons["expired"] > 0
+    assert report.reasons["deadline"] == 0  # it was not waited for
 
 
 def test_the_sampled_reward_is_that_of_all_groups_since_the_last_step(tmp_path):

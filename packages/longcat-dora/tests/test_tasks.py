@@ -220,7 +220,7 @@ def test_ten_lines_run_wherever_they_are_typed(tmp_path, how):
         "-m": (["-m", "script"], None),
     }[how]
     done = subprocess.run([sys.executable, *command], input=given, capture_output=True, text=True,
-                          timeout=60, cwd=tmp_path)  # fmt: skip
+                          timeout=180, cwd=tmp_path)  # fmt: skip
     assert "C1 C2 C3 hold" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
     assert (
@@ -240,7 +240,7 @@ def test_too_few_file_descriptors_is_one_line(tmp_path):
         except LongcatDoraError as error:
             print(error)
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert "too few file descriptors for 40 controllers: raise the limit" in done.stdout, (
         done.stderr
     )
