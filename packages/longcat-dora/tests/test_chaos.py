@@ -79,12 +79,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     tmp_path, everything, chaos_run
 ):
     """The trainer, the queue's owner and the publisher are one process: kill it, or all at once."""
-    _kill_again_and_again(tmp_path, chaos_run, everything=everything, num=FEW, steps=60)
+    kill_again_and_again(tmp_path, chaos_run, everything=everything, num=FEW, steps=60)
 
 
 @pytest.mark.long
 def test_everything_is_killed_two_hundred_times(tmp_path, chaos_run):
-    _kill_again_and_again(tmp_path, chaos_run, everything=True, num=200, steps=1200)
+    kill_again_and_again(tmp_path, chaos_run, everything=True, num=200, steps=1200)
 
 
 def _steps_in(folder):
@@ -112,7 +112,11 @@ def _holds_at(folder, at_step):
     return max(_steps_in(folder), at_step) + 8
 
 
-def _kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
+def kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
+    """Kill a run at random moments, let it end, and see that nothing is lost or there twice.
+
+    Return what the checker says, and how often each trajectory was trained on.
+    """
     rng = random.Random(everything)
     for kill in range(num + 1):
         at_step = steps * kill // (num + 1)
@@ -152,6 +156,7 @@ def _kill_again_and_again(tmp_path, chaos_run, *, everything, num, steps):
     )
     on_disk = {trajectory.id for trajectory in read_trajectories(tmp_path / "log")}
     assert set(committed) <= on_disk
+    return report, committed
 
 
 def test_a_synchronous_run_that_is_killed_ends_with_the_same_bits(tmp_path):
