@@ -1,6 +1,6 @@
 """RL of the summary stage alone: does it learn to be better than any one answer that it sees?
 
-    python summary_rl.py [--seeds 3] [--steps 400] [--picture summary-rl.svg]
+    python summary_rl.py [--seeds 3] [--steps 100] [--picture summary-rl.svg]
 
 A LongCat of 0.15M parameters (the preset `tiny`) knows 120 facts, each with a digit for an answer.
 It learned them from demonstrations that are wrong in 5, 25 or 55% of cases, by fact and always with
@@ -279,7 +279,7 @@ def main() -> None:
     """Run every seed, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cold-steps", type=int, default=500)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
