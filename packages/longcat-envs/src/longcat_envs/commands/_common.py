@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat_envs._spec import DomainError
+from longcat_envs.loaders import NAMES, ForeignSet, load_foreign
 from longcat_envs.tasks import WorldTask
 
 Commands = Any
@@ -34,6 +35,26 @@ def task_arguments(one: argparse.ArgumentParser, *, tasks: int) -> None:
     one.add_argument("--tasks", type=count, default=tasks, metavar="N", help="how many")
     one.add_argument("--seed", type=int, default=0, help="another seed, other tasks")
     one.add_argument("--difficulty", choices=("shallow", "deep"), default="deep")
+
+
+def foreign_argument(one: argparse.ArgumentParser) -> None:
+    """Let a command also take tasks of other benchmarks."""
+    one.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
+                     help="a checkout of tau2-bench, for tau2:airline and tau2:retail")  # fmt: skip
+    one.set_defaults(tasks=None, default_tasks=one.get_default("tasks"))
+    one.epilog = f"Tasks of other benchmarks: {', '.join(NAMES)}; all of them unless --tasks says."
+
+
+def foreign_of(given: argparse.Namespace) -> ForeignSet:
+    """Return the foreign set that was named."""
+    return load_foreign(given.domain, given.folder)
+
+
+def num_tasks(given: argparse.Namespace) -> int:
+    """Return how many tasks of a domain are made."""
+    if given.folder is not None:
+        raise DomainError("--from is for tasks of tau2, such as tau2:airline")
+    return given.default_tasks if given.tasks is None else given.tasks
 
 
 def count(text: str) -> int:

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 from longcat_envs._loop import Policy
 from longcat_envs._spec import DomainError
 from longcat_envs.history import Setting, load_setting
+from longcat_envs.loaders import ForeignSet, is_foreign
 from longcat_envs.running import (
     AnyPolicy,
+    AnyTask,
     Endpoint,
     ModelPolicy,
     Trial,
@@ -28,9 +30,20 @@ from longcat_envs.running import (
     run_trials,
     summary,
 )
-from longcat_envs.tasks import TaskMaker, WorldTask
+from longcat_envs.tasks import TaskMaker
 
-from ._common import Commands, command, count, read_tasks, say, show, task_arguments
+from ._common import (
+    Commands,
+    command,
+    count,
+    foreign_argument,
+    foreign_of,
+    num_tasks,
+    read_tasks,
+    say,
+    show,
+    task_arguments,
+)  # fmt: skip
 
 
 def register(commands: Commands) -> None:
@@ -50,6 +63,7 @@ def register(commands: Commands) -> None:
     run.add_argument("--out", type=Path, metavar="FILE.jsonl",
                      help="keep each episode here; a run that is begun again goes on")  # fmt: skip
     task_arguments(run, tasks=10)
+    foreign_argument(run)
 
 
 def endpoint_arguments(one: argparse.ArgumentParser) -> None:
@@ -70,9 +84,11 @@ def endpoint_of(given: argparse.Namespace) -> Endpoint:
 
 
 def _run(given: argparse.Namespace) -> int:
-    setting = load_setting(given.domain)
     if given.k < 1 or given.concurrency < 1:
         raise DomainError("--k and --concurrency must be at least 1")
+    if is_foreign(given.domain):
+        return _run_foreign(given)
+    setting = load_setting(given.domain)
     endpoint = endpoint_of(given)
     person = None
     if given.user != "rules":
@@ -85,7 +101,7 @@ def _run(given: argparse.Namespace) -> int:
         tasks = read_tasks(given.file, setting.spec.name)
     else:
         maker = TaskMaker(setting, seed=given.seed, difficulty=given.difficulty)
-        tasks = [next(maker) for _ in range(given.tasks)]
+        tasks = [next(maker) for _ in range(num_tasks(given))]
     trials, is_whole = run_kept(
         setting, tasks, lambda task, number: ModelPolicy(endpoint), num_trials=given.k,
         out=given.out, person=person, concurrency=given.concurrency, judge=judge,
@@ -102,6 +118,25 @@ def _run(given: argparse.Namespace) -> int:
     return 0 if is_whole else 130
 
 
+def _run_foreign(given: argparse.Namespace) -> int:
+    """Run a model on tasks of another benchmark, whose persons follow rules."""
+    if given.user != "rules" or given.judge is not None or given.file is not None:
+        raise DomainError("--user, --judge and --file are for our own domains")
+    source = foreign_of(given)
+    endpoint = endpoint_of(given)
+    trials, is_whole = run_kept(
+        source, list(source.tasks)[: given.tasks], lambda task, number: ModelPolicy(endpoint),
+        num_trials=given.k, out=given.out, concurrency=given.concurrency,
+    )  # fmt: skip
+    show(given, {
+        "summary": {"set": source.name, "version": source.version, "model": given.model_name,
+                    **summary(trials, given.k),
+                    "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3]},
+        "rows": trials,
+    })  # fmt: skip
+    return 0 if is_whole else 130
+
+
 def _endpoint(given: argparse.Namespace, url: str, name: str) -> Endpoint:
     settings = {} if given.temperature is None else {"temperature": given.temperature}
     key = os.environ.get(given.key_variable, "")
@@ -113,7 +148,8 @@ def _endpoint(given: argparse.Namespace, url: str, name: str) -> Endpoint:
 
 
 def run_kept(
-    setting: Setting, tasks: list[WorldTask], policy: Callable[[WorldTask, int], Policy], *,
+    setting: Setting | ForeignSet, tasks: Sequence[AnyTask],
+    policy: Callable[[AnyTask, int], Policy], *,
     num_trials: int, out: Path | None, **more: Any,
 ) -> tuple[list[Trial], bool]:  # fmt: skip
     """Run tasks; what has ended is kept, in the file too, even if Ctrl-C ends the rest.
@@ -173,7 +209,9 @@ def load_agent(text: str) -> Callable[[], Any]:
     return found
 
 
-def run_agent(setting: Setting, agent: Callable[[], Any], tasks: list[WorldTask]) -> list[Trial]:
+def run_agent(
+    setting: Setting | ForeignSet, agent: Callable[[], Any], tasks: Sequence[AnyTask]
+) -> list[Trial]:
     """Run a stranger's class once on each task."""
     trials, _ = run_kept(setting, tasks, lambda task, number: AnyPolicy(agent()),
                          num_trials=1, out=None)  # fmt: skip

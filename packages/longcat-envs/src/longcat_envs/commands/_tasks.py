@@ -5,41 +5,45 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from longcat_envs._spec import DomainError
 from longcat_envs.attacks import admitted, agents_domain, audit_domain
 from longcat_envs.difficulty import Cut, cut, solve_figures
 from longcat_envs.figures import grow_figures, growth_figures
 from longcat_envs.history import Setting, load_setting
+from longcat_envs.loaders import audit_foreign_set, foreign_agents, is_foreign
 from longcat_envs.playing import play_in_terminal
-from longcat_envs.running import pass_rates, read_trials
+from longcat_envs.running import Trial, pass_rates, read_trials
 from longcat_envs.tasks import TaskMaker, WorldTask
 
-from ._common import Commands, command, count, read_tasks, show, task_arguments, write_tasks
+from ._common import (
+    Commands,
+    command,
+    count,
+    foreign_argument,
+    foreign_of,
+    num_tasks,
+    read_tasks,
+    show,
+    task_arguments,
+    write_tasks,
+)  # fmt: skip
 from ._models import load_agent, run_agent
 
 
 def register(commands: Commands) -> None:
     """Add the commands of this room."""
-    audit = command(
-        commands, "audit", _audit, "attack fresh tasks; print what is found", domain=True
-    )
-    agents = command(
-        commands,
-        "agents",
-        _agents,
-        "run careless and careful agents on admitted tasks",
-        domain=True,
-    )
-    grow = command(
-        commands,
-        "grow",
-        _grow,
-        "grow environments; print their figures, or write them",
-        domain=True,
-    )
+    words = "attack fresh tasks, or those of another benchmark; print what is found"
+    audit = command(commands, "audit", _audit, words, domain=True)
+    words = "run careless and careful agents on admitted tasks"
+    agents = command(commands, "agents", _agents, words, domain=True)
+    words = "grow environments; print their figures, or write them"
+    grow = command(commands, "grow", _grow, words, domain=True)
     for one in (audit, agents, grow):
         task_arguments(one, tasks=20)
+    for one in (audit, agents):
+        foreign_argument(one)
     agents.add_argument("--agent", metavar="FILE:Class", help="also run this class: chat(...)")
     grow.add_argument("--out", type=Path, metavar="FILE", help="write tasks as JSONL")
     growth = command(
@@ -93,29 +97,41 @@ def _made(setting: Setting, given: argparse.Namespace) -> list[WorldTask]:
 
 
 def _audit(given: argparse.Namespace) -> None:
+    if is_foreign(given.domain):
+        show(given, audit_foreign_set(foreign_of(given), given.tasks))
+        return
     show(given, audit_domain(
-        load_setting(given.domain), num_tasks=given.tasks, seed=given.seed,
+        load_setting(given.domain), num_tasks=num_tasks(given), seed=given.seed,
         difficulty=given.difficulty,
     ))  # fmt: skip
 
 
 def _agents(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
     agent = load_agent(given.agent) if given.agent else None
-    found = agents_domain(
-        setting, num_tasks=given.tasks, seed=given.seed, difficulty=given.difficulty
-    )
+    if is_foreign(given.domain):
+        source = foreign_of(given)
+        found = foreign_agents(source, given.tasks)
+        if agent is not None:
+            _beside(given, found, run_agent(source, agent, list(source.tasks)[: given.tasks]))
+        show(given, found)
+        return
+    setting, number = load_setting(given.domain), num_tasks(given)
+    found = agents_domain(setting, num_tasks=number, seed=given.seed, difficulty=given.difficulty)
     if agent is not None:
         tasks = admitted(setting, seed=given.seed, difficulty=given.difficulty)
-        trials = run_agent(setting, agent, [next(tasks) for _ in range(given.tasks)])
-        passed = sum(trial["passed"] for trial in trials)
-        found["summary"]["yours"] = {"tried": len(trials), "passed": passed}
-        found["rows"].append({"agent": given.agent, "kind": "yours", "tasks": len(trials),
-                              "passed": passed, "rate": passed / max(1, len(trials))})  # fmt: skip
-        reasons = sorted({trial["reason"] for trial in trials if trial["reason"]})
-        if reasons:
-            found["summary"]["yours"]["raised"] = reasons[:3]
+        _beside(given, found, run_agent(setting, agent, [next(tasks) for _ in range(number)]))
     show(given, found)
+
+
+def _beside(given: argparse.Namespace, found: dict[str, Any], trials: list[Trial]) -> None:
+    """Put a stranger's agent beside ours."""
+    passed = sum(trial["passed"] for trial in trials)
+    found["summary"]["yours"] = {"tried": len(trials), "passed": passed}
+    found["rows"].append({"agent": given.agent, "kind": "yours", "tasks": len(trials),
+                          "passed": passed, "rate": passed / max(1, len(trials))})  # fmt: skip
+    reasons = sorted({trial["reason"] for trial in trials if trial["reason"]})
+    if reasons:
+        found["summary"]["yours"]["raised"] = reasons[:3]
 
 
 def _grow(given: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from longcat_envs._environment import Message
 from longcat_envs._loop import InvalidEpisode, Policy, run_episode
 from longcat_envs.history import Setting
+from longcat_envs.loaders import ForeignEnvironment, ForeignSet, ForeignTask
 from longcat_envs.tasks import Talker, WorldEnvironment, WorldTask
 
 from ._endpoint import ModelError
@@ -30,15 +31,18 @@ Trial = dict[str, Any]
 
 MAX_TURNS = 60
 
+AnyTask = WorldTask | ForeignTask
+Live = WorldEnvironment | ForeignEnvironment
+
 
 async def run_trials(
-    setting: Setting,
-    tasks: Sequence[WorldTask],
-    policy: Callable[[WorldTask, int], Policy],
+    setting: Setting | ForeignSet,
+    tasks: Sequence[AnyTask],
+    policy: Callable[[AnyTask, int], Policy],
     *,
     num_trials: int,
     keep: Callable[[Trial], None],
-    person: Callable[[WorldTask], Talker] | None = None,
+    person: Callable[[Any], Talker] | None = None,
     done: Collection[tuple[str, int]] = (),
     concurrency: int = 4,
     max_turns: int = MAX_TURNS,
@@ -47,7 +51,7 @@ async def run_trials(
     """Run every task so many times.
 
     Args:
-        setting: The tasks' domain.
+        setting: The tasks' domain, or the foreign set that they are of.
         tasks: What is run.
         policy: Makes the policy of one episode, from the task and the number of the episode.
         num_trials: Episodes of each task.
@@ -56,13 +60,14 @@ async def run_trials(
         done: Tasks and numbers that are left out, as they were run before.
         concurrency: Episodes under way at once.
         max_turns: Messages of the agent in one episode.
-        judge: Also judges each episode by rubrics; its verdict stands beside the state's.
+        judge: Also judges each episode by rubrics; its verdict stands beside the state's. Tasks of
+            foreign sets have no rubrics and are not judged.
     """
     gate = asyncio.Semaphore(concurrency)
 
-    async def one(task: WorldTask, number: int) -> None:
+    async def one(task: AnyTask, number: int) -> None:
         async with gate:
-            world = WorldEnvironment(setting, task, *([] if person is None else [person]))
+            world = _live(setting, task, person)
             keep(await _trial(world, policy(task, number), number, max_turns, judge))
 
     async with asyncio.TaskGroup() as group:
@@ -72,8 +77,18 @@ async def run_trials(
                     group.create_task(one(task, number))
 
 
+def _live(
+    setting: Setting | ForeignSet, task: AnyTask, person: Callable[[Any], Talker] | None
+) -> Live:
+    if isinstance(task, ForeignTask):
+        assert not isinstance(setting, Setting), "a foreign task is run in its own set"
+        return ForeignEnvironment(setting, task, person)
+    assert isinstance(setting, Setting), "a task is run in its own domain"
+    return WorldEnvironment(setting, task, *([] if person is None else [person]))
+
+
 async def _trial(
-    world: WorldEnvironment, policy: Policy, number: int, max_turns: int,
+    world: Live, policy: Policy, number: int, max_turns: int,
     judge: WindowJudge | None,
 ) -> Trial:  # fmt: skip
     start = time.monotonic()
@@ -94,7 +109,7 @@ async def _trial(
             "reward": episode.reward.total, "calls": episode.num_calls,
             "errors": episode.num_errors, "unmet": [name for name, met in parts.items() if met < 1],
         }  # fmt: skip
-        if judge is not None:
+        if judge is not None and isinstance(world, WorldEnvironment):
             record |= await _judged(world, judge, episode.messages)
     await world.close()
     return {**record, "seconds": round(time.monotonic() - start, 3)}
