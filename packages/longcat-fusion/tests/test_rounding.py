@@ -121,3 +121,15 @@ def test_longcat_and_deepseek_layouts_keep_every_tensor(make):
         model = {name.format(e): torch.randn(8, 8) for name in names for e in range(3)}
         merged = merge(model, [make.moved(model, 0), make.moved(model, 1)])
         assert list(merged) == list(model)
+
+
+def test_an_even_mean_is_the_nearest_and_holds_what_its_sum_does_not(make):
+    """Thirds that are rounded before they are added miss the nearest bf16 number."""
+    base = {"w": (torch.randn(50_000) * 0.05).bfloat16()}
+    experts = [make.moved(base, number, size=1e-3) for number in range(3)]
+    exact = sum(e["w"].double() for e in experts) / 3
+    found = merge(base, experts, config=MEAN)["w"]
+    assert torch.equal(found, exact.float().bfloat16())
+    large = [{"w": torch.full((9,), value)} for value in (3.4e38, 3.3e38, 3.2e38)]
+    far = merge({"w": torch.zeros(9)}, large, config=MEAN)["w"]
+    assert torch.allclose(far, torch.full((9,), 3.3e38))

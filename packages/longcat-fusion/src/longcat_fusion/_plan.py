@@ -30,7 +30,7 @@ from ._match import Expert, Input, Match, Matcher, label_of, same_bytes
 from ._numbers import FLOATS
 from ._view import UNIT
 
-FORMAT = 3
+FORMAT = 4
 """Of plan, journal and manifest. Raise it when the merged bytes or the records change."""
 _RATE_BYTES_S = 1e9  # what a disk is taken to read, where nothing is known
 

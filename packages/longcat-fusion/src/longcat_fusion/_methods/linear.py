@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from longcat_fusion._numbers import Array
 from longcat_fusion._view import Apply, Tile, View
@@ -29,13 +32,36 @@ class Linear(Method):
         if divisor == 0:
             raise ValueError(f"the weights must not add up to 0 to average, got {view.weights}")
         factors = [weight / divisor for weight in view.weights]
+        if self.average and len(set(factors)) == 1:
+            return lambda tile: _mean(tile.experts)
+        return lambda tile: _weighted(tile, factors)
 
-        def apply(tile: Tile) -> Array:
-            total = tile.experts[0]
-            total *= factors[0]
-            for values, factor in zip(tile.experts[1:], factors[1:], strict=True):
-                values *= factor
-                total += values
+
+def _weighted(tile: Tile, factors: Sequence[float]) -> Array:
+    total = tile.experts[0]
+    total *= factors[0]
+    for values, factor in zip(tile.experts[1:], factors[1:], strict=True):
+        values *= factor
+        total += values
+    return total
+
+
+def _mean(experts: Sequence[Array]) -> Array:
+    """Add first: thirds of each would be rounded before they are added."""
+    try:
+        with np.errstate(over="raise"):
+            total = _sum(experts)
+            total /= len(experts)
             return total
+    except FloatingPointError:  # sums that float32 cannot hold, of values that it can
+        with np.errstate(over="ignore"):
+            plain = _sum(experts) / len(experts)
+        exact = np.mean([values.astype(np.longdouble) for values in experts], axis=0)
+        return np.where(np.isfinite(plain), plain, exact).astype(plain.dtype)
 
-        return apply
+
+def _sum(experts: Sequence[Array]) -> Array:
+    total = experts[0].copy()
+    for values in experts[1:]:
+        total += values
+    return total
