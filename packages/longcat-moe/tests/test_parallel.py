@@ -1,6 +1,7 @@
 """Two and four processes on gloo against one process: losses, weights after steps, checkpoints."""
 
 import dataclasses
+import multiprocessing
 import os
 import socket
 
@@ -103,9 +104,11 @@ def test_several_processes_train_as_one_and_their_checkpoints_are_one_s(shape, t
 
     losses, state = _alone()
     dcp.save({"model": state}, checkpoint_id=f"{tmp_path}/whole", no_dist=True)
-    torch.multiprocessing.spawn(
-        _process, args=(_free_port(), shape, str(tmp_path)), nprocs=shape[0] * shape[1]
-    )
+    multiprocessing.set_forkserver_preload(["torch.distributed.checkpoint", "longcat_moe.parallel"])
+    torch.multiprocessing.start_processes(
+        _process, args=(_free_port(), shape, str(tmp_path)), nprocs=shape[0] * shape[1],
+        start_method="forkserver",  # imports torch once, not in each
+    )  # fmt: skip
     got = torch.load(tmp_path / "result.pt")
     assert torch.allclose(got["losses"], losses, atol=1e-5)
     assert got["state"].keys() == state.keys()
