@@ -14,6 +14,7 @@ from ._budget import (
 )
 from ._config import Objective, TrainerConfig
 from ._curriculum import PassRateCurriculum
+from ._distill import mopd_loss, reverse_kl_loss
 from ._gift import gift_loss
 from ._linear import linear_log_probs, linear_log_probs_and_entropy
 from ._mismatch import Correction, hispo_mask, mismatch_weights
@@ -43,7 +44,7 @@ __all__ = [
     "attempt_advantages", "coba_value",
     "dapo_loss", "gift_loss", "group_advantages", "grpo_loss", "gspo_loss", "gspo_token_loss",
     "hispo_mask", "knapsack_value", "linear_log_probs", "linear_log_probs_and_entropy",
-    "mismatch_weights", "num_groups",
+    "mismatch_weights", "mopd_loss", "num_groups", "reverse_kl_loss",
     "sequence_mean", "token_batches", "triplet_clip_loss", "verification_items",
     "verification_reward",
 ]  # fmt: skip
