@@ -50,16 +50,19 @@ def test_every_fault_is_accounted_for():
 async def test_every_fault_has_its_outcome(fault_server, mode):
     tries, kind = OUTCOMES[mode]
     server = fault_server([mode])
-    timeout_s = 0.7 if mode in ("dead", "hang_after_head") else 30.0
+    is_silent = mode in ("dead", "hang_after_head")
+    timeout_s = 0.7 if is_silent else 30.0
     reply = await _endpoint(server, timeout_s=timeout_s).reply(Call(messages=ASK, temperature=1))
-    assert (reply.timing.tries, reply.failure and reply.failure.kind) == (tries, kind)
+    assert (reply.failure and reply.failure.kind) == kind
+    # Silence is measured by a clock: on a machine that stands still good answers are silent too.
+    assert reply.timing.tries == tries or (is_silent and reply.timing.tries > tries)
     if kind is None:
         assert reply.text.startswith("42")
         assert reply.usage.estimated == (mode == "no_usage")
     else:
         assert reply.failure.message
     stats = server.wait_for(lambda s: s.in_flight == 0 and s.connections == 0)
-    assert stats.num_requests == tries
+    assert stats.num_requests == reply.timing.tries
 
 
 @pytest.mark.parametrize("mode", FAULTS)
