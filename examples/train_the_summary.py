@@ -2,8 +2,8 @@
 
 A thinker reads a digit rightly in some half of its attempts. A summary sees five of its answers,
 in any order, and gives one. It begins by repeating any one of them, and is rewarded for the right
-one. The thinker is never trained. The same on sums, with thinkers that share their mistakes,
-curves and three seeds: apps/longcat-cli/benchmarks/summary_rl.py.
+one. The thinker is never trained. With curves, three seeds, thinkers that share their mistakes, and
+questions that the training did not hold: apps/longcat-cli/benchmarks/summary_rl.py.
 """
 
 import dataclasses
