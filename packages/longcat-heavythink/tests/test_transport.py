@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import aiohttp
 import pytest
 from longcat_heavythink import (
     Call,
@@ -102,6 +103,13 @@ async def test_streams_meet_the_same_faults(fault_server, mode):
         if reply.good:
             assert shown.strip() == reply.text
     server.wait_for(lambda s: s.in_flight == 0)
+
+
+async def test_the_server_of_faults_refuses_what_is_no_json(fault_server):
+    server = fault_server()
+    url = f"{server.url}/chat/completions"
+    async with aiohttp.ClientSession() as client, client.post(url, data=b"{") as response:
+        assert (response.status, server.stats().num_requests) == (400, 0)
 
 
 async def test_messages_name_the_address_and_what_came(fault_server):

@@ -153,7 +153,12 @@ class FaultServer:
             writer.write(respond(200, json.dumps(self._page(path)).encode()))
             await writer.drain()
             return True
-        body = json.loads(raw)
+        try:
+            body = json.loads(raw)
+        except ValueError as error:  # the client's fault, which no script foresees
+            writer.write(respond(400, json.dumps({"error": {"message": str(error)}}).encode()))
+            await writer.drain()
+            return True
         self.requests.append(body)
         self.headers.append(headers)
         script = self._script(body)
