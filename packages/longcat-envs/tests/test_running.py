@@ -29,6 +29,14 @@ from longcat_envs.testing import FakeServer, golden_model
 
 NUM = 3
 
+INTERRUPTIBLE = """
+import signal, sys
+from longcat_envs.commands import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+"""The command with Ctrl-C as in a terminal: a job in the background begins with it ignored."""
+
 
 @pytest.fixture(scope="module")
 def setting():
@@ -143,7 +151,7 @@ def test_ctrl_c_keeps_what_is_done(tasks, tmp_path):
 
     with FakeServer(answer) as server:
         process = subprocess.Popen(
-            [sys.executable, "-m", "longcat_envs", "run", "bank", "--difficulty", "shallow",
+            [sys.executable, "-c", INTERRUPTIBLE, "run", "bank", "--difficulty", "shallow",
              "--tasks", str(NUM), "--k", "1", "--model", server.url, "--out", str(out), "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
         )  # fmt: skip
