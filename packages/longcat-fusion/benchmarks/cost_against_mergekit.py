@@ -52,8 +52,11 @@ def shapes(width: int, layers: int, vocab: int) -> dict[str, tuple[int, ...]]:
     return {**found, "model.norm.weight": (width,), "lm_head.weight": (vocab, width)}
 
 
-def make_models(folder: Path, width: int, layers: int, vocab: int) -> int:
-    """Write a base and three bf16 experts that moved 30% of the elements; return the elements."""
+def make_models(folder: Path, width: int, layers: int, vocab: int, *, alike: bool = False) -> int:
+    """Write a base and three bf16 experts that moved 30% of the elements; return the elements.
+
+    With `alike` tensors of one shape have the same values, which is quicker to make.
+    """
     tensors = shapes(width, layers, vocab)
     size = sum(int(np.prod(shape)) for shape in tensors.values())
     config = {
@@ -71,8 +74,12 @@ def make_models(folder: Path, width: int, layers: int, vocab: int) -> int:
         head, _ = header_bytes([(n, "BF16", s) for n, s in tensors.items()], {"format": "pt"})
         with (target / "model.safetensors").open("wb") as opened:
             opened.write(head)
+            made: dict[tuple[int, ...], bytes] = {}
             for place, shape in enumerate(tensors.values()):
-                opened.write(_values(place, number, int(np.prod(shape))))
+                values = made.get(shape) or _values(place, number, int(np.prod(shape)))
+                if alike:
+                    made[shape] = values
+                opened.write(values)
     return size
 
 

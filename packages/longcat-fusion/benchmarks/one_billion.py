@@ -2,8 +2,9 @@
 
     PEER_PYTHON=/path/to/venv/bin/python BENCH_FOLDER=/large/disk python one_billion.py
 
-A base and three bf16 experts in the shapes of a Llama, with random weights; needs 13 GB of disk and
-half an hour of CPU, nearly all of it mergekit's. Both sides read the same YAML, on one thread.
+A base and three bf16 experts in the shapes of a Llama, with random weights, the same in every layer;
+needs 13 GB of disk and half an hour of CPU, nearly all of it mergekit's. Both sides read the same
+YAML, on one thread. `BENCH_LOCK` names a file that is locked around each pair of merges.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from cost_against_mergekit import METHODS, Server, make_models, write_yaml
+from cost_against_mergekit import METHODS, Server, make_models, quiet, write_yaml
 from distance_to_float64 import _nearest_bf16
 from longcat_fusion._headers import Entry, read_header
 from longcat_fusion._numbers import decode
@@ -126,10 +127,11 @@ def measure(
 ) -> list[object]:
     """Merge here and there, and compare."""
     path = write_yaml(folder, method)
-    found = [
-        server.merge(path, folder / out)
-        for server, out in zip(servers, ("mine", "theirs"), strict=True)
-    ]
+    with quiet():
+        found = [
+            server.merge(path, folder / out)
+            for server, out in zip(servers, ("mine", "theirs"), strict=True)
+        ]
     kind, figures = distances(folder, method, names)
     mine, theirs = found
     row = [
@@ -160,7 +162,7 @@ def main() -> None:
     peer = os.environ["PEER_PYTHON"]
     assert set(methods) <= set(METHODS)
     with folder_of() as folder, contextlib.ExitStack() as stack:
-        size = make_models(folder, options.width, options.layers, options.vocab)
+        size = make_models(folder, options.width, options.layers, options.vocab, alike=True)
         servers = Server(sys.executable, "here"), Server(peer, "mergekit")
         for server in servers:
             stack.callback(server.close)
