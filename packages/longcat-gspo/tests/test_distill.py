@@ -105,7 +105,6 @@ def test_a_student_learns_from_each_teacher_in_its_domain():
     rng = torch.Generator().manual_seed(3)
     teachers_DV = (2 * torch.randn(2, 4, generator=rng)).log_softmax(-1)
     student_DV = torch.zeros(2, 4, requires_grad=True)
-    optimiser = torch.optim.Adam([student_DV], 0.3)
     for _ in range(60):
         domain_S = torch.randint(2, (512,), generator=rng)
         logs_SV = student_DV.log_softmax(-1)[domain_S]
@@ -113,9 +112,8 @@ def test_a_student_learns_from_each_teacher_in_its_domain():
         new = logs_SV.gather(1, token_S)[:, 0]
         teacher = teachers_DV[domain_S].gather(1, token_S)[:, 0]
         loss, _ = mopd_loss(new, teacher, new.detach(), torch.arange(512), num_sequences=512)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        slope_DV = torch.autograd.grad(loss, student_DV)[0]
+        student_DV = (student_DV - 4 * slope_DV).detach().requires_grad_()
     learnt = student_DV.detach().log_softmax(-1).exp()
     torch.testing.assert_close(learnt, teachers_DV.exp(), atol=0.05, rtol=0)
 
