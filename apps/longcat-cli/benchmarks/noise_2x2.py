@@ -32,12 +32,12 @@ TESTED = (0.0, LEVEL)
 SIZES = {
     "mini": [],
     "reduced": [
-        "grow.train_tasks=400", "grow.eval_tasks=80", "grow.share_compound=0",
+        "grow.train_tasks=400", "grow.eval_tasks=60", "grow.share_compound=0",
         "grow.share_clarify=0", "model.hidden_size=96", "model.vocab_size=896",
         "model.q_lora_rank=48", "model.kv_lora_rank=48",
-        "model.n_routed_experts=16", "model.zero_expert_num=8", "cold_start.steps=1200",
-        "rl.steps=12", "rl.groups_per_batch=6", "rl.warmup_steps=2", "rl.max_running=48",
-        "evaluate.tasks=80",
+        "model.n_routed_experts=16", "model.zero_expert_num=8", "cold_start.steps=1000",
+        "rl.steps=10", "rl.groups_per_batch=4", "rl.warmup_steps=2", "rl.max_running=48",
+        "evaluate.tasks=60",
     ],
 }  # fmt: skip
 
