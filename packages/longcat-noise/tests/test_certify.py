@@ -16,6 +16,7 @@ from longcat_noise import (
     read_jsonl,
 )  # fmt: skip
 from longcat_noise import testing as clinic
+from longcat_noise._recorded import RecordedWorld
 from longcat_noise.tools import TOOLS
 
 BOOK = Book.of(clinic.CONTRACTS)
@@ -256,6 +257,31 @@ def test_the_format_of_other_packages_is_read_and_a_step_that_comes_twice_is_don
         assert found.is_certified, found.reason
         assert found.clean_turns == 3
         assert found.turns == 3 + len([d for d in found.disturbed if "tool" in d])
+
+
+class Talk(RecordedWorld):
+    """A world whose user wants to be told after each of two wishes."""
+
+    def reset(self):
+        self.num_told = 0
+        return super().reset()
+
+    def reply(self, message):
+        self.num_told += 1
+        return {"role": "user", "content": "And now the other one."}
+
+    def score(self):
+        return float(self.num_told == 2 and super().score() == 1)
+
+
+def test_what_a_chain_says_twice_is_said_twice():
+    wishes = [{"tool": "move", "arguments": {"to": place}} for place in ("north", "south")]
+    chain = [wishes[0], {"say": "Done."}, wishes[1], {"say": "Done."}]
+    task = NoiseTask.read({"id": "t", "opening": "Go north.", "chain": chain})
+    config = NoiseConfig(level=0.5, tool_kinds=("failure",), user_kinds=("typo",))
+    found = given(task, config=config, book=Book(), world=lambda task: Talk(task, Book()))
+    assert found.is_certified, found
+    assert found.clean_turns == 4
 
 
 def test_tools_that_an_episode_does_not_have_show_nothing():

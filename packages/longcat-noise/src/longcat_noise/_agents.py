@@ -85,7 +85,7 @@ class Agent:
         self._gone: set[str] = set()
         self._written: list[tuple[str, str]] = []
         self._done: Counter[tuple[str, str]] = Counter()
-        self._said: set[str] = set()
+        """Calls and sayings; what is said has no tool's name."""
         self._has_rerouted = False
 
     async def act(self) -> Replay:
@@ -120,19 +120,18 @@ class Agent:
         """Go along a chain; return another one if this one cannot be gone."""
         times: Counter[tuple[str, str]] = Counter()
         for step in chain:
-            if step.call is None:
-                if step.say not in self._said:
-                    self._said.add(step.say)
-                    await self._say(step.say)
-                continue
-            name = (step.call.tool, canonical(step.call.arguments))
+            call = step.call
+            name = (call.tool, canonical(call.arguments)) if call else ("", step.say)
             times[name] += 1
             if self._done[name] >= times[name]:
                 continue
-            if not await self._perform(step.call, name):
+            if call is None:
+                self._done[name] += 1
+                await self._say(step.say)
+            elif not await self._perform(call, name):
                 other = self._next_chain(chain)
                 if other is None:
-                    raise StuckError(f"{step.call.tool} stays away and no other chain is left")
+                    raise StuckError(f"{call.tool} stays away and no other chain is left")
                 return other
         return None
 
