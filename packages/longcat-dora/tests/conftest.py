@@ -1,8 +1,11 @@
 """What the suite leaves to `just long`: sweeps of which it runs a sample."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
+from longcat_dora import LongcatDoraError, check
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same
 # environment.
@@ -27,3 +30,31 @@ def pytest_collection_modifyitems(config, items):
 def importable(request, monkeypatch):
     """Let other processes import a test file, whose name is relative to the root of the tests."""
     monkeypatch.syspath_prepend(str(request.config.rootpath))
+
+
+def _recount():
+    spec = importlib.util.spec_from_file_location("recount", Path(__file__).with_name("recount.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_MOST_BYTES = 4 * 2**20
+"""Of a log that is counted again."""
+
+
+@pytest.fixture(autouse=True)
+def _two_readers_agree(request):
+    """Every log that a test leaves and the checker calls clean is counted by the second reader."""
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    for file in () if folder is None else folder.rglob("events.jsonl"):
+        log = file.parent
+        if sum(path.stat().st_size for path in log.glob("events*.jsonl")) > _MOST_BYTES:
+            continue
+        try:
+            report = check(log)
+        except LongcatDoraError:
+            continue
+        if report.is_clean:
+            _recount().agree(log, report)

@@ -54,7 +54,7 @@ def events_of(folder):
 def recount(folder):
     """Return what `check` reports of a log without a breach, counted another way."""
     ends, started, version_of, staleness = Counter(), [], {}, Counter()
-    steps = []
+    steps, payloads = [], {}
     reasons = Counter()
     past = summary_of(folder)
     first = 0 if past is None else past["version"]
@@ -65,13 +65,12 @@ def recount(folder):
                 started.append(event["trajectory"])
             case "produced":
                 version_of[event["trajectory"]] = event["version"]
-                file, offset, length, crc = event["payload"]
-                with (Path(folder) / file).open("rb") as stream:
-                    stream.seek(offset)
-                    assert zlib.crc32(stream.read(length)) == crc
+                payloads[event["trajectory"]] = event["payload"]
             case "ended":
                 ends[event["trajectory"]] += 1
                 reasons[event["reason"]] += 1
+                if event["reason"] == "damaged":
+                    payloads.pop(event["trajectory"], None)
             case "evicted":
                 ends.update(event["trajectories"])
                 reasons[event["reason"]] += len(event["trajectories"])
@@ -79,6 +78,10 @@ def recount(folder):
                 steps.append((event["version"], event["trajectories"], event.get("masked", [])))
             case "restored":
                 steps = [step for step in steps if step[0] < event["version"]]
+    for file, offset, length, crc in payloads.values():
+        with (Path(folder) / file).open("rb") as stream:
+            stream.seek(offset)
+            assert zlib.crc32(stream.read(length)) == crc
     trained = Counter()
     for version, names, masked in steps:
         trained.update(names)

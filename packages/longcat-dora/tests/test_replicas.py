@@ -128,7 +128,7 @@ async def test_under_cache_pressure_replicas_go_where_the_tokens_are():
     engine.load_weights(1, b"1")
     short = [await engine.open(1) for _ in range(6)]
     await asyncio.gather(*(engine.generate(c, [7], max_tokens=2, temperature=1.0) for c in short))
-    engine._move(engine._places[engine.holding.index(0)], 1)  # one for the two long ones
+    engine._move(engine._hosts[engine.holding.index(0)], 1)  # one for the two long ones
     await _until_held(engine, 0, 1, 1)
 
     async def speak(c):
@@ -139,7 +139,7 @@ async def test_under_cache_pressure_replicas_go_where_the_tokens_are():
     assert sorted(engine.holding) == [0, 0, 1]  # by conversations it would be [0, 1, 1]
     for c in long + short:
         await engine.close(c)
-    assert all(place.tokens == place.load == 0 for place in engine._places)
+    assert all(host.tokens == host.load == 0 for host in engine._hosts)
 
 
 async def test_requests_go_where_there_is_room():
@@ -155,7 +155,7 @@ async def test_requests_go_where_there_is_room():
     ]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert sorted(place.tokens for place in engine._places) == [29, 92]
+    assert sorted(host.tokens for host in engine._hosts) == [29, 92]
     await asyncio.gather(*asked)
 
 

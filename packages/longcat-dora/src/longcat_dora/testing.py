@@ -132,9 +132,9 @@ class TabularTrainer:
             advantage = trajectory.reward - sum(own) / len(own)
             context, token = trajectory.segments[0].token_ids[-2:]
             probs = _probs(self.table[context])
-            for place in range(NUM_TOKENS):
-                gradient = (place == token) - probs[place]
-                self.table[context][place] += self.learning_rate * advantage * gradient
+            for other in range(NUM_TOKENS):
+                gradient = (other == token) - probs[other]
+                self.table[context][other] += self.learning_rate * advantage * gradient
         return {"reward": sum(t.reward for t in batch) / len(batch)}
 
     def weights(self) -> bytes:
@@ -228,8 +228,8 @@ class _Schedule:
         elif choice < 0.5:
             self.start()
         elif choice < 0.85 and self.running:
-            place = int(len(self.running) * self.rng.random() ** 0.3)
-            self.finish(self.running.pop(place))
+            index = int(len(self.running) * self.rng.random() ** 0.3)
+            self.finish(self.running.pop(index))
         elif self.is_leased:
             scheduler.commit()
             self.is_leased = False

@@ -240,8 +240,8 @@ class _Part:
             if log.number >= before:
                 break
             self._read(event)
-            assert log.place is not None
-            self.chain = log.place.chain
+            assert log.position is not None
+            self.chain = log.position.chain
 
     def _begin(self, summary: Summary) -> None:
         head = summary.head

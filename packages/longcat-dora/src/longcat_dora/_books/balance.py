@@ -50,7 +50,7 @@ def assign_replicas(num_replicas: int, requests: Mapping[int, int]) -> dict[int,
 
 
 def plan_moves(holding: Sequence[int | None], wanted: Mapping[int, int]) -> dict[int, int]:
-    """Say which replicas change their version: place to the new one; as few as can be.
+    """Say which replicas change their version: its index to the new one; as few as can be.
 
     Args:
         holding: The version that each replica holds now, if any.
@@ -58,11 +58,11 @@ def plan_moves(holding: Sequence[int | None], wanted: Mapping[int, int]) -> dict
     """
     left = dict(wanted)
     free: list[int] = []
-    for place, version in enumerate(holding):
+    for index, version in enumerate(holding):
         if version is not None and left.get(version, 0) > 0:
             left[version] -= 1
         else:
-            free.append(place)
+            free.append(index)
     lacking = [version for version in sorted(left) for _ in range(left[version])]
     return dict(zip(free, lacking, strict=False))
 

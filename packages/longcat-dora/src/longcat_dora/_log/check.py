@@ -123,10 +123,10 @@ class Checker:
         self.report.breaches.append(f"{rule}, {self._where()}: {text}")
 
     def _where(self) -> str:
-        place = None if self.log is None else self.log.place
-        if place is None:
+        position = None if self.log is None else self.log.position
+        if position is None:
             return f"event {self.report.num_events}"
-        return f"{place.file.name} line {place.line}"
+        return f"{position.file.name} line {position.line}"
 
     def _opened(self, event: Mapping[str, Any]) -> None:
         self.bound = event["hard_staleness"]

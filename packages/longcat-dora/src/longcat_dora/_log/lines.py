@@ -38,7 +38,7 @@ class LogDamagedError(LongcatDoraError):
         self.file, self.line, self.offset, self.problem = file, line, offset, problem
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where an event lies."""
 
     file: Path

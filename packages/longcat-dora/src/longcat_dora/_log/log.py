@@ -99,11 +99,11 @@ class EventLog:
                     " their"
                     " summary (`longcat-dora archive`): put them back"
                 )
-            self.torn_bytes, place = reader.torn_bytes, reader.place
-            if place is not None:
-                self._chain = place.chain
-                self._end = place.end if place.file == file else 0
-                self._number = reader.number + (place.file != file)
+            self.torn_bytes, position = reader.torn_bytes, reader.position
+            if position is not None:
+                self._chain = position.chain
+                self._end = position.end if position.file == file else 0
+                self._number = reader.number + (position.file != file)
             if self.torn_bytes:
                 os.truncate(file, self._end)
         self._events = self._open()

@@ -17,7 +17,7 @@ from .lines import (
     EVENTS,
     FULL,
     LogDamagedError,
-    Place,
+    Position,
     decode_event,
     head_problem,
     is_torn,
@@ -51,7 +51,7 @@ class LogReader:
         self.summary: Summary | None = None
         self.torn_bytes = self.first = self.number = 0
         self._at: tuple[Path, int, int, int] | None = None
-        """As `Place` has it."""
+        """As `Position` has it."""
         if path.is_dir():
             self.summary = find_summary(path, number_of(self.files[0]))
         if self.summary is not None:
@@ -61,9 +61,9 @@ class LogReader:
             ]
 
     @property
-    def place(self) -> Place | None:
+    def position(self) -> Position | None:
         """Of the last line that was read."""
-        return None if self._at is None else Place(*self._at)
+        return None if self._at is None else Position(*self._at)
 
     def __iter__(self) -> Iterator[Event]:
         self.torn_bytes, self._at = 0, None

@@ -169,11 +169,11 @@ def _vouch_again(folder: Path) -> None:
     with contextlib.suppress(LogDamagedError):  # that nothing vouches for it
         for _ in log:
             pass
-    place = log.place
-    assert place is not None
+    position = log.position
+    assert position is not None
     event = {"kind": "archived", "before": log.summary.before, "digest": log.summary.digest}
-    with place.file.open("ab") as stream:
-        stream.write(encode_event(event, place.chain)[0])
+    with position.file.open("ab") as stream:
+        stream.write(encode_event(event, position.chain)[0])
 
 
 def _aside(path: Path) -> Path:

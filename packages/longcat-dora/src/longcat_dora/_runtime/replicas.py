@@ -62,7 +62,7 @@ class Replica(Protocol):
 
 
 @dataclass(slots=True)
-class _Place:
+class _Host:
     """A replica, and what it is doing."""
 
     replica: Replica
@@ -81,7 +81,7 @@ class _Conversation:
     seed: int | None
     tokens: list[int] = field(default_factory=list[int])
     num_turns: int = 0
-    last: _Place | None = None
+    last: _Host | None = None
 
 
 class ReplicatedEngine:
@@ -123,7 +123,7 @@ class ReplicatedEngine:
         self.load_s, self.max_slow_loads = load_s, max_slow_loads
         self._num_slow_loads = 0
         """In a row."""
-        self._places = [_Place(replica) for replica in replicas]
+        self._hosts = [_Host(replica) for replica in replicas]
         self._weights: dict[int, Any] = {}
         self._retired: set[int] = set()
         self._conversations: dict[int, _Conversation] = {}
@@ -137,7 +137,7 @@ class ReplicatedEngine:
     @property
     def holding(self) -> list[int | None]:
         """The version that each replica holds, or `None` while it changes or is lost."""
-        return [p.version if p.moving_to is None else None for p in self._places]
+        return [h.version if h.moving_to is None else None for h in self._hosts]
 
     # -- Engine ------------------------------------------------------------------------------
 
@@ -177,22 +177,22 @@ class ReplicatedEngine:
         seed = None if c.seed is None else zlib.crc32(f"{c.seed}:{c.num_turns}".encode())
         need = len(prompt) + min(max_tokens, room)
         while True:
-            place = await self._find(c, need)
-            place.load += 1
-            place.tokens += need
+            host = await self._find(c, need)
+            host.load += 1
+            host.tokens += need
             try:
-                result = await place.replica.complete(
+                result = await host.replica.complete(
                     prompt, max_tokens=min(max_tokens, room), temperature=temperature, seed=seed
                 )
             except ReplicaLostError:
-                self._lose(place)
+                self._lose(host)
             else:
                 break
             finally:
-                place.load -= 1
-                place.tokens -= need
+                host.load -= 1
+                host.tokens -= need
                 self._wake()
-        c.tokens, c.last = [*prompt, *result.token_ids], place
+        c.tokens, c.last = [*prompt, *result.token_ids], host
         c.num_turns += 1
         return result
 
@@ -205,17 +205,17 @@ class ReplicatedEngine:
 
     async def stop(self) -> None:
         """Let no replica change any more, and close those that can be closed."""
-        movers = [p.mover for p in self._places if p.mover is not None]
+        movers = [h.mover for h in self._hosts if h.mover is not None]
         for mover in movers:
             mover.cancel()
         await asyncio.gather(*movers, return_exceptions=True)
-        for place in self._places:
-            if (close := getattr(place.replica, "close", None)) is not None:
+        for host in self._hosts:
+            if (close := getattr(host.replica, "close", None)) is not None:
                 await close()
 
     # -- who serves whom ---------------------------------------------------------------------
 
-    async def _find(self, c: _Conversation, need: int) -> _Place:
+    async def _find(self, c: _Conversation, need: int) -> _Host:
         """Wait for a replica that holds the conversation's version.
 
         With room for its tokens, if there is one.
@@ -223,28 +223,28 @@ class ReplicatedEngine:
         while True:
             if self._failure is not None:
                 raise self._failure
-            places = self._holders(c.version)
-            roomy = [p for p in places if self._has_room(p, need)]
-            if places and not roomy:
+            hosts = self._holders(c.version)
+            roomy = [h for h in hosts if self._has_room(h, need)]
+            if hosts and not roomy:
                 self._rebalance()  # which may send some of them elsewhere
-                places = self._holders(c.version)
-            places = roomy or places
-            if places:
-                idlest = min(places, key=lambda p: p.load)
-                if c.last in places and c.last.load <= idlest.load + _STAY:
+                hosts = self._holders(c.version)
+            hosts = roomy or hosts
+            if hosts:
+                idlest = min(hosts, key=lambda h: h.load)
+                if c.last in hosts and c.last.load <= idlest.load + _STAY:
                     return c.last
                 return idlest
-            if not any(p.moving_to == c.version for p in self._places):
+            if not any(h.moving_to == c.version for h in self._hosts):
                 self._rebalance()
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
 
-    def _holders(self, version: int) -> list[_Place]:
-        return [p for p in self._places if p.version == version and p.moving_to is None]
+    def _holders(self, version: int) -> list[_Host]:
+        return [h for h in self._hosts if h.version == version and h.moving_to is None]
 
-    def _has_room(self, place: _Place, need: int) -> bool:
-        return self.cache_tokens is None or place.tokens + need <= self.cache_tokens
+    def _has_room(self, host: _Host, need: int) -> bool:
+        return self.cache_tokens is None or host.tokens + need <= self.cache_tokens
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -273,52 +273,52 @@ class ReplicatedEngine:
         newest = max(self._weights, default=None)
         if newest is not None:  # whoever starts now starts there
             asked[newest] = max(1, asked[newest])
-        places = sorted((p for p in self._places if not p.is_lost), key=lambda p: -p.load)
-        if not places or not asked:
+        hosts = sorted((h for h in self._hosts if not h.is_lost), key=lambda h: -h.load)
+        if not hosts or not asked:
             return
-        holding = [p.version if p.moving_to is None else p.moving_to for p in places]
-        for place, version in plan_moves(holding, assign_replicas(len(places), asked)).items():
-            self._move(places[place], version)
+        holding = [h.version if h.moving_to is None else h.moving_to for h in hosts]
+        for index, version in plan_moves(holding, assign_replicas(len(hosts), asked)).items():
+            self._move(hosts[index], version)
 
     # -- changes -----------------------------------------------------------------------------
 
-    def _move(self, place: _Place, version: int) -> None:
-        place.moving_to = version
-        if place.mover is None or place.mover.done():
-            place.mover = asyncio.get_running_loop().create_task(self._change(place))
+    def _move(self, host: _Host, version: int) -> None:
+        host.moving_to = version
+        if host.mover is None or host.mover.done():
+            host.mover = asyncio.get_running_loop().create_task(self._change(host))
 
-    async def _change(self, place: _Place) -> None:
+    async def _change(self, host: _Host) -> None:
         """Takes: a replica. Waits for: its last request. Gives: it with other weights."""
         try:
-            while (version := place.moving_to) is not None:
-                while place.load:
+            while (version := host.moving_to) is not None:
+                while host.load:
                     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     self._waiting.append(future)
                     await future
-                if place.moving_to != version:
+                if host.moving_to != version:
                     continue
-                if version != place.version and version in self._weights:
-                    place.version = None
-                    await self._load(place, version)
+                if version != host.version and version in self._weights:
+                    host.version = None
+                    await self._load(host, version)
                     self.num_moves += 1
-                    place.version = version
-                if place.moving_to == version:
-                    place.moving_to = None
+                    host.version = version
+                if host.moving_to == version:
+                    host.moving_to = None
         except ReplicaLostError:
-            self._lose(place)
+            self._lose(host)
         except Exception as error:
             self._failure = error
         finally:
             self._wake()
 
-    async def _load(self, place: _Place, version: int) -> None:
+    async def _load(self, host: _Host, version: int) -> None:
         """Have a replica take weights, within its time."""
         try:
             async with asyncio.timeout(self.load_s):
-                await place.replica.load_weights(version, self._weights[version])
+                await host.replica.load_weights(version, self._weights[version])
         except TimeoutError as error:
             self._num_slow_loads += 1
-            number = self._places.index(place)
+            number = self._hosts.index(host)
             told = (
                 f"replica {number} had not taken the weights of version {version} after"
                 f" load_s={self.load_s:g} s"
@@ -330,14 +330,14 @@ class ReplicatedEngine:
             raise ReplicaLostError(told) from error
         self._num_slow_loads = 0
 
-    def _lose(self, place: _Place) -> None:
+    def _lose(self, host: _Host) -> None:
         """Do without a replica for a while."""
-        place.version, place.moving_to = None, None
-        if not place.is_lost:
-            place.is_lost = True
-            asyncio.get_running_loop().call_later(self.retry_s, self._try_again, place)
+        host.version, host.moving_to = None, None
+        if not host.is_lost:
+            host.is_lost = True
+            asyncio.get_running_loop().call_later(self.retry_s, self._try_again, host)
             self._rebalance()
 
-    def _try_again(self, place: _Place) -> None:
-        place.is_lost = False
+    def _try_again(self, host: _Host) -> None:
+        host.is_lost = False
         self._rebalance()

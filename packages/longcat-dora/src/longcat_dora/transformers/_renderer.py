@@ -154,8 +154,8 @@ class TransformersRenderer:
                 f"the chat template must end an assistant's turn with one of {self._stops}; give "
                 "stop_token_ids"
             )
-        place, stop = min(found)
-        return rest[place + len(stop) :]
+        begin, stop = min(found)
+        return rest[begin + len(stop) :]
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
