@@ -4,6 +4,7 @@ import asyncio
 import functools
 import itertools
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from longcat_dora import (
@@ -302,3 +304,14 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_controller_that_was_lost_is_joined_without_a_word():
+    """Else "handle is closed" would hide what ended the run."""
+    ours, theirs = multiprocessing.Pipe()
+    closed = []
+    handle = SimpleNamespace(connection=ours, close=lambda: closed.append(True))
+    ours.close()
+    theirs.close()
+    await LocalRuntime.join(SimpleNamespace(), handle)
+    assert closed

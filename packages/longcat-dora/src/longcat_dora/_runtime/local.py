@@ -38,7 +38,8 @@ class LocalRuntime(Runtime):
 
     async def join(self, handle: ControllerProcess) -> None:
         """Wait for the process to end; it was told to stop."""
-        asyncio.get_running_loop().remove_reader(handle.connection.fileno())
+        if not handle.connection.closed:  # one that was lost is closed, and what ended it is told
+            asyncio.get_running_loop().remove_reader(handle.connection.fileno())
         await asyncio.to_thread(handle.close)
 
     def share(self, weights: bytes | memoryview) -> SharedWeights | bytes | memoryview:
