@@ -259,6 +259,28 @@ def test_the_format_of_other_packages_is_read_and_a_step_that_comes_twice_is_don
         assert found.turns == 3 + len([d for d in found.disturbed if "tool" in d])
 
 
+class PlainWords(RecordedWorld):
+    """A world that answers with the bare value, not with JSON."""
+
+    def call(self, tool_call):
+        answer = super().call(tool_call)
+        known = json.loads(answer.content)["answer"]
+        return dataclasses.replace(answer, content=known) if known else answer
+
+
+@pytest.mark.parametrize("kind", sorted(TOOLS))
+def test_an_answer_in_plain_words_is_recovered_from_every_kind(kind):
+    tools = [{"name": name, "reads": [f"user.{name}", "user.id"]} for name in ("find", "search")]
+    book = Book.of([*tools, {"name": "close", "writes": ["user.state"]}])
+    chain = [{"tool": "find", "arguments": {"mail": "ada@x.org"}, "result": "ada_berg_17"},
+             {"tool": "close", "arguments": {"user": "ada_berg_17"}}]  # fmt: skip
+    task = NoiseTask.read({"id": "t", "opening": "Close it, ada@x.org.", "chain": chain})
+    for seed in range(5):
+        config = NoiseConfig(level=1.0, tool_kinds=(kind,), seed=seed)
+        found = given(task, config=config, book=book, world=lambda task: PlainWords(task, book))
+        assert found.is_certified, found
+
+
 class Talk(RecordedWorld):
     """A world whose user wants to be told after each of two wishes."""
 

@@ -13,6 +13,7 @@ from ._draw import canonical
 from ._kind import compact
 from ._task import NoiseTask, Step
 from ._words import fold
+from .tools import misleading, padding
 from .tools.renamed import undo
 
 Name = tuple[str, str]
@@ -66,7 +67,17 @@ def facts(content: str) -> Any:
         except (ValueError, RecursionError):
             later = [at for at in (content.find(c, start + 1) for c in "{[") if at >= 0]
             start = min(later, default=-1)
-    return content.strip()
+    return _bare(content.strip())
+
+
+def _bare(text: str) -> str:
+    """Return an answer in plain words without a note before it, a hint behind it, a second copy."""
+    for note in padding.NOTES:
+        text = text.removeprefix(f"{note} ")
+    for hint in misleading.HINTS:
+        text = text.removesuffix(f"\n{hint}")
+    half = len(text) // 2
+    return text[:half] if text == f"{text[:half]}\n{text[:half]}" else text
 
 
 def found_at(value: Any, path: Path) -> Any:
