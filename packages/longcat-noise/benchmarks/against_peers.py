@@ -2,9 +2,9 @@
 
 usage: PEERS_PYTHON=... python against_peers.py [TASKS.jsonl]
 
-PEERS_PYTHON is an interpreter that has nlpaug, pandas and balagan-agent; the peers run there. TASKS are
-objects with `opening` and `literals`, such as tau2's; without them `requests.jsonl`, 113 requests of
-three worlds of longcat-envs.
+PEERS_PYTHON is an interpreter that has nlpaug, pandas and balagan-agent; the peers run there. TASKS
+are objects with `opening` and `literals`, such as tau2's, which `noise_foreign.py --texts` of
+longcat-cli writes; without them `requests.jsonl`, 113 requests of three worlds of longcat-envs.
 """
 
 import json
@@ -119,7 +119,7 @@ def main():
     worst = max(row[1] for row in rows if row[0].startswith("nlpaug") and row[1] != "")
     own = max(row[1] for row in rows if row[0].startswith("longcat") and row[1] != "")
     print(json.dumps({
-        "title": "Literals lost, and what another order of calls changes",
+        "title": f"Literals lost in {given.stem}, and what another order of calls changes",
         "claim": f"Of {len(tasks)} requests, the share that loses a literal its task needs at the first "
                  f"draw: at most {own} here, up to {worst} with nlpaug's defaults, which know no "
                  "literals. Asked in another order, the same seed gives other noise there, not here.",
