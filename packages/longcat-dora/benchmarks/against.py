@@ -50,7 +50,7 @@ def manager(num=16_000, live=4_000):
         books = RolloutManager(Path(folder), config, tasks=tasks)
         controller = Nowhere()
         books.controllers = [controller]
-        books.queue.read = lambda names: [None] * len(names)  # the trainer's cost, not ours
+        books.queue.read = lambda names, **_: [None] * len(names)  # the trainer's cost, not ours
         payload, rng, done, spent = Payload("payloads-000.bin", 0, 0, 0), random.Random(0), 0, 0.0
         books.feed()
         while done < num:

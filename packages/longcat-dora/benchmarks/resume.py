@@ -9,6 +9,7 @@ the most it ever had.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,10 @@ def main():
         "spread": f"medians of {options.repeats}; memory varied by "
         f"{max(max(m for m, _ in p) - min(m for m, _ in p) for p in seen.values()):.1f} MiB at"
         " most",
-        "notes": [f"archiving took {archive_s:.0f} s, once"],
+        "notes": [
+            f"archiving took {archive_s:.0f} s, once",
+            f"load of the machine at the end: {os.getloadavg()[0]:.1f}",
+        ],
     }))  # fmt: skip
 
 

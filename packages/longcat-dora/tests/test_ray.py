@@ -1,7 +1,9 @@
 """The Ray runtime on one machine with several raylets, one of which is killed."""
 
+import array
 import asyncio
 import functools
+import json
 import os
 import signal
 import time
@@ -57,7 +59,7 @@ def _runtime(folder, **options):
     )  # fmt: skip
     return RayRuntime(
         config, factory=options.pop("factory", functools.partial(tabular_worker, 0.02)),
-        trainer=TabularTrainer(learning_rate=0.1),
+        trainer=options.pop("trainer", None) or TabularTrainer(learning_rate=0.1),
         tasks=(Task(f"n{n}", n % NUM_TOKENS) for n in range(4000)), **options,
     )  # fmt: skip
 
@@ -249,6 +251,38 @@ def test_a_ray_run_continues_a_run_of_processes(tmp_path, cluster):
     assert LocalRuntime(config, factory=tabular_worker, trainer=trainer, tasks=tasks).run() == 4
     assert _runtime(tmp_path, steps=8).run() == 8
     assert check(read_events(tmp_path / "log")).is_clean
+
+
+class ArrayTrainer(TabularTrainer):
+    """Gives its table row by row, as arrays."""
+
+    def weights(self):
+        return {f"row {n}": array.array("d", row) for n, row in enumerate(self.table)}
+
+    def save(self, folder):
+        (folder / "table.json").write_text(json.dumps(self.table))
+
+
+class ArrayEngine(TabularEngine):
+    """Takes arrays, which nobody can write to."""
+
+    def load_weights(self, version, weights):
+        assert all(row.readonly and row.format == "d" for row in weights.values())
+        rows = [weights[f"row {n}"].tolist() for n in range(NUM_TOKENS)]
+        super().load_weights(version, json.dumps(rows).encode())
+
+
+def array_worker():
+    return Worker(engine=ArrayEngine(), rollout=guess)
+
+
+def test_weights_go_to_the_nodes_as_arrays(tmp_path, cluster):
+    trainer = ArrayTrainer(learning_rate=0.1)
+    runtime = _runtime(tmp_path, steps=8, factory=array_worker, controllers=2, trainer=trainer)
+    assert runtime.run() == 8
+    assert len({handle.node for handle in runtime.handles}) == 2
+    assert check(tmp_path / "log").is_clean
+    assert all(step.is_exact for step in replay(tmp_path / "log", ArrayTrainer(learning_rate=0.1)))
 
 
 def test_what_is_in_the_object_store_is_mapped_not_copied(cluster):
