@@ -10,10 +10,12 @@ from ._draw import Draw
 from ._noise import TOOL_KINDS, USER_KINDS, NoiseConfig, disturb_request, disturb_result
 from ._task import NoiseTask, read_jsonl
 from ._wrap import NoisyEnvironment
+from ._written import Written, write_turns
 
 __all__ = [
     "HABITS", "TOOL_KINDS", "USER_KINDS", "Book", "Call", "Certificate", "Contract",
     "CurriculumConfig", "Draw", "NoiseConfig", "NoiseCurriculum", "NoiseTask", "NoisyEnvironment",
-    "NoisyFailureError", "NoisyResult", "NoisyTools", "Refusal", "certify", "certify_async",
-    "disturb_request", "disturb_result", "noisy_function", "read_jsonl",
+    "NoisyFailureError", "NoisyResult", "NoisyTools", "Refusal", "Written", "certify",
+    "certify_async", "disturb_request", "disturb_result", "noisy_function", "read_jsonl",
+    "write_turns",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from ._recorded import RecordedWorld
 from ._task import NoiseTask
 from ._truth import Truth, awaited, look, total
 from ._wrap import NoisyEnvironment
+from ._written import Written
 
 World = Callable[[NoiseTask], Any]
 PATIENCE = 400
@@ -75,9 +76,11 @@ class Certificate:
             raw[name] = tuple(raw[name])
         return NoiseConfig(**raw)
 
-    def wrap(self, inner: Any, task: NoiseTask, book: Book) -> NoisyEnvironment:
-        """Return an environment in the noise that was certified."""
-        return _noisy(inner, task, book, self.config, self.episode, self.allowance)
+    def wrap(
+        self, inner: Any, task: NoiseTask, book: Book, *, written: Written | None = None
+    ) -> NoisyEnvironment:
+        """Return an environment in the noise that was certified, with the same written turns."""
+        return _noisy(inner, task, book, self.config, self.episode, self.allowance, written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,7 @@ def certify(
     max_turns: int | None = None,
     max_tokens: int | None = None,
     count: Callable[[str], int] = count_tokens,
+    written: Written | None = None,
 ) -> Certificate | Refusal:
     """Certify one task under one draw of noise, or refuse it.
 
@@ -116,6 +120,7 @@ def certify(
         max_turns: Messages of the agent; the task's own limit if not given.
         max_tokens: Of all that is said and answered; the task's own limit if not given.
         count: Counts tokens.
+        written: Turns that a model has written (`write_turns`).
 
     Example:
         >>> chain = [{"tool": "find", "arguments": {"n": "Ada"}}]
@@ -126,7 +131,7 @@ def certify(
     """
     return asyncio.run(
         certify_async(task, config, episode=episode, book=book, world=world, max_turns=max_turns,
-                      max_tokens=max_tokens, count=count)
+                      max_tokens=max_tokens, count=count, written=written)
     )  # fmt: skip
 
 
@@ -140,6 +145,7 @@ async def certify_async(
     max_turns: int | None = None,
     max_tokens: int | None = None,
     count: Callable[[str], int] = count_tokens,
+    written: Written | None = None,
 ) -> Certificate | Refusal:
     """As `certify`, in a running loop."""
     declared = book or Book()
@@ -167,7 +173,7 @@ async def certify_async(
     most = len(EpisodeNoise(config, episode, book=known, chains=calls).expected())
     reason = ""
     for allowance in (None, *range(most - 1, -1, -1)):
-        trial = _Trial(task, config, episode, known, make, truth, allowance, limits, count)
+        trial = _Trial(task, config, episode, known, make, truth, allowance, limits, count, written)
         replays = await trial.run()
         reason = next((f"{r.habit}: {r.reason}" for r in replays if r.reason), "")
         if not reason:
@@ -182,10 +188,11 @@ def _noisy(
     config: NoiseConfig,
     episode: str,
     allowance: int | None,
+    written: Written | None,
 ) -> NoisyEnvironment:
     return NoisyEnvironment(
         inner, config, episode=episode, protected=task.protected, contracts=book,
-        chains=task.calls, allowance=allowance,
+        chains=task.calls, allowance=allowance, written=written,
     )  # fmt: skip
 
 
@@ -202,6 +209,7 @@ class _Trial:
     allowance: int | None
     limits: tuple[int | None, int | None]
     count: Callable[[str], int]
+    written: Written | None
     log: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
 
     async def run(self) -> list[Replay]:
@@ -209,7 +217,8 @@ class _Trial:
         replays: list[Replay] = []
         for habit in HABITS:
             counted = _Counted(self.make(self.task), self.book)
-            noisy = _noisy(counted, self.task, self.book, self.config, self.episode, self.allowance)
+            noisy = _noisy(counted, self.task, self.book, self.config, self.episode,
+                           self.allowance, self.written)  # fmt: skip
             doubts = self.config.level > 0 and "inconsistent" in self.config.tool_kinds
             agent = Agent(
                 habit, self.task, noisy, self.book, self.truth,

@@ -17,6 +17,7 @@ from ._contract import Book, Call
 from ._draw import canonical
 from ._kind import UserKind
 from ._noise import EpisodeNoise, NoiseConfig, say
+from ._written import Written
 
 Message = dict[str, Any]
 
@@ -57,6 +58,7 @@ class NoisyEnvironment:
         contracts: What the tools read and write. Without them only what is safe for any tool.
         chains: Golden chains, where they are known.
         allowance: Disturbances with a cost that the chains may meet (`Certificate.allowance`).
+        written: Turns that a model has written; without one, a kind's own sentences are said.
 
     Example:
         >>> NoisyEnvironment(None, NoiseConfig(level=0.5), episode="e").log
@@ -73,8 +75,9 @@ class NoisyEnvironment:
         contracts: Book | Iterable[Any] = (),
         chains: Sequence[Sequence[Call]] = (),
         allowance: int | None = None,
+        written: Written | None = None,
     ) -> None:
-        self.inner, self.config = inner, config
+        self.inner, self.config, self._written = inner, config, written or Written()
         self._episode, self._protected = episode, protected
         self._book = contracts if isinstance(contracts, Book) else Book.of(contracts)
         self._chains, self._allowance = tuple(chains), allowance
@@ -151,9 +154,8 @@ class NoisyEnvironment:
         if kind is None:
             return message
         content: Any = message.get("content")
-        draw = self._applier.noise.draw
         if isinstance(content, str):
-            changed: Any = say(kind, content, draw, self._literals, nth)
+            changed: Any = self._say(kind, content, nth)
         elif isinstance(content, list):
             changed = [self._part(kind, part, nth) for part in cast("list[Any]", content)]
         else:
@@ -171,7 +173,13 @@ class NoisyEnvironment:
         text: Any = fields.get("text")
         if not isinstance(text, str):
             return cast("Any", part)
-        return {**fields, "text": say(kind, text, self._applier.noise.draw, self._literals, nth)}
+        return {**fields, "text": self._say(kind, text, nth)}
+
+    def _say(self, kind: UserKind, text: str, nth: int) -> str:
+        """Return how a text is said: as a model wrote it, or as the kind itself does."""
+        written = self._written.find(kind.name, text)
+        draw = self._applier.noise.draw
+        return say(kind, text, draw, self._literals, nth) if written is None else written
 
 
 def _named(tool_call: Any) -> tuple[str, object]:
