@@ -48,6 +48,17 @@ async def test_no_budget_of_tokens_is_ever_exceeded(limit):
     assert len(records) >= 32
 
 
+def test_a_budget_may_be_used_up_to_its_last_token_and_coin():
+    most = Usage(30, 20)
+    price = Price(prompt=1.0, completion=2.0)
+    for budget, more in [
+        (Budget(max_tokens=50), Usage(1, 0)),
+        (Budget(max_cost=price.of(most), price=price), Usage(1, 0)),
+    ]:
+        assert Ledger(budget).set_aside(most)
+        assert not Ledger(budget).set_aside(most, more)
+
+
 async def test_thinkers_leave_the_summary_its_share():
     got = await think(ASK, Meter(), config=HeavyConfig(width=200), budget=Budget(max_tokens=2500))
     assert (got.answer, got.decided_by) == ("summed", "summary")

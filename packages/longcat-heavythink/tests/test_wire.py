@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from longcat_heavythink import FailureKind, ToolCall, Usage
-from longcat_heavythink.transport._wire import StreamReader, read_reply
+from longcat_heavythink.transport._wire import StreamReader, read_error, read_reply
 
 URL = "http://x"
 
@@ -125,3 +125,14 @@ def test_no_json_does_harm(data):
 def test_errors_inside_a_200_keep_their_status():
     reply = read_reply(b'{"error": {"message": "slow down", "code": 429}}', URL)
     assert (reply.failure.kind, reply.failure.status) == (FailureKind.RATE_LIMITED, 429)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "permanent"),
+    [(408, "timeout", False), (425, "timeout", False), (409, "refused", True),
+     (413, "context", True), (500, "server", False), (501, "server", True), (505, "server", True)],
+)  # fmt: skip
+def test_a_status_says_whether_it_is_worth_another_try(status, kind, permanent):
+    failure = read_error(status, b"", URL, None)
+    assert (failure.kind, failure.permanent) == (kind, permanent)
+    assert failure.message == f"{URL} answered {status}: (nothing)"
