@@ -124,22 +124,24 @@ class Store:
 
     def write(self, of: str, identifier: str, name: str, value: Any) -> None:
         """Change one field, inside a transaction."""
+        assert self._journal is not None, "a write needs a transaction"
         before = self.row(of, identifier)
-        if before[name] == value:
+        old = before[name]
+        if old == value:
             return
         after = {**before, name: value}
-        self._put(of, identifier, before, after)
+        self._journal.append(Change(of, identifier, before, after))
+        self._rows[of][identifier] = after
+        if name in self._indexed[of]:  # the only field that has changed
+            self._reindex(of, name, identifier, old, value)
 
     def insert(self, of: str, row: Row) -> str:
         """Add a record, inside a transaction; return its id."""
-        identifier = self._fresh_id(of)
-        self._put(of, identifier, None, row)
-        return identifier
-
-    def _put(self, of: str, identifier: str, before: Row | None, after: Row) -> None:
         assert self._journal is not None, "a write needs a transaction"
-        self._journal.append(Change(of, identifier, before, after))
-        self._apply(of, identifier, before, after)
+        identifier = self._fresh_id(of)
+        self._journal.append(Change(of, identifier, None, row))
+        self._apply(of, identifier, None, row)
+        return identifier
 
     def _apply(self, of: str, identifier: str, before: Row | None, after: Row | None) -> None:
         """Put `after` in the place of `before`; `None` means that there is no such record."""
@@ -159,7 +161,9 @@ class Store:
     def _reindex(self, of: str, name: str, identifier: str, old: Any, new: Any) -> None:
         index = self._index.setdefault((of, name), {})
         if old is not _MISSING:
-            index[old] = tuple(i for i in self.by(of, name, old) if i != identifier)
+            ids = self.by(of, name, old)
+            place = ids.index(identifier)
+            index[old] = ids[:place] + ids[place + 1 :]
         if new is not _MISSING:
             index[new] = (*self.by(of, name, new), identifier)
 

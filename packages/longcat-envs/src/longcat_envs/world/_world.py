@@ -117,13 +117,17 @@ class Machine:
 
     def _touched(self, store: Store, changes: list[Change]) -> Iterator[tuple[Rule, str]]:
         for change in changes:
-            if change.before is None:
-                for rule in self._of_new[change.of]:
+            before, after, of = change.before, change.after, change.of
+            if before is None:
+                for rule in self._of_new[of]:
                     yield rule, change.id
-            for name in self._read_fields[change.of]:
-                if change.before is not None and change.before[name] == change.after[name]:
+            for name in self._read_fields[of]:
+                if before is not None and before[name] == after[name]:
                     continue
-                for reach in self._reaches[change.of, name]:
+                for reach in self._reaches[of, name]:
+                    if not reach.way:
+                        yield reach.rule, change.id
+                        continue
                     for identifier in _backwards(store, change, reach.way):
                         yield reach.rule, identifier
 
@@ -205,11 +209,10 @@ class LiveWorld:
     def arguments(self, tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check the arguments of a call and turn them into values."""
         known = self.machine.names[tool.name]
-        for name in given:
-            if name not in known:
-                raise CallRefused(
-                    f"{tool.name} takes {', '.join(sorted(known))}, not {str(name)[:60]!r}"
-                )
+        if not given.keys() <= known:
+            name = next(name for name in given if name not in known)
+            takes = ", ".join(sorted(known))
+            raise CallRefused(f"{tool.name} takes {takes}, not {str(name)[:60]!r}")
         values: dict[str, Any] = {}
         for one in tool.parameters:
             if one.type.kind == "days":
@@ -238,6 +241,8 @@ class LiveWorld:
         values[one.name] = (first, last)
 
     def _value(self, name: str, type_: Type, given: Any) -> Any:
+        if type_.kind == "ref" and isinstance(given, str) and self.store.has(type_.of, given):
+            return given  # whatever is there is the id of a record: nothing to parse
         try:
             value = parse(type_, given)
         except ValueRefused as error:
@@ -355,17 +360,18 @@ class LiveWorld:
             if change.before is None:
                 self.events.append(Event("made", change.of, change.id, ""))
                 continue
+            before = change.before
             for name, value in change.after.items():
-                if change.before[name] == value:
+                if before[name] == value:
                     continue
                 if (key := (change.of, change.id, name)) not in self.touched:
                     self.touched.add(key)
                     fresh.append(key)
                 if name == "state":
-                    what = f"{change.before[name]} > {value}"
+                    what = f"{before[name]} > {value}"
                     self.events.append(Event("state", change.of, change.id, what))
                 elif name == "balance" and name in self.machine.money[change.of]:
-                    moved = str(value - change.before[name])
+                    moved = str(value - before[name])
                     self.events.append(Event("money", change.of, change.id, moved))
 
 
