@@ -124,7 +124,6 @@ class Server:
             [python, str(HERE / "merge_server.py"), tool],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
@@ -135,7 +134,10 @@ class Server:
         assert self._process.stdout
         self._process.stdin.write(json.dumps({"yaml": str(path), "out": str(out)}) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"a merge ended without an answer: {path}")
+        return json.loads(answer)
 
     def close(self) -> None:
         """End it."""

@@ -73,9 +73,11 @@ def main() -> None:
         watcher = threading.Thread(target=watch, args=(stop, peak))
         watcher.start()
         cpu, wall = time.process_time(), time.monotonic()
-        merge(task["yaml"], task["out"])
+        try:
+            merge(task["yaml"], task["out"])
+        finally:
+            stop.set()
         found = {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}
-        stop.set()
         watcher.join()
         answers.write(json.dumps({**found, "peak": max(0.0, peak[0] - before)}) + "\n")
         answers.flush()

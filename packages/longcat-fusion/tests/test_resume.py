@@ -9,7 +9,7 @@ import time
 import longcat_fusion._folders as folders
 import longcat_fusion._shards as shards
 import pytest
-from longcat_fusion import MergeConfig, merge_folders
+from longcat_fusion import MergeConfig, _manifest, merge_folders
 from longcat_fusion._journal import JOURNAL
 
 PLAIN = MergeConfig(normalise=False, drop=0.0, erase=False)
@@ -214,3 +214,13 @@ def test_a_shard_goes_onto_the_disk_while_more_is_merged(tmp_path, make, monkeyp
     tensors = len(make.read(base))
     assert syncs(tmp_path / "b", 1) == at_the_end + tensors
     assert make.bytes_of(tmp_path / "a") == make.bytes_of(tmp_path / "b")
+
+
+def test_a_merge_run_from_its_source_is_not_lost(tmp_path, make, monkeypatch):
+    def nowhere(name):
+        raise _manifest.PackageNotFoundError(name)
+
+    base, one, _ = make.three(tmp_path, shards=1)
+    monkeypatch.setattr(_manifest, "version", nowhere)
+    manifest = merge_folders(base, [one], tmp_path / "out")
+    assert manifest["made_with"] == "longcat-fusion from source"

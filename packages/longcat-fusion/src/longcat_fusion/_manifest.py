@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ._config import describe
@@ -25,7 +25,7 @@ def manifest_of(plan: Plan, finished: Mapping[str, Finished]) -> dict[str, Any]:
     ]
     return {
         "format": FORMAT,
-        "made_with": f"longcat-fusion {version('longcat-fusion')}",
+        "made_with": f"longcat-fusion {_version()}",
         "plan": plan.digest,
         "base": inputs[0],
         "experts": inputs[1:],
@@ -45,6 +45,13 @@ def manifest_of(plan: Plan, finished: Mapping[str, Finished]) -> dict[str, Any]:
         "left_out": list(plan.left_out),
         "notes": list(plan.notes),
     }
+
+
+def _version() -> str:
+    try:
+        return version("longcat-fusion")
+    except PackageNotFoundError:  # run from its source: no reason to lose a merge
+        return "from source"
 
 
 def _content(tensors: list[dict[str, Any]], place: int) -> str | None:
