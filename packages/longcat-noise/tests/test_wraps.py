@@ -15,6 +15,8 @@ from longcat_noise import (
     noisy_function,
 )  # fmt: skip
 from longcat_noise import testing as clinic
+from longcat_noise._noise import EpisodeNoise
+from longcat_noise.tools import stale
 
 READS = [{"name": "find", "reads": ["x"]}]
 
@@ -206,6 +208,28 @@ def test_the_error_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "mcp.types", raising=False)
     with pytest.raises(ImportError, match=r"pip install longcat-noise\[mcp\]"):
         NoisySession(Session(), only("failure"), episode="e")
+
+
+async def test_a_stale_answer_of_an_environment_is_an_earlier_one_that_was_shown_whole():
+    class Clock(clinic.Clinic):
+        """Tells another time whenever it is asked."""
+
+        def call(self, tool_call):
+            self.time = getattr(self, "time", 0) + 1
+            return clinic.Result(f"it is {self.time}")
+
+    book = Book.of([{"name": "now", "reads": ["clock.time"]}])
+    config = NoiseConfig(level=0.5, tool_kinds=("stale",), user_kinds=())
+    call = {"function": {"name": "now", "arguments": {}}}
+    seen = []
+    for n in range(20):
+        noise = EpisodeNoise(config, f"{n}", book=book)
+        if [noise.meet("now", {}) is None for _ in range(2)] == [True, False]:
+            noisy = NoisyEnvironment(Clock("Hi"), config, episode=f"{n}", contracts=book)
+            await noisy.reset()
+            seen.append([(await noisy.call(call)).content for _ in range(2)])
+    assert seen
+    assert all(pair == ["it is 1", f"{stale.MARK}it is 1"] for pair in seen)
 
 
 async def test_an_environment_may_be_asynchronous_and_its_score_passes_untouched():
