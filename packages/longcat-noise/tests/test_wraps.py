@@ -214,6 +214,10 @@ async def test_a_stale_answer_of_an_environment_is_an_earlier_one_that_was_shown
     class Clock(clinic.Clinic):
         """Tells another time whenever it is asked."""
 
+        def reset(self):
+            schema = {"type": "function", "function": {"name": "now", "parameters": {}}}
+            return clinic.Opening([{"role": "user", "content": "Hi"}], [schema])
+
         def call(self, tool_call):
             self.time = getattr(self, "time", 0) + 1
             return clinic.Result(f"it is {self.time}")
