@@ -148,6 +148,22 @@ def test_show_puts_both_forms_side_by_side(files, capsys):
     assert "refused: the golden chain alone" in capsys.readouterr().out
 
 
+def test_turns_that_a_model_wrote_are_said_by_the_commands(files, capsys):
+    opening = clinic.tasks(2)[1]["opening"]
+    line = {"kind": "ambiguity", "text": opening, "written": "You will know what it is about."}
+    (files / "written.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    given = [str(files / "clinic.jsonl"), "--level", "1", "--kinds", "ambiguity", "--world",
+             "longcat_noise.testing:clinic", "--written", str(files / "written.jsonl")]  # fmt: skip
+    assert main(["certify", *given]) == 0
+    _, second, *_ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [d["seen"] for d in second["disturbed"]] == [line["written"]]
+    assert main(["show", "clinic-1", *given]) == 0
+    assert "user: You will know what it is about." in capsys.readouterr().out
+    (files / "written.jsonl").write_text("nothing of that form\n", "utf-8")
+    assert main(["certify", *given]) == 2
+    assert "a written turn must have a kind" in capsys.readouterr().err
+
+
 def test_report_is_json_and_a_page(files, capsys):
     rows = [
         {"task": f"t{n}", "level": level, "passed": n % 4 > level * 4, "turns": 4 + n % 3,

@@ -25,6 +25,7 @@ from ._page import page
 from ._recorded import RecordedWorld
 from ._show import show
 from ._task import NoiseTask, read_jsonl
+from ._written import Written
 from .tools import TOOLS
 from .users import USERS
 
@@ -50,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _certify(options: argparse.Namespace) -> int:
     book, tasks = _read(options.files)
-    world = _world(options.world, book)
+    world, written = _world(options.world, book), _written(options.written)
     reasons: Counter[str] = Counter()
     turns = 0
     for task in tasks:
         for draw in range(options.draws):
             found = certify(
                 task, _config(options), episode=f"{task.id}:{draw}", book=book, world=world,
-                max_turns=options.max_turns, max_tokens=options.max_tokens,
+                max_turns=options.max_turns, max_tokens=options.max_tokens, written=written,
             )  # fmt: skip
             print(found.to_json())
             if isinstance(found, Certificate):
@@ -79,12 +80,13 @@ def _show(options: argparse.Namespace) -> int:
         some = ", ".join(task.id for task in tasks[:5])
         raise UsageError(f"there is no task {options.task!r}; there are {some}")
     world, config, episode = _world(options.world, book), _config(options), f"{chosen.id}:0"
-    found = certify(chosen, config, episode=episode, book=book, world=world,
+    written = _written(options.written)
+    found = certify(chosen, config, episode=episode, book=book, world=world, written=written,
                     max_turns=options.max_turns, max_tokens=options.max_tokens)  # fmt: skip
     allowance = found.allowance if isinstance(found, Certificate) else None
     told = "certified" if isinstance(found, Certificate) else f"refused: {found.reason}"
     print(asyncio.run(show(chosen, config, episode=episode, book=book, world=world,
-                           allowance=allowance)))  # fmt: skip
+                           allowance=allowance, written=written)))  # fmt: skip
     print(told)
     return 0 if isinstance(found, Certificate) else 1
 
@@ -136,6 +138,10 @@ def _read(files: Sequence[Path]) -> tuple[Book, list[NoiseTask]]:
     return book, tasks
 
 
+def _written(file: Path | None) -> Written:
+    return Written() if file is None else Written.read(_lines(file))
+
+
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text("utf-8").splitlines()
@@ -184,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("files", nargs="+", type=Path, metavar="JSONL",
                              help="contracts and tasks")  # fmt: skip
         command.add_argument("--world", help="module:factory that makes a task's environment")
+        command.add_argument("--written", type=Path, metavar="JSONL",
+                             help="turns that a model wrote: kind, text, written")  # fmt: skip
         command.add_argument("--level", type=float, default=0.3)
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--kinds", default="all", help="names with commas between; all")

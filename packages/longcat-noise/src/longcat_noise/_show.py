@@ -13,6 +13,7 @@ from ._noise import NoiseConfig
 from ._task import NoiseTask
 from ._truth import awaited, look, total
 from ._wrap import NoisyEnvironment
+from ._written import Written
 
 
 class _Heard:
@@ -54,6 +55,7 @@ async def show(
     book: Book,
     world: World,
     allowance: int | None = None,
+    written: Written | None = None,
     habit: Habit = "retry",
     width: int = 120,
 ) -> str:
@@ -64,7 +66,7 @@ async def show(
     for noise, limit in ((clean, None), (config, allowance)):
         noisy = NoisyEnvironment(
             world(task), noise, episode=episode, protected=task.protected, contracts=book,
-            chains=task.calls, allowance=limit,
+            chains=task.calls, allowance=limit, written=written,
         )  # fmt: skip
         heard = _Heard(noisy)
         replay = await Agent(habit, task, heard, book, truth, max_turns=400).act()
