@@ -15,6 +15,7 @@ verl`.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
@@ -29,6 +30,13 @@ from longcat_dora import EventLog, Payload, PayloadFile, PayloadReader, Segment,
 
 WINDOW = 64
 """Sent at most before one is taken, on all sides."""
+
+
+PEERS = ("pyzmq", "msgpack", "ray", "verl")
+
+
+def _is_there(name):
+    return importlib.util.find_spec({"pyzmq": "zmq"}.get(name, name)) is not None
 
 
 def _payload(size):
@@ -202,9 +210,9 @@ def main():
         "ours, log on disk, as many bytes as theirs": (ours, theirs),
         "multiprocessing.Queue": (mp_queue, theirs),
     }
-    if all(map(importlib.util.find_spec, ("zmq", "msgpack"))):
+    if all(map(_is_there, ("pyzmq", "msgpack"))):
         sides["ZMQ push/pull + msgpack, ipc"] = (zmq_msgpack, theirs)
-    if all(map(importlib.util.find_spec, ("ray", "verl"))):
+    if all(map(_is_there, ("ray", "verl"))):
         sides["verl MessageQueue"] = (verl_queue, theirs)
     rates = {name: [] for name in sides}
     for _ in range(options.repeats):  # one after another, so that all see the same machine
@@ -225,6 +233,7 @@ def main():
         "columns": ["way", "bytes", "trajectories/s", "least to greatest", "ours, no sync, is ... times"],
         "rows": rows,
         "spread": f"medians of {options.repeats} turns",
+        "versions": {name: importlib.metadata.version(name) for name in PEERS if _is_there(name)},
         "notes": [
             "ours is written to the log's files with its checksum, and read; others stay in memory",
             f"load of the machine at the end: {os.getloadavg()[0]:.1f}",

@@ -146,7 +146,7 @@ class Questions:
         return [secret]
 
     def judge(self, answer):  # plain
-        if self.secret == 7 and answer == 0:
+        if self.secret == 7:
             raise ValueError("the world broke")
         return float(answer == (3 * self.secret + 1) % NUM_TOKENS)
 
@@ -173,10 +173,10 @@ def test_worlds_are_actors_and_some_are_killed(tmp_path, cluster):
             killed.append(mark)
 
     runtime = _runtime(
-        tmp_path / "run", steps=40, on_step=on_step, controllers=2,
+        tmp_path / "run", steps=20, on_step=on_step, controllers=2,
         factory=functools.partial(worker_with_worlds, places),
     )  # fmt: skip
-    assert runtime.run() == 40
+    assert runtime.run() == 20
     events = list(read_events(tmp_path / "run" / "log"))
     assert check(events).breaches == []
     assert runtime.num_restarts == 0
@@ -184,7 +184,7 @@ def test_worlds_are_actors_and_some_are_killed(tmp_path, cluster):
     assert any("WorldLostError: the world is gone" in detail for detail in details)
     assert any("ValueError: the world broke" in detail for detail in details)
     found = list(places.iterdir())
-    assert len(killed) == 4
+    assert len(killed) == 2
     assert 4 <= len(found) <= 4 + len(killed)  # one that raised is used on
     assert len({mark.name.split(".")[1] for mark in found}) > 1  # on several nodes
     for trajectory in read_trajectories(tmp_path / "run" / "log"):
