@@ -17,6 +17,7 @@ import math
 import statistics
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -81,40 +82,41 @@ def trained_expert(folder, domain):
     return folder.expert(domain) / "model"
 
 
-def rewards(folder, name, model, domain, level):
-    """Task to reward, kept once it is known."""
-    kept = folder.path / "cells" / f"{name}.{domain}.{level}.json"
-    if not kept.is_file():
-        write_json(
-            kept, evaluate_cell(str(folder.path), name, str(model), domain, level)["outcomes"]
-        )
-    return json.loads(kept.read_text())["rewards"]
+def cell_of(options, seed, trained, domain, level):
+    """Where the outcomes of a cell are kept."""
+    way = (trained if trained in TRAINED else "without").replace(" ", "-")
+    folder = options.out / options.size / f"seed{seed}" / way
+    return folder / "cells" / f"{trained}.{domain}.{level}.json"
+
+
+def measure(options, seed, trained, domain):
+    """Train what is not trained yet, and fill its cells."""
+    folders = prepared(options, seed)
+    folder = folders.get(trained, folders["without"])
+    model = trained_expert(folder, domain) if trained in TRAINED else folder.cold_start
+    for level in TESTED:
+        kept = cell_of(options, seed, trained, domain, level)
+        if not kept.is_file():
+            found = evaluate_cell(str(folder.path), trained, str(model), domain, level)
+            write_json(kept, found["outcomes"])
 
 
 def run_all(options):
     """Cells by (domain, trained, level): seed to rewards; and what there was no time for."""
     cells, missing, began = {}, [], time.monotonic()
-
-    def is_late():
-        return options.time_limit and time.monotonic() - began > 60 * options.time_limit
-
-    for seed in options.seeds:
-        folders = None if is_late() else prepared(options, seed)
-        for domain in options.domains:
-            for trained in ("cold start", *TRAINED):
-                if folders is None or is_late():
-                    missing.append(f"{domain}, {trained}, seed {seed}")
-                    continue
-                folder = folders.get(trained, folders["without"])
-                model = folder.cold_start
-                if trained in TRAINED:
-                    model = trained_expert(folder, domain)
-                for level in TESTED:
-                    found = rewards(folder, trained, model, domain, level)
-                    cells.setdefault((domain, trained, level), {})[seed] = found
-                print(f"seed {seed}  {domain}, {trained}: " + ", ".join(
-                    f"{100 * share(cells[domain, trained, level][seed]):.1f}% at {level}"
-                    for level in TESTED), file=sys.stderr, flush=True)  # fmt: skip
+    for seed, domain, trained in product(options.seeds, options.domains, ("cold start", *TRAINED)):
+        paths = {level: cell_of(options, seed, trained, domain, level) for level in TESTED}
+        is_late = options.time_limit and time.monotonic() - began > 60 * options.time_limit
+        if not all(path.is_file() for path in paths.values()):
+            if is_late:
+                missing.append(f"{domain}, {trained}, seed {seed}")
+                continue
+            measure(options, seed, trained, domain)
+        for level, path in paths.items():
+            found = json.loads(path.read_text())["rewards"]
+            cells.setdefault((domain, trained, level), {})[seed] = found
+            line = f"seed {seed}  {domain}, {trained}: {100 * share(found):.1f}% at {level}"
+            print(line, file=sys.stderr, flush=True)
     return cells, missing
 
 
@@ -189,8 +191,8 @@ def report(options, cells, missing):
     claim = "Nothing is known yet."
     if all(both):
         claim = (f"Training in noise adds {told(both[1])} points of pass@1 in noise and "
-                 f"{told(both[0])} without noise, over training without; held-out tasks of "
-                 f"{len(options.domains)} domains, {len(options.seeds)} seeds.")  # fmt: skip
+                 f"{told(both[0])} without noise, over training without; {len(both[0])} pairs of "
+                 f"experts on held-out tasks.")  # fmt: skip
     recipe = recipe_of(options, options.seeds[0], [LEVEL])
     print(json.dumps({
         "title": "Trained in noise or not, tested in noise or not",
