@@ -16,6 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `sabotage`, also in proces
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else they give way until a test times out
+# Matrices of tests are small: threads would wait for each other more than they compute, above all on
+# a busy machine. Set before torch is loaded, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 

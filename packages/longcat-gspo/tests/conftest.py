@@ -2,7 +2,14 @@
 
 import os
 
+# Matrices of tests are small: threads would wait for each other more than they compute, above all on
+# a busy machine. Set before torch is loaded, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+import torch
+
+torch.set_num_threads(1)  # where another test has loaded torch already
 
 
 def pytest_configure(config):

@@ -5,9 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Matrices of tests are small: threads would wait for each other more than they compute, above all on
+# a busy machine. Set before torch is loaded, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
+
+torch.set_num_threads(1)  # where another test has loaded torch already
 
 
 @pytest.fixture
