@@ -7,7 +7,7 @@ import pytest
 from longcat_envs import DomainError
 from longcat_envs.loaders import audit_foreign, audit_foreign_set, foreign_agents
 from longcat_envs.loaders._overlay import Overlay
-from longcat_envs.loaders._tau2_policy import airline_breaches
+from longcat_envs.loaders._tau2_policy import BAGS, airline_breaches
 from longcat_envs.loaders._words import contradictions
 from longcat_envs.tasks import Step
 
@@ -317,3 +317,9 @@ def test_rules_of_the_airline_that_golden_calls_break_are_named(change_of, steps
     found = broken(change_of, *steps)
     assert len(found) == bool(rule)
     assert all(rule in one for one in found)
+
+
+def test_a_better_member_or_cabin_has_one_more_free_bag():
+    for plus, level in enumerate(("regular", "silver", "gold")):
+        cabins = ("basic_economy", "economy", "business")
+        assert BAGS[level] == {cabin: plus + place for place, cabin in enumerate(cabins)}
