@@ -1,7 +1,7 @@
 """What counts as told: one value, undenied, and seen."""
 
 import pytest
-from longcat_envs._told import dates, numbers, told
+from longcat_envs._told import dates, numbers, says, told
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,8 @@ from longcat_envs._told import dates, numbers, told
         ("The city is Oslo.", True),
         ("No problem. It is OSLO, and I checked it.", True),
         ("The phone is not listed, but the city is Oslo.", True),
+        ("The city is Oslo, but I am not sure of that.", False),
+        ("The city is Oslo, but the phone is not listed.", False),  # what is denied is unclear
         ("Oslo. Is there anything else?", True),
         ("The city is not Oslo.", False),
         ("It isn’t Oslo.", False),
@@ -99,3 +101,11 @@ def test_texts_and_dates_have_one_form():
     for said in ("5 March 2026", "March 5th, 2026", "the 5th of March 2026", "2026/03/05", day):
         assert _says(f"It is on {said}.", dates(), day), said
     assert not _says(f"{day} or 6 March 2026", dates(), day)
+
+
+def test_a_value_stands_in_a_text_whatever_else_is_said_of_it():
+    cities = "(?:Oslo|Porto)"
+    assert says("It is not OSLO, it is Porto.", "Oslo", cities)
+    assert not says("It is Porto.", "Oslo", cities)
+    assert not says("It is Osloer Strasse.", "Oslo", cities)
+    assert says("It is 1,240.50.", "1240.50", numbers(places=2))
