@@ -17,6 +17,7 @@ import math
 import statistics
 import sys
 import time
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -109,7 +110,7 @@ def run_all(options):
         is_late = options.time_limit and time.monotonic() - began > 60 * options.time_limit
         if not all(path.is_file() for path in paths.values()):
             if is_late:
-                missing.append(f"{domain}, {trained}, seed {seed}")
+                missing.append(seed)
                 continue
             measure(options, seed, trained, domain)
         for level, path in paths.items():
@@ -202,9 +203,15 @@ def report(options, cells, missing):
         "spread": "95% interval, held-out tasks drawn anew within each run; no variation of seeds",
         "seeds": options.seeds,
         "notes": [size_of(options, recipe), *spread_over_seeds(options, cells),
-                  *([f"Not there for want of time: {'; '.join(missing)}."] if missing else []),
+                  *([f"Not there yet: {of_seeds(missing, options)}."] if missing else []),
                   *([options.note] if options.note else [])],
     }))  # fmt: skip
+
+
+def of_seeds(missing, options):
+    """How many of a seed's models are not there, seed by seed."""
+    whole = len(options.domains) * (1 + len(TRAINED))
+    return ", ".join(f"{n} of {whole} models of seed {s}" for s, n in Counter(missing).items())
 
 
 def size_of(options, recipe):
