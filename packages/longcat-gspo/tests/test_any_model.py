@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,6 +226,36 @@ def test_packed_rows_train_the_same(adapts):
         config = TrainerConfig(clip=WIDE, packed=packed, old_log_probs="engine")
         norms.append(GspoTrainer(model, config).train(samples)["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+class _Blind(torch.nn.Module):
+    """Takes position_ids and does not look at them: each token sees all before it."""
+
+    def __init__(self, *, takes_positions=True):
+        super().__init__()
+        self.embed = torch.nn.Embedding(16, 16)
+        if not takes_positions:
+            self.forward = lambda ids: self._logits(ids)
+
+    def _logits(self, ids):
+        return SimpleNamespace(logits=self.embed(ids).cumsum(1))
+
+    def forward(self, ids, position_ids=None, attention_mask=None):
+        return self._logits(ids)
+
+
+def test_packing_is_refused_where_sequences_would_see_each_other():
+    for model, said in (
+        (_Blind(), "tells sequences in one row apart"),
+        (_Blind(takes_positions=False), "takes position_ids"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            GspoTrainer(model, TrainerConfig(packed=True))
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused():
+    with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):
+        GspoTrainer(llama().requires_grad_(False), TrainerConfig())
 
 
 def test_chunked_log_probs_with_an_adapter():

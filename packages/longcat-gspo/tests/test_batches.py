@@ -3,7 +3,8 @@
 from random import Random
 
 import pytest
-from longcat_gspo import token_batches
+from longcat_gspo import Sample, token_batches
+from longcat_gspo._samples import micro_batches
 
 LENGTHS = [Random(0).randint(20, 200) for _ in range(700)]
 
@@ -32,3 +33,20 @@ def test_the_seed_decides_and_few_samples_make_one_batch():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="at least one sample"):
         token_batches([], batch_tokens=64, num_batches=1, seed=0)
+
+
+def _sample(length):
+    return Sample(token_ids=[0] * length, loss_mask=[True] * length)
+
+
+@pytest.mark.parametrize("most", [1_000, 3_000, 9_000])
+def test_micro_batches_are_about_equal_and_no_more_than_needed(most):
+    """Each within one sample of its share; one part fewer would break the limit somewhere."""
+    rng = Random(1)
+    lengths = [rng.randint(40, 120) for _ in range(200)]
+    parts = micro_batches(lengths, _sample, most)
+    assert sorted(n for part in parts for n in part) == sorted(lengths)
+    share = sum(lengths) / len(parts)
+    assert all(abs(sum(part) - share) <= 2 * 120 for part in parts)
+    assert all(len(part) * max(part) <= most for part in parts)
+    assert sum(lengths) / most <= len(parts) <= 1.4 * sum(lengths) / most + 1

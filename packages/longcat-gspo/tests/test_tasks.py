@@ -33,6 +33,14 @@ def test_a_task_is_started_as_often_as_one_success_needs():
         num_groups(1.5, group_size=8)
 
 
+def test_the_least_settings_of_num_groups_are_allowed_and_less_is_refused():
+    assert num_groups(0.5, group_size=1, confidence=0.75, most=9) == 2
+    assert num_groups(0.5, group_size=8, most=1) == 1
+    for wrong in ({"group_size": 0}, {"most": 0}, {"confidence": 0.0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match="need pass_rate in"):
+            num_groups(0.5, **{"group_size": 8, **wrong})
+
+
 # Mean seconds of an episode, and how often a group has a signal.
 DOMAINS = {"math": (1.0, 0.9), "shop": (4.0, 0.6), "search": (20.0, 0.35)}
 

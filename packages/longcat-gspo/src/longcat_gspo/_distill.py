@@ -71,8 +71,8 @@ def mopd_loss(
     gap_T = -log_gap(log_probs_T, teacher_log_probs_T).detach().clamp(-max_gap, max_gap)
     if not bool(gap_T.isfinite().all()):
         raise ValueError(
-            f"log-probabilities of {int((~gap_T.isfinite()).sum())} tokens are not finite; a finite "
-            "max_gap holds what a teacher rules out"
+            f"log-probabilities of {int((~gap_T.isfinite()).sum())} tokens are not finite; "
+            "a finite max_gap holds what a teacher rules out"
         )
     if reward_weight:
         if advantage_S is None or advantage_S.shape != (num_sequences,):
