@@ -187,8 +187,8 @@ def main() -> None:
     least = min(float(str(row[3]).split()[0]) for row in rows)
     print(json.dumps({
         "title": "Cost of the same merges, here and in mergekit",
-        "claim": f"Three bf16 experts over a base of {size / 1e6:.0f}M parameters: mergekit takes at "
-        f"least {least:.1f} times the CPU of longcat-fusion.",
+        "claim": f"Three bf16 experts over a base of {size / 1e6:.0f}M parameters: mergekit takes "
+        f"at least {least:.1f} times the CPU of longcat-fusion.",
         "columns": columns,
         "rows": rows,
         "spread": f"lowest and highest ratio of {options.rounds} interleaved rounds; medians else",

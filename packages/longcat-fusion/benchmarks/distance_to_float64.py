@@ -219,8 +219,9 @@ def main() -> None:
     columns = ["method and density", "stored as", "measure", "here", "mergekit"]
     for row in [columns, *rows]:
         print(" | ".join(str(cell) for cell in row))
-    off = [float(row[3].rstrip("%")) for row in rows if row[1] == "BF16"]  # type: ignore[union-attr]
-    other = [float(row[4].rstrip("%")) for row in rows if row[1] == "BF16"]  # type: ignore[union-attr]
+    off, other = (
+        [float(str(row[place]).rstrip("%")) for row in rows if row[1] == "BF16"] for place in (3, 4)
+    )
     print(json.dumps({
         "title": "Distance to a dense float64 merge, here and in mergekit",
         "claim": f"Of bf16 results at most {max(off):.2f}% are not the nearest to float64, in "
@@ -231,7 +232,7 @@ def main() -> None:
         "notes": [
             ("F32: the largest distance of an element, over the root mean square of the change. A "
             "figure near 1 would be another element kept or another sign elected."),
-            "BF16: share of the elements that are not the bf16 number nearest to the float64 result.",
+            "BF16: share of elements that are not the bf16 number nearest to the float64 result.",
             ("Random methods: the component of the result along the weighted sum of the task "
             "vectors; 1 is right on average, their masks differ."),
         ],

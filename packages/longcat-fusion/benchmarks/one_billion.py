@@ -2,7 +2,7 @@
 
     PEER_PYTHON=/path/to/venv/bin/python BENCH_FOLDER=/large/disk python one_billion.py
 
-A base and three bf16 experts in the shapes of a Llama, with random weights, the same in every layer;
+A base and three bf16 experts in the shapes of a Llama, with random weights, alike in every layer;
 needs 13 GB of disk and half an hour of CPU, nearly all of it mergekit's. Both sides read the same
 YAML, on one thread. `BENCH_LOCK` names a file that is locked around each pair of merges.
 """
@@ -191,9 +191,9 @@ def main() -> None:
     print(json.dumps({
         "title": "A model of 1B parameters and three experts, here and in mergekit",
         "claim": f"On {size / 1e9:.2f}B parameters at least 4 times less CPU was asked on the "
-        f"methods that trim: mergekit takes {said} there and {ratios.get('linear', 0):.1f} times on "
-        f"linear; the peak is at most {max(float(str(row[4])) for row in rows):.0f} MB of the 512 "
-        "that are the budget.",
+        f"methods that trim: mergekit takes {said} there and {ratios.get('linear', 0):.1f} times "
+        f"on linear; the peak is at most {max(float(str(row[4])) for row in rows):.0f} MB of the "
+        "512 that are the budget.",
         "columns": columns, "rows": rows,
         "spread": "one run; see cost-against-mergekit for rounds",
         "seeds": [0],

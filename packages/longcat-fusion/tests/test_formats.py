@@ -112,6 +112,7 @@ def test_lora_meets_a_full_expert_and_an_fp8_base(tmp_path, make):
             {f"{_Q}.lora_A.weight": torch.ones(4, 64), f"{_Q}.lora_B.weight": torch.ones(64, 4)},
             {"r": 8}, "must have rank 8, has 4",
         ),
+        ({}, {}, "must hold lora_A and lora_B tensors, none found"),
         ({}, {"use_dora": True}, "use_dora are not understood"),
         ({}, {"peft_type": "IA3"}, "must be LORA"),
     ],
