@@ -174,6 +174,7 @@ def main():
 
 def report(options, cells, missing):
     rows = []
+    seeds = sorted({seed for found in cells.values() for seed in found})
     places = [*options.domains, "all"]
     for place in places:
         domains = options.domains if place == "all" else [place]
@@ -192,8 +193,8 @@ def report(options, cells, missing):
     claim = "Nothing is known yet."
     if all(both):
         claim = (f"Training in noise adds {told(both[1])} points of pass@1 in noise and "
-                 f"{told(both[0])} without noise, over training without; {len(both[0])} pairs of "
-                 f"experts on held-out tasks.")  # fmt: skip
+                 f"{told(both[0])} without noise, over training without; {len(both[0])} pairs of experts "
+                 f"of {len(seeds)} of {len(options.seeds)} seeds on held-out tasks.")  # fmt: skip
     recipe = recipe_of(options, options.seeds[0], [LEVEL])
     print(json.dumps({
         "title": "Trained in noise or not, tested in noise or not",
@@ -201,7 +202,7 @@ def report(options, cells, missing):
         "columns": ["domain", "trained", "runs", "pass@1 without noise, %", f"at level {LEVEL}, %"],
         "rows": rows,
         "spread": "95% interval, held-out tasks drawn anew within each run; no variation of seeds",
-        "seeds": options.seeds,
+        "seeds": seeds,
         "notes": [size_of(options, recipe), *spread_over_seeds(options, cells),
                   *([f"Not there yet: {of_seeds(missing, options)}."] if missing else []),
                   *([options.note] if options.note else [])],
