@@ -193,8 +193,9 @@ def report(options, cells, missing):
     claim = "Nothing is known yet."
     if all(both):
         claim = (f"Training in noise adds {told(both[1])} points of pass@1 in noise and "
-                 f"{told(both[0])} without noise, over training without; {len(both[0])} pairs of experts "
-                 f"of {len(seeds)} of {len(options.seeds)} seeds on held-out tasks.")  # fmt: skip
+                 f"{told(both[0])} without noise, over training without; {len(both[0])} pairs of "
+                 f"experts of {len(seeds)} of {len(options.seeds)} seeds on held-out "
+                 "tasks.")  # fmt: skip
     recipe = recipe_of(options, options.seeds[0], [LEVEL])
     print(json.dumps({
         "title": "Trained in noise or not, tested in noise or not",
