@@ -332,3 +332,26 @@ async def test_an_interrupted_request_gives_what_it_has_and_its_context_goes_on(
         whole, [5, 6, 7], max_tokens=len(first.token_ids) + 20, temperature=0, stop_ids=()
     )
     assert first.token_ids + rest.token_ids == expected.token_ids
+
+
+async def test_who_gives_up_waiting_for_a_slot_keeps_neither_it_nor_a_version(model, config):
+    engine = Engine(config, num_slots=1, max_length=32)
+    engine.add_model(0, model)
+    first = await engine.open(0)
+    waiting = asyncio.ensure_future(engine.open(0))
+    await asyncio.sleep(0)
+    await engine.close(first)  # gives the slot to who waits ..
+    waiting.cancel()  # .. who is gone in the same moment
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert engine.num_open == 0
+    second = await asyncio.wait_for(engine.open(0), timeout=20)
+    waiting = asyncio.ensure_future(engine.open(0))
+    await asyncio.sleep(0)
+    engine.retire(0)
+    await engine.close(second)
+    assert engine.versions == [0]  # for who waits
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert engine.versions == []

@@ -60,6 +60,7 @@ CHAT = [
     ("temperature", {"temperature": 1e300}),
     ("temperature", {"temperature": [1]}),
     ("top_p", {"top_p": 0}),
+    ("top_p", {"top_p": 1.001}),
     ("min_p", {"min_p": 2}),
     ("presence_penalty", {"presence_penalty": 3}),
     ("frequency_penalty", {"frequency_penalty": "x"}),
@@ -70,6 +71,7 @@ CHAT = [
     ("logit_bias", {"logit_bias": [5]}),
     ("seed", {"seed": "x"}),
     ("n must be", {"n": 0}),
+    ("n must be", {"n": 129}),
     ("n must be", {"n": 10**6}),
     ("max_tokens", {"max_tokens": 1.5}),
     ("ignore_eos", {"ignore_eos": "yes"}),
@@ -321,6 +323,15 @@ def test_a_body_is_refused_by_its_size_before_it_is_sent(url, size):
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
         connection.sendall(head.encode())  # and nothing more
         assert _answer(connection) == 413 or size == 10**30
+
+
+def test_a_body_may_have_a_megabyte_and_sixteen_bytes_a_token(url, engine):
+    most = (1 << 20) + 16 * engine.max_length
+    got = [
+        httpx.post(f"{url}/v1/completions", content=b" " * n, timeout=60) for n in (most, most + 1)
+    ]
+    assert got[0].status_code == 400  # it is read, and is no JSON
+    assert got[1].status_code == 413
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.5", "1, 2", ""])
