@@ -114,6 +114,14 @@ def _by_formula(model, ids, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_a_last_norm_follows_blocks_that_do_not_end_in_one(config, norm):
+    """It would hardly be seen in the logits: what is normed already stays what it is."""
+    model = LongcatForCausalLM(dataclasses.replace(config, norm=norm))
+    has_norm = "model.norm.weight" in dict(model.named_parameters())
+    assert has_norm == (norm not in ("post", "deep", "span"))
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_wiring_is_its_formula(config, norm):
     torch.manual_seed(0)
     model = LongcatForCausalLM(dataclasses.replace(config, norm=norm)).eval()
