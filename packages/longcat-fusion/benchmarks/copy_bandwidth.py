@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=8)
     options = parser.parse_args()
+    before = os.getloadavg()[0]
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -120,12 +121,15 @@ def main() -> None:
         f"runs at {shares['disk', 'linear']:.0%} of it, from the page cache at "
         f"{shares['memory', 'linear']:.0%}; where both take digests, at "
         f"{shares['disk', 'linear with digests']:.0%} and "
-        f"{shares['memory', 'linear with digests']:.0%}.",
+        f"{shares['memory', 'linear with digests']:.0%} (medians; see the spread and the load).",
         "columns": columns, "rows": rows,
         "spread": f"{options.rounds} interleaved rounds; medians",
         "notes": [
-            (f"{size:,} bf16 parameters in each of four inputs, the output synced to the disk; a "
-            "copy is one thread, a merge two on two shared cores."),
+            (f"{size:,} bf16 parameters in each of four inputs, the output synced to the disk."),
+            (f"The load average was {before:.0f} before and {os.getloadavg()[0]:.0f} after, on "
+            f"{os.cpu_count()} cores. A copy is one thread and a merge two, which on a loaded "
+            "machine have the larger share of it: only a figure from an idle one (load below 1) "
+            "says whether 80% is reached."),
             ("From the page cache CPU decides: "
             f"{cpu['memory', 'copy']:.2f} s to copy, {cpu['memory', 'linear']:.2f} s to merge (the "
             "output's digest is part of it), "

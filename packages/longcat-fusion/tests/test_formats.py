@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from longcat_fusion import Linear, MergeConfig, TaskArithmetic, merge_folders
+from longcat_fusion import Linear, MergeConfig, Rule, TaskArithmetic, merge_folders
 from safetensors.torch import save_file
 
 SUM = MergeConfig(method=TaskArithmetic())
@@ -182,6 +182,10 @@ def test_stored_copies_of_a_tied_table_stay_copies(tmp_path, make):
     merged = make.read(tmp_path / "out")
     assert torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
     assert not torch.equal(merged["lm_head.weight"], model["lm_head.weight"])
+    rule = Rule(match="model.embed_tokens.weight", action="copy")  # and so its copy
+    merge_folders(base, folders, tmp_path / "copied", config=MergeConfig(rules=(rule,)))
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert torch.equal(make.read(tmp_path / "copied")[name], model[name])
 
 
 def _longer(model, rows, value):
