@@ -19,6 +19,7 @@ from longcat_envs.world import Store
 from ._task import Step
 
 SLOT = re.compile(r"\{(\w+)(?:\.(first|last))?\}")
+_COUNTED = re.compile(rf"({SLOT.pattern})( [a-z]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,26 @@ def say(type_: Type, value: Any) -> str:
     if type_.kind in ("enum", "state"):
         return str(value).replace("_", " ")
     return str(show(type_, value))
+
+
+def fill(template: str, texts: Mapping[str, str]) -> str:
+    """Put texts into the slots of a template; of one thing in the singular."""
+
+    def put(match: re.Match[str]) -> str:
+        text, word = texts[match[1]], match[4] or ""
+        return text + (_singular(word) if text == "1" else word)
+
+    return _COUNTED.sub(put, template)
+
+
+def _singular(word: str) -> str:
+    if word == " people":
+        return " person"
+    if len(word) < 5 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-2] if word.endswith(("xes", "ches", "shes", "sses")) else word[:-1]
 
 
 class Describer:
@@ -101,7 +122,7 @@ class Describer:
                 texts[match[0]] = say(type_, value)
         if not self._is_alone(of, identifier, values):
             return None
-        text = SLOT.sub(lambda match: texts[match[0]], noun)
+        text = fill(noun, texts)
         words = of.replace("_", " ")
         steps.append(Step(tool=f"search_{of}", arguments=filters, thought=f"which {words}"))
         return Description(text, tuple(steps))

@@ -323,7 +323,9 @@ class _Draft:
             sentence = self.speaker.figure(figure)
             self.chains.run(chain)
             if tell is not None and sentence is not None:
-                words = self.rng.choice(WANTS_FIGURE).format(sentence.text)
+                has_more = bool(chain) or self.refusal is not None
+                ways = [way for way in WANTS_FIGURE if has_more or "also" not in way]
+                words = self.rng.choice(ways).format(sentence.text)
                 if chain:
                     words = self.rng.choice(("In the end, {}", "When that is done, {}")).format(
                         words

@@ -6,6 +6,7 @@ values. An opening is composed of a greeting, who speaks, frames around the sent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,7 +18,7 @@ from longcat_envs.lang import Type, show
 
 from ._call import Call, Figure
 from ._chain import Chains
-from ._describe import SLOT, Describer
+from ._describe import SLOT, Describer, Description, fill
 from ._goal import Tell
 from ._task import Step
 
@@ -38,8 +39,8 @@ WANTS_FIGURE = (
     "I also want to know {}",
     "say what I should know: {}",
 )
-STATEMENTS = ("I", "my", "no", "here", "breakfast", "{by}", "{amount}")
-"""First words of sentences that do not tell anybody to do something."""
+STATEMENTS = ("I", "my", "no", "here", "breakfast")
+"""First words of sentences that do not tell anybody to do something; a slot is another."""
 VAGUE = {"money": "an amount I will tell you", "date": "a day I will tell you",
          "int": "a number I will tell you", "text": "something I will tell you"}  # fmt: skip
 
@@ -68,6 +69,7 @@ class Speaker:
     def __init__(self, setting: Setting, chains: Chains, rng: Random) -> None:
         self.setting, self.chains, self.rng = setting, chains, rng
         self.describer = Describer(setting, chains.world.store, chains.person, rng)
+        self._last_way = ""
 
     def wish(self, call: Call, vague: Vague | None = None) -> Sentence | None:
         """Say a call in the world as it stands; `None` if its records have no words."""
@@ -76,19 +78,20 @@ class Speaker:
         template = self.rng.choice(self.setting.words.asks[call.tool])
         texts: dict[str, str] = {}
         steps: list[Step] = list(self.describer.me().steps)
+        spoken_of: dict[tuple[str, str], str] = {}
         for match in SLOT.finditer(template):
             name = f"{tool.of}_id" if match[1] == "self" else match[1]
             if match[2]:
                 side = "from" if match[2] == "first" else "until"
                 texts[match[0]] = str(call.arguments[f"{name}_{side}"])
             elif name in call.computed:
-                figure = self.figure(call.computed[name])
+                figure = self.figure(call.computed[name], spoken_of)
                 if figure is None:
                     return None
                 texts[match[0]] = figure.text
                 steps += figure.steps
             elif types[name].kind == "ref":
-                found = self.describer.record(types[name].of, call.arguments[name])
+                found = self._record(types[name].of, call.arguments[name], spoken_of)
                 if found is None:
                     return None
                 texts[match[0]] = found.text
@@ -102,9 +105,10 @@ class Speaker:
                 value = call.arguments[name]
                 if value != self.chains.person and not self._is_new(types[name].of, value):
                     return None
-        text = SLOT.sub(lambda match: texts[match[0]], template)
         steps.append(Step(tool=call.tool, arguments=call.arguments, thought="do it"))
-        return Sentence(text, tuple(steps), template.split()[0] not in STATEMENTS)
+        first = template.split()[0]
+        is_order = first not in STATEMENTS and not first.startswith("{")
+        return Sentence(fill(template, texts), tuple(steps), is_order)
 
     def _is_mentioned(self, template: str, of: str, name: str) -> bool:
         return "{" + ("self" if name == f"{of}_id" else name) + "}" in template
@@ -112,10 +116,28 @@ class Speaker:
     def _is_new(self, of: str, identifier: str) -> bool:
         return identifier not in self.chains.world.store.base.rows[of]
 
-    def figure(self, figure: Figure) -> Sentence | None:
-        """Say a number of a record."""
+    def _record(
+        self, of: str, identifier: str, spoken_of: dict[tuple[str, str], str]
+    ) -> Description | None:
+        """Describe a record; one that was just spoken of is `it`, and found already."""
+        if _can_be_it(spoken_of.get((of, identifier), "me")):
+            return Description("it")
+        found = self.describer.record(of, identifier)
+        if found is not None:
+            spoken_of[of, identifier] = found.text
+        return found
+
+    def figure(
+        self, figure: Figure, spoken_of: dict[tuple[str, str], str] | None = None
+    ) -> Sentence | None:
+        """Say a number of a record.
+
+        Args:
+            figure: What is said.
+            spoken_of: Words of the records that were just spoken of; this one is added.
+        """
         template = self.rng.choice(self.setting.words.figures[f"{figure.of}.{figure.name}"])
-        found = self.describer.record(figure.of, figure.id)
+        found = self._record(figure.of, figure.id, {} if spoken_of is None else spoken_of)
         if found is None:
             return None
         look = Step(tool=f"get_{figure.of}", arguments={f"{figure.of}_id": figure.id},
@@ -146,10 +168,16 @@ class Speaker:
         """Put a sentence into a frame, and that into another."""
         frame = self.rng.choice(FRAMES) if sentence.is_order and self.rng.random() < 0.7 else "{}."
         inner = frame.format(sentence.text).replace("?.", "?").replace("??", "?")
-        way = self.rng.choice(ways)
+        way = self.rng.choice([one for one in ways if one != self._last_way] or list(ways))
+        self._last_way = way
         if way != "{}":
             inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner
         return _upper(way.format(inner))
+
+
+def _can_be_it(text: str) -> bool:
+    """Whether what these words name can be `it`: no person, and not several things."""
+    return text != "me" and not re.match(r"\w+ \w+s\b", text)
 
 
 def _upper(text: str) -> str:
