@@ -158,7 +158,8 @@ class Checker:
 
     def _started(self, event: Mapping[str, Any]) -> None:
         name, version = event["trajectory"], event["version"]
-        if name in self.open or name in self.closed or self._is_archived(name):
+        is_known = name in self.open or name in self.closed
+        if is_known or (self.num_archived and self._is_archived(name)):
             self.breach("C2", f"{name} is started twice")
         if self.version is None or version > self.version:
             self.breach("C1", f"{name} is started on version {version}, newest is {self.version}")
@@ -194,7 +195,7 @@ class Checker:
             return
         known = [*self.before.pop(name, ()), self.open[name]]
         seen = event.get("versions", (version,))
-        if version not in known or not set(seen) <= set(known):
+        if version not in known or any(each not in known for each in seen):
             self.breach("C1", f"{name} was started on {known[0]}, sampled on {list(seen)}")
         self.open[name] = version  # it may have been finished before it heard that it was moved
         self.produced.add(name)

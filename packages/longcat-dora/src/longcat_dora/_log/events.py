@@ -205,7 +205,7 @@ Event = (
     | Moved | Produced | Ended | Evicted | Leased | Committed | Archived | Noticed | Closed
 )  # fmt: skip
 
-_REQUIRED: dict[str, frozenset[str]] = {
+REQUIRED: dict[str, frozenset[str]] = {
     "opened": Opened.__required_keys__,
     "writer": Writer.__required_keys__,
     "published": Published.__required_keys__,
@@ -224,15 +224,8 @@ _REQUIRED: dict[str, frozenset[str]] = {
     "noticed": Noticed.__required_keys__,
     "closed": Closed.__required_keys__,
 }
-KINDS = frozenset(_REQUIRED)
-
-
-def is_event(event: Any) -> bool:
-    """Whether something has a kind that is known and what that must have; quick, for whole logs."""
-    try:
-        return _REQUIRED[event["kind"]] <= event.keys()
-    except (TypeError, KeyError, AttributeError):
-        return False
+"""What an event of each kind must have."""
+KINDS = frozenset(REQUIRED)
 
 
 def problem_of(event: Any) -> str | None:
@@ -245,7 +238,7 @@ def problem_of(event: Any) -> str | None:
     if not isinstance(event, dict):
         return f"an event must be a dictionary, got {type(event).__name__}"
     found = cast("dict[str, Any]", event)
-    required = _REQUIRED.get(found.get("kind", ""))
+    required = REQUIRED.get(found.get("kind", ""))
     if required is None:
         return f"unknown kind {found.get('kind')!r}"
     if required <= found.keys():
