@@ -1,8 +1,14 @@
-"""What says whether a stage learned anything."""
+"""What says whether a stage learned anything, and what is learned from."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from longcat_cli.agent import _failed_turns
+from longcat_cli.errors import UsageError
 from longcat_cli.lessons import relative_change
+from longcat_cli.sft import sft
+from longcat_cli.stages.experts import TaskSource
 from safetensors.torch import save_file
 
 
@@ -25,3 +31,41 @@ def test_weights_that_only_one_checkpoint_writes_count_from_zero(tmp_path):
     more = checkpoint(tmp_path / "c", x=torch.tensor([2.0]), head=torch.tensor([1.0]))
     assert relative_change(before, zeros) == 0.0
     assert relative_change(before, more) == pytest.approx(0.5)
+
+
+def test_the_turns_of_failed_calls_are_those_that_are_masked():
+    """Two calls in a turn, one of which fails, are one failed turn."""
+    roles = [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+    ]
+    messages = [{"role": role} for role in roles]
+    assert _failed_turns(messages, [False, True, False, True]) == [0, 2]
+    assert _failed_turns(messages, [True, True, True, False]) == [0, 1]
+    assert _failed_turns(messages, [False] * 4) == []
+
+
+def test_a_group_counts_once_for_the_noise_with_the_share_that_passed(tmp_path):
+    seen = []
+    source = TaskSource.__new__(TaskSource)
+    source.noise = SimpleNamespace(record=lambda *a, **k: seen.append((a, k)), state=dict)
+    source._keys = SimpleNamespace(record=lambda *a: seen.append(a))
+    source.pass_rate, source.num_without = 0.0, 0
+    source._state, source.samples = tmp_path / "curriculum.json", {"first": [], "last": []}
+    info = {"key": "shop/loan", "level": 0.3, "refused": 0, "transcript": []}
+    source.record([SimpleNamespace(reward=r, info=info) for r in (1.0, 0.5, 0.0, 1.0)])
+    assert seen == [("shop/loan", 0.625), ((0.3,), {"passed": 0.5, "key": "shop/loan"})]
+    assert source.pass_rate == 0.625
+    assert source.num_without == 0
+
+
+def test_an_adapter_alone_needs_one(tmp_path):
+    with pytest.raises(UsageError, match="--adapter needs --lora"):
+        sft(model="none", data=tmp_path / "none", lora=0, adapter=True)

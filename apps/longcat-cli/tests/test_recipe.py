@@ -205,6 +205,19 @@ def test_the_estimate_grows_with_the_work_and_tells_what_is_missing(tmp_path, mo
     assert "of disk" in next(room_for(small, tmp_path))
 
 
+def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
+    """By hand, for a thousand parameters and a millisecond a token."""
+    monkeypatch.setattr(
+        "longcat_cli.stages.cold_start.seconds_per_token", lambda recipe: (1000, 0.001)
+    )
+    needs = estimate(load_recipe("smoke"))
+    cold, rl, fuse = 600 * 640, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 640
+    evaluate = 2 * (3 * 2 + 2) * 16 * 150
+    assert needs.seconds == pytest.approx((cold + rl + fuse + evaluate) / 1000)
+    assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000
+    assert needs.memory_bytes == 1000 * (16 + 4 * (4 + 2)) + 2 * 500_000_000
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "longcat_cli.main", "train", "--recipe", "smoke", "--dry-run"],
