@@ -117,6 +117,20 @@ def test_rubrics_say_what_the_goal_asks_for():
         assert "{" not in text
 
 
+@pytest.mark.parametrize(
+    "given", [{"num_tries": 0}, {"size": 3, "overlap": 3}, {"overlap": -1}, {"size": 0}]
+)
+def test_a_judge_of_no_window_or_no_try_is_refused(given):
+    with pytest.raises(ValueError, match="overlap must be 0 to size - 1, and num_tries"):
+        WindowJudge(Endpoint("http://127.0.0.1:9", model="m"), **given)
+    WindowJudge(Endpoint("http://127.0.0.1:9", model="m"), size=1, overlap=0, num_tries=1)
+
+
+def test_no_agreement_is_no_agreement():
+    assert agreement([])["alike"] == 0.0
+    assert agreement([(True, True), (True, False), (False, False), (False, True)])["alike"] == 0.5
+
+
 def test_agreement_is_counted_and_kappa_is_cohens():
     pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
     found = agreement(pairs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import islice
 
 import pytest
 from longcat_envs.attacks import Say, play
@@ -9,6 +10,7 @@ from longcat_envs.commands import main
 from longcat_envs.difficulty import Cut, Hardness, branching, measure, solve_figures
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, Step, TaskMaker, WorldEnvironment, solve
+from longcat_envs.tasks._solve import Solution
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,17 @@ def test_compare_prints_the_share_of_each_pair(capsys):
     assert all(0 < row["share"] < 1 for row in found["rows"])
     assert main(["compare", "bank", "bank", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["summary"]["pairs"] == 0
+
+
+def test_the_share_that_the_solver_does_not_find_is_counted(monkeypatch):
+    setting = load_setting("hr")
+    tasks = list(islice(TaskMaker(setting, seed=1), 3))
+    hidden = tasks[0].id
+
+    def solve(setting, task):
+        return Solution(attempts=5, is_found=task.id != hidden, is_golden=True, steps=())
+
+    monkeypatch.setattr("longcat_envs.difficulty.solve", solve)
+    assert solve_figures(setting, tasks)["summary"]["share_not_found"] == 0.333
+    assert solve_figures(setting, tasks[1:])["summary"]["share_not_found"] == 0.0
+    assert solve_figures(setting, [])["summary"]["share_not_found"] == 0.0
