@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,15 @@ def test_resuming_takes_memory_that_does_not_grow_with_the_log(tmp_path, monkeyp
     # All events of it are some 45 MiB; what a system keeps of libraries varies by some.
     assert whole - fresh < 10
     assert rest - fresh < 10
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_damage_though_its_checksum_is_right(tmp_path, body):
+    EventLog(tmp_path).append({"kind": "published", "version": 0})
+    file = tmp_path / "events.jsonl"
+    before = json.loads(file.read_bytes().splitlines()[-1])["crc"]
+    crc = zlib.crc32(body, before)
+    with file.open("ab") as stream:
+        stream.write(b'{"crc":%d,"event":%b}\n' % (crc, body))
+    with pytest.raises(LongcatDoraError, match=r"events.jsonl, line 3"):
+        list(read_events(tmp_path))
