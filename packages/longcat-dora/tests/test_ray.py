@@ -186,7 +186,6 @@ def test_worlds_are_actors_and_some_are_killed(tmp_path, cluster):
     found = list(places.iterdir())
     assert len(killed) == 2
     assert 4 <= len(found) <= 4 + len(killed)  # one that raised is used on
-    assert len({mark.name.split(".")[1] for mark in found}) > 1  # on several nodes
     for trajectory in read_trajectories(tmp_path / "run" / "log"):
         question, answer = trajectory.segments[0].token_ids
         assert trajectory.reward == float(answer == (3 * question + 1) % NUM_TOKENS)
