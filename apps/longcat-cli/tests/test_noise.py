@@ -1,6 +1,7 @@
 """Noise in training leaves every task within reach of the recipe's turns, or is not there."""
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 
@@ -113,6 +114,40 @@ def test_where_no_draw_can_be_certified_the_world_is_perfect_and_that_is_said():
     drawn = asyncio.run(in_noise(WORLDS["shop"], task, level=1.0, episode="e", max_turns=1))
     assert (drawn.level, drawn.num_refused) == (0.0, 3)
     assert isinstance(drawn.environment, TaskEnvironment)
+
+
+def test_the_attempts_of_a_group_share_one_certificate(monkeypatch):
+    """And no other episode, task, level or number of turns does."""
+    first, second = _tasks("shop", 2)
+    of_same_id = dataclasses.replace(second, id=first.id)
+    asked = []
+
+    async def noted(known, config, *, episode, **rest):
+        asked.append(episode)
+        return await certify_async(known, config, episode=episode, **rest)
+
+    monkeypatch.setattr(noise, "certify_async", noted)
+    monkeypatch.setattr(noise, "_KEPT", noise._Draws(size=2))
+    world = WORLDS["shop"]
+
+    def draws(*wanted):
+        asked.clear()
+        for task, level, episode, turns, at in wanted:
+            asyncio.run(in_noise(at, task, level=level, episode=episode, max_turns=turns))
+        return len(asked)
+
+    same = (first, 0.3, "e", MAX_TURNS, world)
+    assert draws(*[same] * 8) == 1
+    for other in ((first, 0.4, "e", MAX_TURNS, world), (first, 0.3, "f", MAX_TURNS, world),
+                  (first, 0.3, "e", MAX_TURNS + 1, world), (second, 0.3, "e", MAX_TURNS, world),
+                  (of_same_id, 0.3, "e", MAX_TURNS, world),
+                  (first, 0.3, "e", MAX_TURNS, World.load("shop"))):  # fmt: skip
+        noise._KEPT._newest.clear()
+        assert draws(same, other) == 2, other[:4]
+    far = [(first, 0.3, str(number), MAX_TURNS, world) for number in range(3)]
+    assert draws(*far, *far[1:]) == 3
+    assert draws(far[0]) == 1  # the oldest is forgotten
+    assert len(noise._KEPT._newest) == 2
 
 
 def test_contracts_name_columns_so_that_readers_and_writers_meet():

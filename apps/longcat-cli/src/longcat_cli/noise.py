@@ -38,6 +38,55 @@ async def in_noise(
     plain = TaskEnvironment(world, task)
     if level <= 0:
         return Drawn(plain, 0.0, 0)
+    draw = await _KEPT.draw(world, task, level, episode, max_turns)
+    if draw.certificate is None:
+        return Drawn(plain, 0.0, draw.num_refused)
+    return Drawn(
+        draw.certificate.wrap(plain, draw.known, draw.book), level, draw.num_refused
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What was found for one episode, and for which task of which world."""
+
+    world: World
+    task: Task
+    known: NoiseTask
+    book: Book
+    certificate: Certificate | None
+    num_refused: int
+
+
+class _Draws:
+    """Draws of the newest episodes: the attempts of a group share theirs.
+
+    A certificate costs three reference agents; of a group of eight, one attempt pays for all.
+    """
+
+    def __init__(self, size: int = 256) -> None:
+        self._size = size
+        self._newest: dict[tuple[str, str, float, int | None], _Draw] = {}
+
+    async def draw(
+        self, world: World, task: Task, level: float, episode: str, max_turns: int | None
+    ) -> _Draw:
+        key = task.id, episode, level, max_turns
+        kept = self._newest.get(key)
+        if kept is None or kept.world is not world or kept.task != task:
+            kept = await _find(world, task, level, episode, max_turns)
+            self._newest[key] = kept
+            if len(self._newest) > self._size:
+                del self._newest[next(iter(self._newest))]
+        return kept
+
+
+_KEPT = _Draws()
+
+
+async def _find(
+    world: World, task: Task, level: float, episode: str, max_turns: int | None
+) -> _Draw:
     book, known, config = contracts_of(world), noise_task(task), NoiseConfig(level=level)
     for refused in range(MAX_DRAWS):
         # The first draw bears the episode's own name; the others are draws of their own.
@@ -46,8 +95,8 @@ async def in_noise(
             world=lambda _: TaskEnvironment(world, task), max_turns=max_turns,
         )  # fmt: skip
         if isinstance(found, Certificate):
-            return Drawn(found.wrap(plain, known, book), level, refused)
-    return Drawn(plain, 0.0, MAX_DRAWS)
+            return _Draw(world, task, known, book, found, refused)
+    return _Draw(world, task, known, book, None, MAX_DRAWS)
 
 
 def contracts_of(world: World) -> Book:

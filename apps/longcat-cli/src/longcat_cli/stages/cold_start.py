@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from longcat_cli.agent import DECLARE, load_worlds, read_tasks
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
-from longcat_cli.processes import tune_process
+from longcat_cli.processes import threads_alone, tune_process
 from longcat_cli.recipe import Recipe
 
 SAVE_EVERY = 50
@@ -40,7 +40,7 @@ TOKENIZER_TEXTS = 1500
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Train from nothing, or from the last checkpoint of this stage; return the facts."""
     recipe = folder.recipe
-    tune_process()
+    tune_process(threads_alone())
     torch.manual_seed(recipe.seed)
     tokenizer, samples = _material(folder, display)
     display.note(doing="laying out the model")
@@ -122,9 +122,9 @@ def check_model(recipe: Recipe) -> None:
             init_induction(model)
 
 
-def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
+def seconds_per_token(recipe: Recipe, threads: int) -> tuple[int, float]:
     """Parameters of the model, and what one token of a training step costs here."""
-    tune_process()
+    tune_process(threads)
     model = LongcatForCausalLM(model_config(recipe)).train()
     trainer = _trainer(model, recipe)
     length = min(128, recipe.model.max_position_embeddings)
