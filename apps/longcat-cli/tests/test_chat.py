@@ -301,9 +301,11 @@ def test_a_failed_request_is_told_and_the_talk_goes_on(server, tmp_path):
         (["--model", "http://[::1"], "must answer, but"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(arguments, words, tmp_path):
-    done = subprocess.run([*LONGCAT, "chat", *arguments], input="hi", capture_output=True,
-                          text=True, cwd=tmp_path)  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(
+    longcat, arguments, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = longcat("chat", *arguments, text="hi")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

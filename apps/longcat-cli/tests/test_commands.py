@@ -77,11 +77,11 @@ def test_held_out_tasks_are_not_among_the_trained(trained):
         assert not held_out & seen
 
 
-def test_the_audit_says_what_stands_and_what_does_not(trained, tmp_path):
+def test_the_audit_says_what_stands_and_what_does_not(longcat, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     table = tmp_path / "run" / "evaluation.json"
     table.write_text(table.read_text().replace('"passed": 0', '"passed": 1'))
-    done = _longcat("audit", tmp_path / "run", "--limit", "4", "--json")
+    done = longcat("audit", tmp_path / "run", "--limit", "4", "--json")
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert [stage for stage, lines in found.items() if lines] == ["evaluate", "report"], found
@@ -115,11 +115,11 @@ def test_chat_in_a_terminal_starts_again_after_reset(trained):
     assert "Traceback" not in text
 
 
-def test_chat_with_a_folder_gives_an_answer_on_stdout(trained):
-    done = _longcat("chat", "--model", trained / "fused", "--max-tokens", "8", text="hello\n")
+def test_chat_with_a_folder_gives_an_answer_on_stdout(longcat, trained):
+    done = longcat("chat", "--model", trained / "fused", "--max-tokens", "8", text="hello\n")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    done = _longcat("chat", "--model", trained / "fused", "--heavy", "2", "--max-tokens", "8",
+    done = longcat("chat", "--model", trained / "fused", "--heavy", "2", "--max-tokens", "8",
                     text="hello\n")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "thinker 2" in done.stderr
@@ -183,25 +183,25 @@ def _ask(url):
         return answer
 
 
-def test_chat_with_a_server(monkeypatch):
+def test_chat_with_a_server(longcat, monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), _Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("MY_KEY", "secret")
     try:
-        done = _longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
+        done = longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
         assert (done.returncode, done.stdout) == (0, "It is noon\n")
-        done = _longcat("chat", "--model", url, "--api-key-env", "NO_KEY", text="noon")
+        done = longcat("chat", "--model", url, "--api-key-env", "NO_KEY", text="noon")
         assert done.returncode == 2
         assert "--api-key-env NO_KEY: the variable must hold a key" in done.stderr
         monkeypatch.setenv("MY_KEY", "another")
-        done = _longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
+        done = longcat("chat", "--model", url, "--api-key-env", "MY_KEY", text="noon")
         assert done.returncode == 2
         assert "answered 401" in done.stderr
     finally:
         server.shutdown()
         server.server_close()
-    done = _longcat("chat", "--model", url, text="noon")
+    done = longcat("chat", "--model", url, text="noon")
     assert done.returncode == 2
     assert "must answer, but" in done.stderr
 
@@ -231,9 +231,9 @@ def test_chat_with_a_server(monkeypatch):
         (["models", "rm", "gpt-9"], "the model must be one that is here"),
     ],
 )
-def test_a_mistake_is_one_clear_message(arguments, words, tmp_path):
-    arguments = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
-    done = _longcat(*arguments, text="hi", cwd=tmp_path)
+def test_a_mistake_is_one_clear_message(longcat, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = longcat(*["out" if a == "OUT" else a for a in arguments], text="hi")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -254,22 +254,22 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_gpu_recipe_without_a_gpu_says_so(tmp_path):
+def test_a_gpu_recipe_without_a_gpu_says_so(longcat, tmp_path):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = _longcat("train", "--set", "device=cuda", "--out", tmp_path / "run")
+    done = longcat("train", "--set", "device=cuda", "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "no GPU was found" in done.stderr
 
 
-def test_a_run_of_another_format_and_a_second_run_in_one_folder(trained, tmp_path):
-    done = _longcat("train", "--recipe", "smoke", "--out", trained)
+def test_a_run_of_another_format_and_a_second_run_in_one_folder(longcat, trained, tmp_path):
+    done = longcat("train", "--recipe", "smoke", "--out", trained)
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
     (tmp_path / "run.json").write_text('{"format": 0}')
-    done = _longcat("train", "--resume", tmp_path)
+    done = longcat("train", "--resume", tmp_path)
     assert done.returncode == 2
     assert "written by another version" in done.stderr
 
@@ -301,7 +301,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     "command",
     [[], ["train"], ["audit"], ["eval"], ["doctor"], ["chat"], ["serve"], ["models", "rm"]],
 )
-def test_help_shows_an_example(command):
-    done = _longcat(*command, "--help")
+def test_help_shows_an_example(longcat, command):
+    done = longcat(*command, "--help")
     assert done.returncode == 0
     assert "Example:" in done.stdout or not command

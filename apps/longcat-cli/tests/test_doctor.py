@@ -1,14 +1,11 @@
 """`longcat doctor` on machines that are described, not had; `longcat models`."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from longcat_cli import doctor, machine, models
 from longcat_cli.errors import UsageError
 
-LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
 GOOD = {
     "versions": {"torch": "2.13.0", "python": "3.11.7"}, "extras": {"ray": None},
     "processor": "P", "processor_can": ["avx2"], "cores": 2.0, "load": 0.1,
@@ -84,9 +81,9 @@ def test_what_is_wrong_is_said_with_its_weight(monkeypatch, change, weight, word
     assert [kind for kind, _ in found] == [weight]
 
 
-def test_the_command_tells_the_same_to_people_and_to_scripts(tmp_path):
-    done = subprocess.run([*LONGCAT, "doctor", "--json"], capture_output=True, text=True,
-                          cwd=tmp_path)  # fmt: skip
+def test_the_command_tells_the_same_to_people_and_to_scripts(longcat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = longcat("doctor", "--json")
     facts = json.loads(done.stdout)
     fails = [problem for problem in facts["problems"] if problem["weight"] == "fails"]
     assert done.returncode == bool(fails), done.stderr

@@ -323,8 +323,9 @@ def _longcat(*arguments, cwd=None, env=None, timeout=300):
         (["--save", "/nowhere/x", "."], "a model must be"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, arguments, words):
-    done = _longcat("eval", *arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line(longcat, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    done = longcat("eval", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

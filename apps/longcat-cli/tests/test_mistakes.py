@@ -10,7 +10,6 @@ from longcat_cli.chat import ChatOptions, command, plain_chat
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.line_input import history_file
-from longcat_cli.main import run
 from longcat_cli.recipe_file import load_recipe, recipe_to_dict
 from longcat_cli.serve import _check_free
 from longcat_cli.server_talker import _read
@@ -20,36 +19,29 @@ from longcat_cli.world_chat import choose_task
 from rich.console import Console
 
 
-def _longcat(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["longcat", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        run()
-    return ended.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize("held", [
     b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"format": 2}',
     b'{"format": 2, "created": 1, "recipe": 3}', b'{"format": 2, "created": "x", "recipe": {}}',
     b'{"format": 2, "created": 1, "recipe": {"rl": null}}',
     b'{"format": 2, "created": 1, "recipe": {"gone": 1}}',
 ])  # fmt: skip
-def test_a_damaged_run_folder_is_named(tmp_path, monkeypatch, capsys, held):
+def test_a_damaged_run_folder_is_named(longcat, tmp_path, held):
     (tmp_path / "run.json").write_bytes(held)
     for line in (("runs", "show"), ("train", "--dry-run", "--resume"), ("audit",)):
-        code, told = _longcat(monkeypatch, capsys, *line, str(tmp_path))
-        assert code == 2
-        assert told.startswith("longcat: ")
-        assert "run.json" in told
+        done = longcat(*line, tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("longcat: ")
+        assert "run.json" in done.stderr
 
 
 @pytest.mark.parametrize("held", [b"", b"null", b"[]", b"3", b"\xff"])
-def test_a_damaged_mark_of_a_stage_is_named(tmp_path, monkeypatch, capsys, held):
+def test_a_damaged_mark_of_a_stage_is_named(longcat, tmp_path, held):
     folder = RunFolder.create(tmp_path / "run", load_recipe("smoke", []))
     folder.mark_done("grow", {"seconds": 1.0})
     (folder.path / "stages" / "grow.json").write_bytes(held)
-    code, told = _longcat(monkeypatch, capsys, "runs", "show", str(folder.path))
-    assert code == 2
-    assert "grow.json must be" in told
+    done = longcat("runs", "show", folder.path)
+    assert done.returncode == 2
+    assert "grow.json must be" in done.stderr
 
 
 def test_a_recipe_of_another_editor(tmp_path):

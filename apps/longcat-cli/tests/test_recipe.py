@@ -1,7 +1,5 @@
 """Recipes: what can be changed, what a mistake says, and that it is found before anything runs."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -143,9 +141,8 @@ def test_every_key_says_what_it_means():
     assert next(key for key in found if key.name == "rl.clip_low").rule == "above 0 and at most 1"
 
 
-def test_what_is_shown_can_be_read_again(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "longcat_cli.main", "config", "show", "smoke"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+def test_what_is_shown_can_be_read_again(longcat, tmp_path):
+    done = longcat("config", "show", "smoke")
     path = tmp_path / "mine.toml"
     path.write_text(done.stdout)
     assert load_recipe(str(path)) == load_recipe("smoke")
@@ -220,11 +217,9 @@ def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
     assert needs.memory_bytes == 1000 * (16 + 4 * (4 + 2)) + 2 * 500_000_000
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "longcat_cli.main", "train", "--recipe", "smoke", "--dry-run"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+def test_a_dry_run_writes_nothing(longcat, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = longcat("train", "--recipe", "smoke", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "estimate: " in done.stdout
     assert "expert-shop" in done.stdout

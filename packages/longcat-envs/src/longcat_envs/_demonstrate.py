@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ._environment import Message, TaskEnvironment
+from ._environment import TaskEnvironment
 from ._graph import WRITES
 from ._loop import run_episode
+from ._protocol import Message
 from ._task import Step
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from ._environment import Environment, Message
+from ._protocol import Environment, Message
 from ._task import Invalid, Reward
 
 

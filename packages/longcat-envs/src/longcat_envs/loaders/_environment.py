@@ -1,20 +1,13 @@
-"""A foreign task behind the protocol of `longcat_envs.Environment`.
-
-What is wrong with a call is an answer; what is wrong with the world is `Invalid`.
-"""
+"""A foreign task behind the protocol of `longcat_envs.Environment`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
-from longcat_envs._database import ToolError
-from longcat_envs._environment import Message, Observation, ToolResult, parse_call
-from longcat_envs._person import spoken
+from longcat_envs._frame import Frame
+from longcat_envs._protocol import Observation, Talker, ToolResult, encodable
 from longcat_envs._task import CLOSED, Invalid, Reward
-from longcat_envs._thread import in_thread
-from longcat_envs.tasks import Talker
 
 from ._types import ForeignSet, ForeignTask, Session
 
@@ -35,7 +28,7 @@ class Turns:
         return self._rest.pop(0) if self._rest else None
 
 
-class ForeignEnvironment:
+class ForeignEnvironment(Frame):
     """One task of a foreign set, one world, one person.
 
     Args:
@@ -53,11 +46,14 @@ class ForeignEnvironment:
         if task.domain != source.name:
             raise ValueError(f"task {task.id!r} must be of {source.name!r}, is of {task.domain!r}")
         self.source, self.task = source, task
-        self._has_model = person is not None
         self._make_person = person or source.person
         self._session: Session | None = None
-        self._said: list[str] = []
-        self._fault, self._is_over, self._turn = "", False, 0
+        super().__init__(person_waits=person is not None)
+
+    def _wipe(self) -> None:
+        super()._wipe()
+        self._turn = 0
+        self._names = {schema["function"]["name"] for schema in self.task.tools}
 
     async def reset(self) -> Observation:
         """Begin the episode anew; return the rules, the opening and the tools."""
@@ -72,13 +68,13 @@ class ForeignEnvironment:
 
     def start(self) -> None:
         """Begin the episode anew."""
-        self._fault, self._is_over, self._said, self._turn = "", False, [], 0
-        self._names = {schema["function"]["name"] for schema in self.task.tools}
+        self._wipe()
         try:
             self._session = self.source.begin(self.task)
             self._person = self._make_person(self.task)
         except Exception as error:
-            self._fault, self._is_over = f"{type(error).__name__}: {error}", True
+            self._fail(f"{type(error).__name__}: {error}")
+            self._is_over = True
 
     @property
     def session(self) -> Session:
@@ -86,73 +82,41 @@ class ForeignEnvironment:
         assert self._session is not None, "reset() comes first"
         return self._session
 
-    async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
-        """Run one call; whatever is wrong with it is an answer, never an exception."""
-        return self.call_now(tool_call)
+    def _has_world(self) -> bool:
+        return self._session is not None
 
-    def call_now(self, tool_call: Any) -> ToolResult:
-        """Run one call without waiting."""
-        try:
-            if self._session is None or self._is_over:
-                raise ToolError("the conversation is over")
-            name, arguments = parse_call(tool_call)
-            if name not in self._names:
-                raise ToolError(f"there is no tool {name[:80]!r}")
-            text, is_error = self._session.call(name, arguments)
-        except ToolError as error:
-            return ToolResult(_plain(json.dumps({"error": str(error)}, ensure_ascii=False)), True)
-        except Exception as error:  # the world's own fault: the episode is invalid, not lost
-            self._fault = self._fault or f"{type(error).__name__}: {error}"
-            return ToolResult('{"error":"the system is out of order"}', is_error=True)
-        return ToolResult(_plain(text), is_error)
+    def _offered(self) -> Collection[str]:
+        return self._names
 
-    async def reply(self, message: Message) -> Message | None:
-        """Answer as the person; `None` once the person has ended the talk."""
-        if not self._has_model:
-            answer = self.hear(spoken(message))
-        else:
-            try:
-                answer = await in_thread(lambda: self.hear(spoken(message)))
-            except Exception as error:
-                self._fault, self._is_over, answer = f"the person: {error}", True, None
-        return None if answer is None else {"role": "user", "content": answer}
+    def _run(self, name: str, arguments: dict[str, Any]) -> ToolResult:
+        text, is_error = self.session.call(name, arguments)
+        return ToolResult(encodable(text[:MAX_RESULT]), is_error)
 
-    def hear(self, text: str) -> str | None:
-        """Return what the person answers to a text, without waiting."""
-        if self._is_over or self._session is None:
+    def _answer(self, text: str) -> str | None:
+        if self._session is None:
             return None
-        self._said.append(text)
         try:
             self._session.end_turn()
         except Exception as error:
-            self._fault, self._is_over = f"{type(error).__name__}: {error}", True
+            self._fail(f"{type(error).__name__}: {error}")
             return None
         answer = self._person.answer(text)
         self._turn += 1
-        self._is_over = answer is None
         self._names |= {s["function"]["name"] for turn, s in self.task.later if turn == self._turn}
         return answer
 
-    async def score(self) -> Reward | Invalid:
-        """Judge as the set's own scorer does."""
-        return self.score_now()
+    def _judge(self) -> Reward:
+        said = "\n".join(self._said)
+        parts = {CLOSED: float(self._is_over), **self.session.parts(said)}
+        return Reward(float(all(parts.values())), parts)
 
     def score_now(self) -> Reward | Invalid:
-        """Judge without waiting."""
-        if self._fault:
-            return Invalid(self._fault)
-        if self._session is None:
-            return Invalid("the episode was not begun: reset was not called")
+        """Judge as the set's own scorer does; where that fails, the world did."""
         try:
-            parts = {CLOSED: float(self._is_over), **self._session.parts("\n".join(self._said))}
+            return super().score_now()
         except Exception as error:
             return Invalid(f"{type(error).__name__}: {error}")
-        return Reward(float(all(parts.values())), parts)
 
     async def close(self) -> None:
         """Free the world; `reset` builds it anew."""
         self._session = None
-
-
-def _plain(text: str) -> str:
-    return text[:MAX_RESULT].encode("utf-8", "replace").decode("utf-8")

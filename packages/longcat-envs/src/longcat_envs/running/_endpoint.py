@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from longcat_envs._environment import Message
+from longcat_envs._protocol import Message
 from longcat_envs._thread import in_thread
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})

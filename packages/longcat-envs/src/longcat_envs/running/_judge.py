@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from longcat_envs._environment import Message
+from longcat_envs._protocol import Message
 from longcat_envs._thread import in_thread
 from longcat_envs.history import Setting
 from longcat_envs.tasks import REFUSE, WorldTask

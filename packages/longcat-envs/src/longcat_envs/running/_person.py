@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from longcat_envs._environment import Message
+from longcat_envs._protocol import Message
 from longcat_envs.tasks import Talker, WorldTask
 
 from ._endpoint import Endpoint

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from longcat_envs._environment import Message
 from longcat_envs._loop import InvalidEpisode, Policy, run_episode
+from longcat_envs._protocol import Message
 from longcat_envs.history import Setting
 from longcat_envs.loaders import ForeignEnvironment, ForeignSet, ForeignTask
 from longcat_envs.tasks import Talker, WorldEnvironment, WorldTask

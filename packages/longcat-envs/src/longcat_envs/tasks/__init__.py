@@ -1,8 +1,10 @@
 """Tasks in worlds with a past: wishes, goals, words, people, and the environment of one task."""
 
+from longcat_envs._protocol import Talker
+
 from ._call import Call, Figure
 from ._chain import Chains
-from ._environment import REFUSE, Talker, WorldEnvironment, system_prompt
+from ._environment import REFUSE, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._make import Difficulty, TaskMaker
 from ._say import say_argument

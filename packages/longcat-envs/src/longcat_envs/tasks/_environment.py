@@ -1,21 +1,19 @@
 """The environment of one task in a world with a past; the protocol of `longcat_envs.Environment`.
 
-The life of an episode: `reset`, then any number of `call` and `reply`, then `score`, then `close`.
-What is wrong with a call is an answer; what is wrong with the world is `Invalid`.
+The life of an episode, and whose fault what is, lies in `longcat_envs._frame`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from longcat_envs._database import ToolError
-from longcat_envs._environment import Message, Observation, ToolResult, parse_call
-from longcat_envs._person import Person, spoken
-from longcat_envs._task import Invalid, Reward
-from longcat_envs._thread import in_thread
+from longcat_envs._frame import Frame
+from longcat_envs._person import Person
+from longcat_envs._protocol import Observation, Talker, ToolResult, compact
+from longcat_envs._task import Reward
 from longcat_envs.history import Setting
 from longcat_envs.world import LiveWorld
 
@@ -65,23 +63,12 @@ def system_prompt(setting: Setting, task: WorldTask) -> str:
     )
 
 
-class Talker(Protocol):
-    """Who speaks for the person of a task."""
-
-    was_asked: bool
-    """Whether what was withheld has been said."""
-
-    def answer(self, text: str) -> str | None:
-        """Return what the person says to a text; `None` ends the talk."""
-        ...
-
-
 def scripted(task: WorldTask) -> Talker:
     """Return the person who follows rules."""
     return Person(task.opening, task.withheld, topics=task.topics, change=task.change)
 
 
-class WorldEnvironment:
+class WorldEnvironment(Frame):
     """One task, one world, one person.
 
     Args:
@@ -102,17 +89,15 @@ class WorldEnvironment:
             raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")
         self.setting, self.task, self._make_person = setting, task, person
         self._world: LiveWorld | None = None
-        self._begin()
+        super().__init__(person_waits=person is not scripted)
 
-    def _begin(self) -> None:
-        task = self.task
-        self._person = self._make_person(task)
-        self._said: list[str] = []
-        self._heard = [task.opening]
+    def _wipe(self) -> None:
+        super()._wipe()
+        self._person = self._make_person(self.task)
+        self._heard = [self.task.opening]
         self._seen: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._refused: list[str] = []
-        self._is_over, self._fault = False, ""
 
     async def reset(self) -> Observation:
         """Begin the episode anew; return the rules, the opening and the tools."""
@@ -135,7 +120,7 @@ class WorldEnvironment:
             self._world = LiveWorld(self.setting.machine, self.setting.past(self.task.past).base)
         else:
             self._world.reset()
-        self._begin()
+        self._wipe()
 
     @property
     def world(self) -> LiveWorld:
@@ -143,32 +128,22 @@ class WorldEnvironment:
         assert self._world is not None, "reset() comes first"
         return self._world
 
-    async def call(self, tool_call: Mapping[str, Any]) -> ToolResult:
-        """Run one call; whatever is wrong with it is an answer, never an exception."""
-        return self.call_now(tool_call)
+    def _has_world(self) -> bool:
+        return self._world is not None
 
-    def call_now(self, tool_call: Any) -> ToolResult:
-        """Run one call without waiting: everything is in this process."""
-        try:
-            if self._world is None or self._is_over:
-                raise ToolError("the conversation is over")
-            name, arguments = parse_call(tool_call)
-            if name not in self.task.tools:
-                raise ToolError(f"there is no tool {name[:80]!r}")
-            if name == REFUSE:
-                result: Any = self._refuse(arguments)
-            else:
-                result = self._world.call(name, arguments)
-        except ToolError as error:
-            return ToolResult(_compact({"error": str(error)}), is_error=True)
-        except Exception as error:  # the world's own fault: the episode is invalid, not lost
-            self._fault = self._fault or f"{type(error).__name__}: {error}"
-            return ToolResult(_compact({"error": "the system is out of order"}), is_error=True)
+    def _offered(self) -> Collection[str]:
+        return self.task.tools
+
+    def _run(self, name: str, arguments: dict[str, Any]) -> ToolResult:
+        if name == REFUSE:
+            result: Any = self._refuse(arguments)
+        else:
+            result = self.world.call(name, arguments)
         for value in _values(result):
             self._seen.setdefault(str(value), len(self._said))
             for form in number_forms(value):
                 self._numbers.setdefault(form, len(self._said))
-        return ToolResult(_compact(result))
+        return ToolResult(compact(result))
 
     def _refuse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         rule = arguments.get("rule")
@@ -179,26 +154,9 @@ class WorldEnvironment:
         self._refused.append(rule)
         return {"done": True, "refused": known[rule]}
 
-    async def reply(self, message: Message) -> Message | None:
-        """Answer as the person; `None` once the person has ended the talk."""
-        if self._make_person is scripted:
-            answer = self.hear(spoken(message))
-        else:  # who may take time, and may fail: the world's fault
-            try:
-                answer = await in_thread(lambda: self.hear(spoken(message)))
-            except Exception as error:
-                self._fault, self._is_over, answer = f"the person: {error}", True, None
-        return None if answer is None else {"role": "user", "content": answer}
-
-    def hear(self, text: str) -> str | None:
-        """Return what the person answers to a text, without waiting."""
-        if self._is_over:
-            return None
-        self._said.append(text)
+    def _answer(self, text: str) -> str | None:
         answer = self._person.answer(text)
-        if answer is None:
-            self._is_over = True
-        else:
+        if answer is not None:
             self._heard.append(answer)
         return answer
 
@@ -213,18 +171,8 @@ class WorldEnvironment:
             heard=heard, was_asked=self._person.was_asked,
         )  # fmt: skip
 
-    async def score(self) -> Reward | Invalid:
-        """Judge what was changed, caused and told."""
-        return self.score_now()
-
-    def score_now(self) -> Reward | Invalid:
-        """Judge without waiting."""
-        if self._world is None:
-            return Invalid("the episode was not begun: reset was not called")
-        if self._fault:
-            return Invalid(self._fault)
-        reached = self.outcome()
-        parts = judge(self.task.goal, reached, withholds=bool(self.task.withheld))
+    def _judge(self) -> Reward:
+        parts = judge(self.task.goal, self.outcome(), withholds=bool(self.task.withheld))
         return Reward(float(all(parts.values())), parts)
 
     async def close(self) -> None:
@@ -241,8 +189,3 @@ def _values(result: Any) -> Iterator[Any]:
             yield from _values(value)
     elif result is not None and not isinstance(result, bool):
         yield result
-
-
-def _compact(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace").decode("utf-8")

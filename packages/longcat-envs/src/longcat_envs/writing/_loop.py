@@ -16,7 +16,7 @@ from importlib import resources
 from inspect import getdoc
 from typing import Any
 
-from longcat_envs._environment import Message
+from longcat_envs._protocol import Message
 from longcat_envs.checks import Damage
 from longcat_envs.world.parts import PARTS
 
