@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ._config import TrainerConfig
-from ._sharding import clip_grads, total_norm
+from ._sharding import as_dtensor, clip_grads, total_norm
 
 MakeOptimizer = Callable[[Sequence[dict[str, Any]]], torch.optim.Optimizer]
 """Takes parameter groups, each with `params`, `lr` and `weight_decay`."""
@@ -65,5 +64,6 @@ def clip_finite(named: Iterable[tuple[str, Tensor]], max_norm: float) -> float:
 
 
 def _is_finite(grad: Tensor) -> bool:
-    local = grad.to_local() if isinstance(grad, DTensor) else grad
+    spread = as_dtensor(grad)
+    local = grad if spread is None else spread.to_local()
     return bool(torch.isfinite(local).all())

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SOME = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
-"""A weight that never had a gradient has no optimiser's state."""
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+    from torch.distributed.tensor import DTensor
+
+
+def as_dtensor(tensor: Tensor) -> DTensor | None:
+    """A tensor that is spread over processes; `None` for one that is not.
+
+    Where there is one, its module is loaded: to load it only to ask costs two seconds.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or not isinstance(tensor, module.DTensor):
+        return None
+    return cast("DTensor", tensor)
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether any of its weights is a DTensor."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(as_dtensor(parameter) is not None for parameter in model.parameters())
 
 
 def total_norm(grads: Iterable[Tensor]) -> float:
@@ -45,7 +50,8 @@ def clip_grads(grads: Iterable[Tensor], max_norm: float, norm: float) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather a tensor; all processes must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    spread = as_dtensor(tensor)
+    return tensor if spread is None else spread.full_tensor()
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -55,7 +61,15 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Gather the optimiser's state by names of weights."""
-    return get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    from torch.distributed.checkpoint import state_dict  # late, as DTensor is
+
+    return state_dict.get_optimizer_state_dict(model, optimizer, options=_gathered())
+
+
+def _gathered(*, is_strict: bool = True) -> StateDictOptions:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True, strict=is_strict)
 
 
 def load_state(
@@ -70,9 +84,13 @@ def load_state(
 
     `is_partial`: some of the model's weights alone, the others stay.
     """
+    from torch.distributed.checkpoint import state_dict
+
     if is_partial:
         model.load_state_dict(weights, strict=False)
     else:
-        set_model_state_dict(model, weights, options=_WHOLE)
+        state_dict.set_model_state_dict(model, weights, options=_gathered())
     if state is not None:
-        set_optimizer_state_dict(model, optimizer, state, options=_SOME)
+        # A weight that never had a gradient has no optimiser's state.
+        some = _gathered(is_strict=False)
+        state_dict.set_optimizer_state_dict(model, optimizer, state, options=some)

@@ -10,7 +10,7 @@ from ._growth import (
     stack_layers,
     variance_compensation,
 )
-from ._induction import init_induction
+from ._induction import check_induction, init_induction
 from ._losses import (
     balance_gradient_ratio,
     hidden_z_loss,
@@ -19,6 +19,7 @@ from ._losses import (
     record_routing,
     router_similarity,
 )
+from ._meta import on_meta
 from ._model import CausalLMOutput, LongcatForCausalLM, LongcatModel
 from ._ngram import neighbours
 from ._packed import pack
@@ -68,6 +69,7 @@ __all__ = [
     "balance_gradient_ratio",
     "calibrate",
     "chat_template",
+    "check_induction",
     "count_active_parameters",
     "count_parameters",
     "get_preset",
@@ -79,6 +81,7 @@ __all__ = [
     "load_tokenizer",
     "mtp_loss",
     "neighbours",
+    "on_meta",
     "pack",
     "param_groups",
     "parse_turn",

@@ -21,11 +21,27 @@ import torch
 from torch import Tensor
 
 from ._attention import LatentAttention
+from ._config import LongcatConfig
 from ._model import DecoderLayer, LongcatForCausalLM
 
 _EMBEDDING_STD = 0.4  # well above what random sub-layers add, so that tokens stay readable
 _ALIKE = 0.9  # correlation of twins
 _SHIFT_GAIN, _KEY_GAIN, _COPY_GAIN = 8.0, 4.0, 3.0
+
+
+def check_induction(config: LongcatConfig) -> None:
+    """Look whether a model of this config has room for the circuit.
+
+    Raises:
+        ValueError: It is too narrow for three subspaces of `kv_lora_rank / 2`.
+    """
+    width, half = config.hidden_size, config.kv_lora_rank // 2
+    if width < 3 * half + 1 or config.v_head_dim < half or config.num_attention_heads < 2:
+        raise ValueError(
+            f"induction needs hidden_size >= 3 * kv_lora_rank / 2 + 1, v_head_dim >= "
+            f"kv_lora_rank / 2 and 2 heads; got {width}, {config.v_head_dim}, "
+            f"{config.num_attention_heads} with kv_lora_rank={config.kv_lora_rank}"
+        )
 
 
 @torch.no_grad()
@@ -44,16 +60,11 @@ def init_induction(
         generator: For the random parts.
 
     Raises:
-        ValueError: The model is too narrow for three subspaces of `kv_lora_rank / 2`.
+        ValueError: See `check_induction`.
     """
     config = model.config
+    check_induction(config)
     width, half = config.hidden_size, config.kv_lora_rank // 2
-    if width < 3 * half + 1 or config.v_head_dim < half or config.num_attention_heads < 2:
-        raise ValueError(
-            f"induction needs hidden_size >= 3 * kv_lora_rank / 2 + 1, v_head_dim >= "
-            f"kv_lora_rank / 2 and 2 heads; got {width}, {config.v_head_dim}, "
-            f"{config.num_attention_heads} with kv_lora_rank={config.kv_lora_rank}"
-        )
     basis = torch.linalg.qr(torch.randn(width, width, generator=generator))[0].T
     constant = basis[0]
     look, note, copy = basis[1 : 1 + 3 * half].split(half)

@@ -28,6 +28,7 @@ from ._checkpoint import add_identity_rows, save_checkpoint
 from ._config import LongcatConfig
 from ._experts import Experts, MoE, Router
 from ._layers import DenseFFN, RMSNorm
+from ._meta import on_meta, take_memory
 from ._mtp import PredictionHead
 from ._ngram import NgramEmbedding, collides
 from ._norms import Wiring, has_final_norm, has_second_norm, scale_at_first
@@ -332,13 +333,13 @@ class LongcatForCausalLM(nn.Module):
         if "model.mtp.norm.weight" in shards:
             config = dataclasses.replace(config, num_nextn_predict_layers=1)
         check_layers(shards, config)
-        with torch.device("meta"):
+        with on_meta():
             model = cls(config).to(dtype)
         for module in model.modules():
             if isinstance(module, Router):
                 module.float()
         shards.check(shapes_on_disk(model.state_dict(), config), config)
-        model.to_empty(device=device)
+        take_memory(model, device)
         for module in model.modules():  # buffers that no checkpoint holds start at zero
             if isinstance(module, Router):
                 module.counts.zero_()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ._experts import Experts, Router, dispatch
+from ._meta import on_meta
 from ._model import LongcatForCausalLM
 
 # A layout good for few rows; oneDNN repacks nothing for other numbers, and 1 is worse even at 1.
@@ -90,7 +91,7 @@ def pack(model: LongcatForCausalLM) -> LongcatForCausalLM:
         _is_worth_it(*named) for module in model.modules() for named in module.named_children()
     ):
         return model
-    with torch.device("meta"):
+    with on_meta():
         packed = LongcatForCausalLM(model.config)
     packed.load_state_dict(model.state_dict(), assign=True)
     for module in list(packed.modules()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from ._config import LongcatConfig
+from ._meta import on_meta
 from ._model import DecoderLayer, LongcatForCausalLM
 from ._rotary import YarnScaling
 from ._sparse import SparseAttention
@@ -110,7 +111,7 @@ def count_active_parameters(config: LongcatConfig | str, *, num_ffn_experts: flo
 
 
 def _on_meta(config: LongcatConfig | str) -> LongcatForCausalLM:
-    with torch.device("meta"):
+    with on_meta():
         return LongcatForCausalLM(get_preset(config) if isinstance(config, str) else config)
 
 

@@ -49,6 +49,7 @@ from ._config import LongcatConfig
 from ._config_json import KNOWN
 from ._hf_base import Backbone, ids_of
 from ._hf_cache import LatentView
+from ._meta import on_meta
 from ._model import LongcatForCausalLM as Core
 from ._model import LongcatModel
 from ._padding import forward_packed, needs_packing
@@ -324,7 +325,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
             folder, dtype=_dtype(chosen, folder), device=device_map or "cpu"
         )
         hf = LongcatHfConfig.from_longcat(core.config) if config is None else config
-        with torch.device("meta"):
+        with on_meta():
             model = cls(hf)
         model._adopt(core)
         with suppress(OSError):  # none is saved beside many checkpoints

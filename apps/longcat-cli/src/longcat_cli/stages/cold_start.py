@@ -20,7 +20,9 @@ from longcat_moe import (
     ChatFormat,
     LongcatConfig,
     LongcatForCausalLM,
+    check_induction,
     init_induction,
+    on_meta,
     save_tokenizer,
     space_twins,
     train_tokenizer,
@@ -116,10 +118,11 @@ def check_model(recipe: Recipe) -> None:
     Raises:
         ValueError: The sizes do not fit together, or leave no room for an induction circuit.
     """
-    with torch.device("meta"):
-        model = LongcatForCausalLM(model_config(recipe))
-        if recipe.model.induction:
-            init_induction(model)
+    config = model_config(recipe)
+    with on_meta():
+        LongcatForCausalLM(config)
+    if recipe.model.induction:
+        check_induction(config)
 
 
 def seconds_per_token(recipe: Recipe, threads: int) -> tuple[int, float]:

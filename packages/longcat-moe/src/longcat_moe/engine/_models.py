@@ -9,6 +9,7 @@ import torch
 from longcat_moe._config import LongcatConfig
 from longcat_moe._experts import Router
 from longcat_moe._mapped import map_weights
+from longcat_moe._meta import on_meta, take_memory
 from longcat_moe._model import LongcatForCausalLM
 from longcat_moe._packed import pack
 
@@ -44,10 +45,10 @@ class Versions:
 
     def load(self, version: int, weights: bytes | memoryview) -> None:
         """Read safetensors bytes of a state dict; see `Engine.load_weights`."""
-        with torch.device("meta"):
+        with on_meta():
             model = LongcatForCausalLM(self.config)
         state = map_weights(weights, model.state_dict())
-        model.to_empty(device=self.settings.device).to(self.settings.dtype)
+        take_memory(model.to(self.settings.dtype), self.settings.device)
         for module in model.modules():
             if isinstance(module, Router):  # in float32 whatever the dtype, as in `from_pretrained`
                 module.float()
