@@ -284,7 +284,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         done = _longcat("train", "--recipe", "smoke", "--out", disk / "run",
-                        "--set", "cold_start.steps=60", "--set", "rl.steps=1",
+                        "--set", "groups={'shop': ['shop']}", "--set", "cold_start.steps=60",
+                        "--set", "rl.steps=1", "--set", "rl.max_groups_per_step=8",
                         "--set", "evaluate.tasks=2")  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert "the disk is full" in done.stderr

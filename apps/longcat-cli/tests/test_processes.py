@@ -3,26 +3,9 @@
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
-import torch
-from longcat_cli.audit import _fuse as audit_of_fuse
-from longcat_cli.processes import _ctrl_c_waits, threads_alone, tune_process
-
-
-@pytest.mark.parametrize(("given", "alone"), [(1, 1), (3, 3), (16, 4)])
-def test_who_computes_alone_takes_what_torch_was_given(monkeypatch, given, alone):
-    taken = []
-    monkeypatch.setattr(torch, "set_num_threads", taken.append)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: taken[-1] if taken else given)
-    threads_alone.cache_clear()
-    try:
-        tune_process()
-        tune_process(threads_alone())  # also after it had but one
-    finally:
-        threads_alone.cache_clear()
-    assert taken == [1, alone]
+from longcat_cli.processes import _ctrl_c_waits
 
 
 def test_ctrl_c_that_another_thread_takes_waits_as_well():
@@ -48,16 +31,3 @@ def test_ctrl_c_that_another_thread_takes_waits_as_well():
     finally:
         signal.signal(signal.SIGINT, handler)
     assert done == ["whole"]
-
-
-@pytest.mark.parametrize(("facts", "threads"), [({"threads": 3}, 3), ({}, 1)])
-def test_what_was_fused_is_derived_again_on_as_many_threads(monkeypatch, facts, threads):
-    class Tuned(Exception):
-        pass
-
-    def tune(number):
-        raise Tuned(number)
-
-    monkeypatch.setattr(audit_of_fuse, "tune_process", tune)
-    with pytest.raises(Tuned, match=str(threads)):
-        audit_of_fuse.complaints(SimpleNamespace(facts=lambda stage: facts), 1)

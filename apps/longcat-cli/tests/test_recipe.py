@@ -203,16 +203,14 @@ def test_the_estimate_grows_with_the_work_and_tells_what_is_missing(tmp_path, mo
 
 
 def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
-    """By hand, for a thousand parameters and a millisecond a token, three on one thread."""
-    monkeypatch.setattr("longcat_cli.processes.threads_alone", lambda: 2)
+    """By hand, for a thousand parameters and a millisecond a token."""
     monkeypatch.setattr(
-        "longcat_cli.stages.cold_start.seconds_per_token",
-        lambda recipe, threads: (1000, 0.001 if threads == 2 else 0.003),
+        "longcat_cli.stages.cold_start.seconds_per_token", lambda recipe: (1000, 0.001)
     )
     needs = estimate(load_recipe("smoke"))
     cold, rl, fuse = 600 * 640, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 640
     evaluate = 2 * (3 * 2 + 2) * 16 * 150
-    assert needs.seconds == pytest.approx((cold + 3 * rl + fuse + 3 * evaluate) / 1000)
+    assert needs.seconds == pytest.approx((cold + rl + fuse + evaluate) / 1000)
     assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000
     assert needs.memory_bytes == 1000 * (16 + 4 * (4 + 2)) + 2 * 500_000_000
 

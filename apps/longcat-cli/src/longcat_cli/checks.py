@@ -149,19 +149,17 @@ HEAD_COST = 0.5
 
 def estimate(recipe: Recipe) -> Needs:
     """Measure one training step of the recipe's model here, scaled up: within a factor of two."""
-    from .processes import threads_alone
     from .stages.cold_start import seconds_per_token
 
-    parameters, pace = seconds_per_token(recipe, threads_alone())
-    _, shared_pace = seconds_per_token(recipe, 1)
+    parameters, pace = seconds_per_token(recipe)
     rl, experts = recipe.rl, len(recipe.groups)
     cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
     attempts = rl.steps * rl.groups_per_batch * rl.group_size
-    trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * shared_pace
+    trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * pace
     fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
     fuse = fuse_steps * recipe.fuse.batch_tokens * pace
     cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
-    evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * shared_pace
+    evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * pace
     log = experts * attempts * 4_000
     checkpoints = parameters * ((3 + experts) * 4 + (1 + 2 * experts) * BYTES_TRAINED)
     live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * rl.num_controllers)

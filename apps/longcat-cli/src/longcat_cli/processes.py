@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import multiprocessing
 import os
 import signal
@@ -114,30 +113,17 @@ def _begin(counter: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-MOST_THREADS = 4
-"""Of a process that computes alone: small matrices gain nothing by more."""
+def tune_process() -> None:
+    """Give torch one thread, and keep freed memory for the next tensors.
 
-
-@functools.cache
-def threads_alone() -> int:
-    """Threads for a process that has the machine to itself: what torch was given, four at most."""
+    Several processes share the cores here, and small operations gain little by being split: a
+    supervised step alone on two cores takes two thirds of the time with two threads, and thrice
+    the time as soon as something else computes. glibc returns large blocks to the system at once;
+    asking for them again page by page costs a third of a small model's step.
+    """
     import torch  # late: the processes that grow environments need none
 
-    return min(MOST_THREADS, torch.get_num_threads())
-
-
-def tune_process(threads: int = 1) -> None:
-    """Give torch its threads, and keep freed memory for the next tensors.
-
-    One where several processes share the cores. Another number adds up in another order: who
-    derives weights again needs the same one.
-    glibc returns large blocks to the system at once; asking for them again page by page costs a
-    third of a small model's step.
-    """
-    import torch
-
-    threads_alone()  # before torch forgets what it was given
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     if sys.platform == "linux":
         try:
             libc = ctypes.CDLL("libc.so.6")

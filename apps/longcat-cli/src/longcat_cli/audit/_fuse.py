@@ -22,8 +22,7 @@ from ._again import attempt_of
 
 def complaints(folder: RunFolder, limit: int) -> list[str]:
     """Merge and learn once more; derive each sample that may be learned from."""
-    # As the run was: another number of threads adds up in another order.
-    tune_process(folder.facts("fuse").get("threads", 1))  # a run of an older version has none
+    tune_process()  # as the run was: another number of threads adds up in another order
     lines = _merge(folder)
     used = fuse.samples_of(folder)
     derived = list(_derived(folder))

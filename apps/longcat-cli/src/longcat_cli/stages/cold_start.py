@@ -32,7 +32,7 @@ from tokenizers import Tokenizer
 from longcat_cli.agent import DECLARE, load_worlds, read_tasks
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
-from longcat_cli.processes import threads_alone, tune_process
+from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
 SAVE_EVERY = 50
@@ -42,7 +42,7 @@ TOKENIZER_TEXTS = 1500
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Train from nothing, or from the last checkpoint of this stage; return the facts."""
     recipe = folder.recipe
-    tune_process(threads_alone())
+    tune_process()
     torch.manual_seed(recipe.seed)
     tokenizer, samples = _material(folder, display)
     display.note(doing="laying out the model")
@@ -125,9 +125,9 @@ def check_model(recipe: Recipe) -> None:
         check_induction(config)
 
 
-def seconds_per_token(recipe: Recipe, threads: int) -> tuple[int, float]:
+def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
     """Parameters of the model, and what one token of a training step costs here."""
-    tune_process(threads)
+    tune_process()
     model = LongcatForCausalLM(model_config(recipe)).train()
     trainer = _trainer(model, recipe)
     length = min(128, recipe.model.max_position_embeddings)

@@ -26,7 +26,7 @@ from longcat_cli.agent import DECLARE
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.lessons import relative_change
-from longcat_cli.processes import threads_alone, tune_process
+from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
 from ._successes import successes
@@ -35,8 +35,7 @@ from ._successes import successes
 def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Merge, then learn; return the facts."""
     recipe = folder.recipe
-    threads = threads_alone()
-    tune_process(threads)
+    tune_process()
     display.note(doing=f"merging {len(recipe.groups)} experts")
     merge_experts(folder, folder.merged)
     display.note(doing="reading what the experts did well")
@@ -57,7 +56,6 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         "steps": steps,
         "moved": moved,
         "head_steps": head_steps,
-        "threads": threads,
     }
 
 
