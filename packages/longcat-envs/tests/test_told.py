@@ -1,5 +1,7 @@
 """What counts as told: one value, undenied, and seen."""
 
+import time
+
 import pytest
 from longcat_envs._told import dates, numbers, says, told
 
@@ -109,3 +111,72 @@ def test_a_value_stands_in_a_text_whatever_else_is_said_of_it():
     assert not says("It is Porto.", "Oslo", cities)
     assert not says("It is Osloer Strasse.", "Oslo", cities)
     assert says("It is 1,240.50.", "1240.50", numbers(places=2))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "It is not\n1240.50", "It isn't\n\nEUR 1240.50", "The balance is not:\n\n1240.50",
+        "Wrong answers:\n- mine\n- 1240.50", "It is not the case that it is\n1240.50",
+        "More than 1240.50.", "It is roughly EUR 1240.50.", "~1240.50", "<1240.50", "Twice 1240.50",
+        "1240.50 thousand", "1240.50%", "1240.50-ish", "1240.50, give or take", "1240.50 plus a fee",
+        "I wonder whether it is 1240.50.", "If it were 1240.50, I would say so.", "is it 1240.50",
+        "I think it is 1240.50.", "It seems to be 1240.50.", "❌ 1240.50", "≠ 1240.50", "1240.50؟",
+        "1240.50. Nope.", "1240.50. Totally false!", "1240.50. Kidding.",
+        "1240.50. All I said is untrue.", "1240.50. None of this is true.",
+        "1240.50. The real one is higher.", "1240.50. I did not check.",
+    ],
+)  # fmt: skip
+def test_bounds_headings_and_broken_lines_do_not_tell(said):
+    assert not _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1. Cancelled it.\n2. The balance is 1240.50.", "Checked at 14:30: 1240.50.",
+        "I cannot cancel it. Here is the rest:\n- Balance: **1240.50**\n- Fee: **paid**",
+        "balance -> 1240.50", "<answer>1240.50</answer>", "About it: 1240.50.",
+        "1240.50. It is not possible to cancel it.", "Done\n1240.50", "It is 1240.50. Wonderful!",
+    ],
+)  # fmt: skip
+def test_lists_tags_and_what_cannot_be_done_do_not_hinder(said):
+    assert _says(said, numbers(places=2), "1240.50")
+
+
+def test_whole_numbers_are_told_in_words():
+    find = numbers(places=0)
+    for said in ("Three seats are left.", "There are 3 (three).", "three"):
+        assert _says(said, find, "3"), said
+    assert _says("There is only one. One moment. No one else was asked.", find, "1")
+    assert _says("twenty-one", find, "21")
+    assert not _says("There are 3, four at most.", find, "3")
+    assert _says("It is minus 90.00.", numbers(places=2), "-90.00")
+
+
+def test_dates_of_any_order_and_hyphen_are_read():
+    day, find = "2026-03-05", dates(year="2026")
+    for said in ("2026\u201103\u201105", "2026–3–5", "05.03.2026", "5-Mar-2026", "5 March",
+                 "Thursday, March 5th", "2026-03-05T12:00:00.5+00:00"):  # fmt: skip
+        assert _says(f"It is {said}.", find, day), said
+    assert _says("3/13/2026", find, "2026-03-13")
+    for other in ("6 March", "06.03.2026", "06/03/2026", "2026-3-6", "May 3"):
+        assert not _says(f"{day}, {other}", find, day), other
+    assert not _says("05/03/2026", find, day)  # may be the third of May
+    assert _says("Paid on 5 March: 1240.", "[0-9]+", "1240")
+
+
+def test_a_name_that_sounds_like_a_denial_denies_nothing():
+    find, title = numbers(places=2), "A Table for Nobody"
+    said = f"The seat for {title} costs 12.00."
+    assert not told(said, {"12.00"}, find, {"12.00"})["12.00"]
+    assert told(said, {"12.00"}, find, {"12.00"}, names={title})["12.00"]
+    assert not told(f"It is not {said}", {"12.00"}, find, {"12.00"}, names={title})["12.00"]
+
+
+def test_a_long_message_is_read_quickly():
+    for piece in ("if ", "\n", "a\n", "1. a\n", "not ", "*", "everything a b ", "a:\n"):
+        said = f"{piece * 4_000} 1240.50"
+        start = time.process_time()
+        told(said, {"1240.50"}, numbers(places=2), {"1240.50"})
+        assert time.process_time() - start < 2, piece

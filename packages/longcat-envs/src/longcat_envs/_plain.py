@@ -1,7 +1,10 @@
 """Texts as they are compared: one form for numbers, dates and marks, whoever wrote them.
 
 1.240,50   1 240.50   1'240.50   EUR1240.50      1240.50, apart from its currency
-5 March 2026   March 5th, 2026   2026/03/05      2026-03-05
+5 March 2026   March 5th, 2026   05.03.2026      2026-03-05
+5 March                                          --03-05
+05/03/2026                                       2026-03-05 2026-05-03, as it may be either
+minus 90.00                                      -90.00
 _Oslo_   Os<zero-width space>lo   full width     Oslo
 ~~Oslo~~                                         not Oslo
 """
@@ -14,7 +17,12 @@ import unicodedata
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _GAP = re.compile("(?<=\\d)[\u00a0\u2009\u202f'\u2019](?=\\d{3}(?!\\d))")
 _STRUCK = re.compile(r"~~|</?(?:s|del|strike)>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-z]\w* ?/?>", re.IGNORECASE)
 _EMPHASIS = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
+_STARS = re.compile(r"(?<=\S)\*+|\*+(?=\S)")
+_SPACES = re.compile(r"[^\S\n]{2,}")
+_HYPHENS = str.maketrans("\u2010\u2011\u2012", "---")
+_MINUS = re.compile(r"\b(?:minus|negative) (?=[€$£]? ?\d)", re.IGNORECASE)
 _CODE = r"(?:EUR|USD|GBP|CHF|PLN|CZK|euros?|dollars?)"
 _SIGN = re.compile(r"(?<![\w.,])([-−])([€$£])(?=\d)")
 _BEFORE = re.compile(rf"(?<!\w)({_CODE})(?=[-−]?\d)", re.IGNORECASE)
@@ -29,20 +37,27 @@ _MONTH = (
 )
 _NTH = r"(\d{1,2})(?:st|nd|rd|th)?"
 _DAY_FIRST = re.compile(
-    rf"(?<![\w.,]){_NTH}(?: of)? {_MONTH}(?:,? (\d{{4}}))?(?!\w)", re.IGNORECASE
+    rf"(?<![\w.,]){_NTH}(?: of)?[ -]{_MONTH}(?:,?[ -](\d{{4}}))?(?!\w)", re.IGNORECASE
 )
 _MONTH_FIRST = re.compile(rf"\b{_MONTH} {_NTH}(?:,? (\d{{4}}))?(?![\w]|[.,]\d)", re.IGNORECASE)
-_SLASHES = re.compile(r"(?<![\w./-])(\d{4})([/.])(\d{2})\2(\d{2})(?![\w/])")
-_CLOCK = re.compile(r"(?<![\w-])(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}(?::\d{2})?Z?\b")
+_YEAR_FIRST = re.compile(r"(?<![\w./-])(\d{4})([-–/.])(\d{1,2})\2(\d{1,2})(?![\w/-])")
+_YEAR_LAST = re.compile(r"(?<![\w./-])(\d{1,2})([/.])(\d{1,2})\2(\d{4})(?![\w/-])")
+_CLOCK = re.compile(
+    r"(?<![\w-])(\d{4}-\d{2}-\d{2})T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?(?!\w)"
+)
 
 
 def plain(text: str) -> str:
     """Write a text in the form in which values are looked for."""
     text = unicodedata.normalize("NFKC", _GAP.sub("", _INVISIBLE.sub("", text)))
-    text = _EMPHASIS.sub(" ", _STRUCK.sub(" not ", text.replace("\u2019", "'")))
-    text = _CLOCK.sub(r"\1", _SLASHES.sub(r"\1-\3-\4", text))
+    text = _STRUCK.sub(" not ", text.translate(_HYPHENS).replace("\u2019", "'"))
+    text = _SPACES.sub(" ", _TAG.sub(" ", _EMPHASIS.sub(" ", _STARS.sub("", text))))
+    text = _CLOCK.sub(r"\1", text)
+    text = _YEAR_FIRST.sub(lambda m: f"{m[1]}-{int(m[3]):02}-{int(m[4]):02}", text)
+    text = _YEAR_LAST.sub(lambda m: _day_or_month_first(m[1], m[3], m[4], m[2]), text)
     text = _DAY_FIRST.sub(lambda m: _date(m[1], m[2], m[3]), text)
     text = _MONTH_FIRST.sub(lambda m: _date(m[2], m[1], m[3]), text)
+    text = _MINUS.sub("-", text)
     text = _BEHIND.sub(" ", _BEFORE.sub(r"\1 ", _SIGN.sub(r"\2 \1", text)))
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
     text = _COMMA.sub(lambda m: f"{m[1].replace('.', '')}.{m[2]}", text)
@@ -50,7 +65,15 @@ def plain(text: str) -> str:
 
 
 def _date(day: str, month: str, year: str | None) -> str:
-    """Write a date in ISO form; without its year it is no number and no date."""
-    if year is None:
-        return month
-    return f"{year}-{_MONTHS.index(month[:3].lower()) + 1:02}-{int(day):02}"
+    """Write a date in ISO form, without its year as `--03-05`."""
+    return f"{year or '-'}-{_MONTHS.index(month[:3].lower()) + 1:02}-{int(day):02}"
+
+
+def _day_or_month_first(first: str, second: str, year: str, mark: str) -> str:
+    """Write a date of numbers in ISO form; with slashes either may be the month."""
+    orders = {(int(first), int(second)), (int(second), int(first))}
+    if mark == ".":
+        orders = {(int(first), int(second))}
+    return (
+        " ".join(f"{year}-{m:02}-{d:02}" for d, m in sorted(orders) if m <= 12) or f"{year}-00-00"
+    )

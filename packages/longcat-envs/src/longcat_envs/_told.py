@@ -3,7 +3,7 @@
 A value is told when all of these hold:
 
 - it stands in what the agent said as a whole word, and so does no other value of its type;
-- the sentence that holds it neither denies nor doubts it, and is not a question;
+- the sentence that holds it neither denies, doubts nor bounds it, and is not a question;
 - no later sentence takes it back;
 - it came out of a tool's result in this episode.
 """
@@ -14,7 +14,9 @@ import re
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
+from ._doubts import asks, denying_names, is_denied, takes_back
 from ._plain import plain
+from ._sentences import sentences
 
 MAX_DIGITS = 28
 """Digits that decimals are rounded to at most; longer numbers are compared as they are."""
@@ -22,58 +24,26 @@ MAX_DIGITS = 28
 Finder = Callable[[str], list[tuple[int, int, str]]]
 """From a sentence to the values of one type in it: where each begins and ends, and what it is."""
 
-_SENTENCE = re.compile(r"(?<=[.!?;。！？；])\s+|(?<=[。！？；])|\n+")
-_IDIOM = re.compile(
-    r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
-    r"|(?:do not|don't) hesitate|no doubt|without (?:a )?doubt|not(?:hing)? else"
-    r"|no (?:other|further|more|additional) \w+|not (?:\w+ )?any(?:thing)? (?:else|other)\b"
-    r"|(?:not|n't) (?:change|touch|alter|modif)\w* any\w*)\b",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(
-    r"\b(?:not|no|never|none|nobody|neither|nor|nothing|cannot|hardly|without|except|instead"
-    r"|wrong|incorrect|inaccurate|untrue|false|unlikely|unknown|unsure|uncertain|unverified"
-    r"|unconfirmed|mistaken|doubt\w*|dubious|guess\w*|deny|denied|suppos(?:ed|edly)|alleged(?:ly)?"
-    r"|maybe|perhaps|possibly|probably|presumably|might|(?:may|could) (?:well )?be|unable|fail\w*"
-    r"|rather than|other than|anything but|(?:any|some)(?:thing else| other)|far from|ruled out"
-    r"|opposite|(?:is|was|are|were|do|does|did|has|have|had|can|could|would|should|wo|ai)n'?t"
-    r"|a lie|(?:i|have) lied|lying|kidding|joking|a joke|pretend\w*|invent\w*|fake|fictional"
-    r"|made (?:\w+ )?up|hypothetical\w*|used to be)\b|不是|没有|并非|不对|错",
-    re.IGNORECASE,
-)
-_RETRACTION = re.compile(
-    r"^\W*(?:(?:well|actually|sorry|oh|wait|hm+|but|and|or|oops|honestly|in fact|lol)\W+)*"
-    r"(?:(?:no|not)\b(?=\W*$|\s*[,.!:;–—-]|\s+(?:it|that|this|wait|really|at all|true|correct"
-    r"|right|so|quite|exactly)\b)|wrong\b|(?:the )?(?:above|opposite)\b"
-    r"|it (?:is|was) not\b|it isn't\b|(?:that|this) (?:is|was) (?:not|n't)\b)",
-    re.IGNORECASE,
-)
-_TAKES_BACK = re.compile(
-    r"\b(?:that|this|it|these|those|everything|(?:the|my|that|this)(?: \w+){0,2} (?:number|figure"
-    r"|amount|value|sum|total|price|answer|date|name|statement|sentence|message|information|above))"
-    r"(?: i \w*(?: \w+)?)?(?:'s| is| was| are| were| may be| might be| could be)(?: \w+){0,2}? "
-    r"(?:(?:a |an )?(?:lie|joke|guess|invention|mistake|error|fiction)|wrong|false|untrue"
-    r"|incorrect|inaccurate|made up|invented|fake|mistaken|not (?:true|right|correct|so|real))\b"
-    r"|\b(?:disregard|ignore|forget|discard|scratch) (?:that|this|it|the|what|my|everything|all)\b"
-    r"|\b(?:do not|don't|never|cannot|can't) (?:\w+ )?(?:believe|trust|rely)\b"
-    r"|\bi(?:'m| am| was| have been)(?: \w+){0,2}? (?:wrong|mistaken|lying|joking|kidding|guessing"
-    r"|not (?:sure|certain)|unsure|uncertain)\b"
-    r"|\bi (?:\w+ )?(?:lied|guessed|invented|made (?:\w+ ){1,3}up|misspoke|retract|withdraw"
-    r"|take (?:that|it|this|everything) back|have no idea|(?:do not|don't) know(?= ?[.!]*$))"
-    r"|\bjust kidding\b|\bon second thoughts?\b|\bthe opposite\b",
-    re.IGNORECASE,
-)
-_AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
 _FAREWELL = re.compile(
     r"[,\s–—-]*\b(?:and )?(?:is there )?(?:any|some)thing (?:else|more|further)\b[^.!?？]*[?？]",
     re.IGNORECASE,
 )
-_RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
-"""A value as one end of a range; values are masked by zeros."""
-_QUESTION = re.compile(r"[?？]\W*$")
 _NUMBER = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d)")
-_DATE = re.compile(r"(?<![\w-])\d{4}-\d{2}-\d{2}(?![\w-])")
+_DATE = re.compile(r"(?<![\w-])(?:\d{4}-|--)\d{2}-\d{2}(?![\w-])")
+"""ISO dates, those without a year too (`--03-05`)."""
+_TIME = re.compile(r"(?<![\w:])\d{1,2}:\d{2}(?::\d{2})?(?!\w|:\d)")
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = re.compile(
+    rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_ONES[1:10])}))?|({'|'.join(_ONES[2:])}|zero"
+    r"|(?<=\bis )one|(?<=\bare )one|(?<=\bhave )one|(?<=\bonly )one|(?<=\bexactly )one))"
+    r"(?! moment)(?!\w)",
+    re.IGNORECASE,
+)
+"""Numbers in words; a `one` only where it counts."""
 _COUNTED = re.compile(
     r" ?%| (?:nights?|days?|weeks?|months?|years?|hours?|minutes?|times?|items?|pieces?|people"
     r"|persons?|guests?)\b",
@@ -86,6 +56,7 @@ def by_pattern(pattern: str) -> Finder:
     kind = re.compile(rf"(?<![\w.])(?:{pattern})(?!\w|[.,]\d)", re.IGNORECASE)
 
     def find(text: str) -> list[tuple[int, int, str]]:
+        text = _DATE.sub(lambda m: " " * len(m[0]) if m[0][0] == "-" else m[0], text)
         text = _NUMBER.sub(lambda m: m[0].replace(",", "").ljust(len(m[0])), text)
         return [(m.start(), m.end(), m[0].casefold()) for m in kind.finditer(text)]
 
@@ -93,7 +64,9 @@ def by_pattern(pattern: str) -> Finder:
 
 
 def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
-    """Find numbers, written to so many decimal places; dates and ids are none.
+    """Find numbers, written to so many decimal places; dates, times and ids are none.
+
+    Whole numbers are found in words too.
 
     Args:
         places: Decimal places of the canonical form.
@@ -101,10 +74,14 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
     """
 
     def find(text: str) -> list[tuple[int, int, str]]:
-        dates = [(m.start(), m.end()) for m in _DATE.finditer(text)]
+        days = [m.span() for kind in (_DATE, _TIME) for m in kind.finditer(text)]
         found: list[tuple[int, int, str]] = []
+        for match in () if places else _WORDS.finditer(text):
+            value = _number_in_words(match)
+            if value not in exempt:
+                found.append((match.start(), match.end(), value))
         for match in _NUMBER.finditer(text):
-            if any(start <= match.start() < end for start, end in dates):
+            if any(start <= match.start() < end for start, end in days):
                 continue
             if places and "." not in match[0] and _COUNTED.match(text, match.end()):
                 continue  # two nights are no money
@@ -125,15 +102,41 @@ def canonical_number(text: str, places: int) -> str:
     return f"{rounded:f}" if rounded == value else f"{value:f}"
 
 
-def dates(*, exempt: Collection[str] = ()) -> Finder:
-    """Find ISO dates other than the exempt ones."""
-    return lambda text: [
-        (m.start(), m.end(), m[0]) for m in _DATE.finditer(text) if m[0] not in exempt
-    ]
+def _number_in_words(match: re.Match[str]) -> str:
+    tens, ones, plain_word = (part and part.lower() for part in match.groups())
+    if plain_word:
+        return str(_ONES.index(plain_word))
+    return str(10 * (_TENS.index(tens) + 2) + (_ONES.index(ones) if ones else 0))
+
+
+def dates(*, exempt: Collection[str] = (), year: str = "") -> Finder:
+    """Find ISO dates other than the exempt ones.
+
+    Args:
+        exempt: Dates that may be spoken of without being meant.
+        year: The year of dates that are said without one; empty to leave them out.
+    """
+
+    def find(text: str) -> list[tuple[int, int, str]]:
+        found: list[tuple[int, int, str]] = []
+        for match in _DATE.finditer(text):
+            value = match[0]
+            if value.startswith("--"):
+                value = f"{year}{value[1:]}"
+            if value not in exempt and not value.startswith("-"):
+                found.append((match.start(), match.end(), value))
+        return found
+
+    return find
 
 
 def told(
-    said: str, wanted: Collection[str], find: Finder | str, seen: Collection[str]
+    said: str,
+    wanted: Collection[str],
+    find: Finder | str,
+    seen: Collection[str],
+    *,
+    names: Collection[str] = (),
 ) -> dict[str, bool]:
     """Return for each wanted value of one type whether it was told.
 
@@ -142,20 +145,22 @@ def told(
         wanted: The values of the type that are to be told.
         find: Finds every value of the type, or the regular expression of them all.
         seen: Every value that a tool's result held in this episode.
+        names: What results call things, if `seen` does not say it.
     """
     finder = by_pattern(find) if isinstance(find, str) else find
-    names = {value.casefold() for value in wanted}
+    things = [plain(name) for name in denying_names(names or seen)]
+    values = {value.casefold() for value in wanted}
     stated: set[str] = set()
     is_taken_back = False
-    for sentence in _SENTENCE.split(_FAREWELL.sub(".", plain(said))):
+    for sentence in sentences(_FAREWELL.sub(".", plain(said))):
         spans = finder(sentence)
         found = {value for _, _, value in spans}
-        if found - names or (found and _is_denied(sentence, spans)):
+        if found - values or (found and is_denied(sentence, spans, things)):
             return dict.fromkeys(wanted, False)
         if found:
-            if not _QUESTION.search(sentence):
+            if not asks(sentence):
                 stated |= found
-        elif _takes_back(sentence, is_after=bool(stated)):
+        elif takes_back(sentence, is_after=bool(stated)):
             is_taken_back = True
     known = {value.casefold() for value in seen}
     return {
@@ -168,26 +173,3 @@ def says(text: str, value: str, find: Finder | str) -> bool:
     """Whether a value stands in a text, denied or not."""
     finder = by_pattern(find) if isinstance(find, str) else find
     return any(one == value.casefold() for _, _, one in finder(plain(text)))
-
-
-def _takes_back(sentence: str, *, is_after: bool) -> bool:
-    """Whether a sentence without a value takes back one said before it, or just after it."""
-    sentence = _CONDITION.sub("", _IDIOM.sub("", sentence))
-    if is_after:
-        return bool(_RETRACTION.match(sentence) or _TAKES_BACK.search(sentence))
-    return bool(_AHEAD.search(sentence) and _DENIAL.search(sentence))
-
-
-def _is_denied(sentence: str, spans: list[tuple[int, int, str]]) -> bool:
-    """A denial counts unless a `but` stands between it and a value said after it."""
-    marked = list(sentence)
-    for start, end, _ in spans:
-        marked[start:end] = ["\0"] * (end - start)
-    text = _IDIOM.sub("", "".join(marked))
-    if _RANGE.search(text):
-        return True
-    parts = re.split(r"\bbut\b|，?但", text, flags=re.IGNORECASE)
-    holds = [part for part in parts if "\0" in part]
-    if any(_DENIAL.search(part) for part in holds):
-        return True
-    return len(parts) > 1 and "\0" in parts[0] and _DENIAL.search(parts[-1]) is not None

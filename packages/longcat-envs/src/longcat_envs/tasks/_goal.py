@@ -158,7 +158,7 @@ def _is_told(goal: Goal, tell: Tell, reached: Outcome) -> bool:
     same = {t.value for t in goal.told if (t.kind, t.pattern) == (tell.kind, tell.pattern)}
     seen = reached.seen_numbers if tell.kind in ("money", "int") else reached.seen
     find = _finder(tell, reached.heard)
-    return told(reached.said or "", same, find, seen)[tell.value]
+    return told(reached.said or "", same, find, seen, names=reached.seen)[tell.value]
 
 
 def seen_in_time(
@@ -184,7 +184,9 @@ def seen_in_time(
 def _finder(tell: Tell, heard: str) -> Finder:
     heard = plain(heard)
     if tell.kind == "date":
-        return dates(exempt={value for _, _, value in dates()(heard)} - {tell.value})
+        year = tell.value[:4]
+        spoken = {value for _, _, value in dates(year=year)(heard)}
+        return dates(exempt=spoken - {tell.value}, year=year)
     if tell.kind == "text":
         return by_pattern(tell.pattern)
     places = 2 if tell.kind == "money" else 0

@@ -1,0 +1,122 @@
+"""Which sentences deny or doubt the values that they hold, ask for them, or take them back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_IDIOM = re.compile(
+    r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
+    r"|(?:do not|don't) hesitate|no doubt|without (?:a )?doubt|not(?:hing)? else"
+    r"|no (?:other|further|more|additional) \w+|not (?:\w+ )?any(?:thing)? (?:else|other)\b"
+    r"|(?:not|n't) (?:change|touch|alter|modif)\w* any\w*)\b",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\b(?:not|no|never|none|nobody|neither|nor|nothing|cannot|hardly|without|except|instead"
+    r"|wrong|incorrect|inaccurate|untrue|false|unlikely|unknown|unsure|uncertain|unverified"
+    r"|unconfirmed|mistaken|doubt\w*|dubious|guess\w*|deny|denied|suppos(?:ed|edly)|alleged(?:ly)?"
+    r"|maybe|perhaps|possibly|probably|presumably|might|(?:may|could) (?:well )?be|unable|fail\w*"
+    r"|rather than|other than|anything but|(?:any|some)(?:thing else| other)|far from|ruled out"
+    r"|opposite|(?:is|was|are|were|do|does|did|has|have|had|can|could|would|should|wo|ai)n'?t"
+    r"|a lie|(?:i|have) lied|lying|kidding|joking|a joke|pretend\w*|invent\w*|fake|fictional"
+    r"|made (?:\w+ )?up|hypothetical\w*|used to be|(?:would be|would have been|had it been)|seem(?:s|ed|ingly)?"
+    r"|appears? to|apparently|likely|a chance|(?:the|my|an) estimate|refuse to|wonder(?:ing|ed)?"
+    r"|(?:some|any)(?:one|body) else|psych|assum\w+|(?:i|we) (?:\w+ )?(?:think|believe|reckon"
+    r"|suspect|imagine|would say)|let us say|let's say|(?:they|he|she|people|some) claims?"
+    r"|correct me)\b|不是|没有|并非|不对|错|可能|[≠✗✘❌✖👎🚫]|!=",
+    re.IGNORECASE,
+)
+_RETRACTION = re.compile(
+    r"^\W*(?:(?:well|actually|sorry|oh|wait|hm+|but|and|or|oops|honestly|in fact|lol)\W+)*"
+    r"(?:(?:no|not)\b(?=\W*$|\s*[,.!:;–—-]|\s+(?:it|that|this|wait|really|at all|true|correct"
+    r"|right|so|quite|exactly)\b)|wrong\b|(?:the )?(?:above|opposite)\b"
+    r"|it (?:is|was) not\b(?! (?:possible|allowed|necessary|needed)\b)|it isn't\b|(?:that|this) (?:is|was) (?:not|n't)\b"
+    r"|(?:\w+\W+){0,2}(?:nope|nah|false|untrue|incorrect|kidding|negative|psych)\W*$)",
+    re.IGNORECASE,
+)
+_TAKES_BACK = re.compile(
+    r"\b(?:that|this|it|these|those|everything|(?:the|my|that|this)(?: \w+){0,2} (?:number|figure"
+    r"|amount|value|sum|total|price|answer|date|name|statement|sentence|message|information|above))"
+    r"(?: i \w*(?: \w+)?)?(?:'s| is| was| are| were| may be| might be| could be)(?: \w+){0,2}? "
+    r"(?:(?:a |an )?(?:lie|joke|guess|invention|mistake|error|fiction)|wrong|false|untrue"
+    r"|incorrect|inaccurate|made up|invented|fake|mistaken|not (?:true|right|correct|so|real)"
+    r"|(?:something|somebody|someone) else(?:'s)?|(?:another|different)(?: \w+)?(?=\W*$))\b"
+    r"|\b(?:everything|all|what|anything|whatever)(?: \w+){1,3} (?:is|was)(?: \w+){0,2}? (?:a lie"
+    r"|wrong|false|untrue|incorrect|made up|invented|nonsense|not (?:true|right|correct))\b"
+    r"|\b(?:nothing|none)(?: \w+){1,3} (?:is|was) (?:true|right|correct)\b"
+    r"|\bthe (?:real|actual|true|right|correct) (?:\w+ )?(?:is|was) (?:\w+ )?(?:higher|lower|more"
+    r"|less|different|another|unknown)\b|\b(?:do not|don't) take (?:my|that|this|it)\b"
+    r"|\bi (?:did not|didn't|have not|haven't|never) (?:\w+ )?(?:check|look|verif|confirm)\w*"
+    r"|\b(?:disregard|ignore|forget|discard|scratch) (?:that|this|it|the|what|my|everything|all)\b"
+    r"|\b(?:do not|don't|never|cannot|can't) (?:\w+ )?(?:believe|trust|rely)\b"
+    r"|\bi(?:'m| am| was| have been)(?: \w+){0,2}? (?:wrong|mistaken|lying|joking|kidding|guessing"
+    r"|not (?:sure|certain)|unsure|uncertain)\b"
+    r"|\bi (?:\w+ )?(?:lied|guessed|invented|made (?:\w+ ){1,3}up|misspoke|retract|withdraw"
+    r"|take (?:that|it|this|everything) back|have no idea|(?:do not|don't) know(?= ?[.!]*$))"
+    r"|\bjust kidding\b|\bon second thoughts?\b|\bthe opposite\b",
+    re.IGNORECASE,
+)
+_AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
+_RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
+"""A value as one end of a range; values are masked by zeros."""
+_BOUND = re.compile(
+    r"(?:\b(?:about|around|roughly|approximately|approx\.?|circa|nearly|almost|over|under|above"
+    r"|below|(?:more|less|higher|lower|greater|fewer) than|at least|close to|differ\w* from"
+    r"|apart from|besides|double|twice|triple|half(?: of)?|(?:if|whether|unless)\b[^,\0]{0,99})"
+    r"|[~≈±]|(?<![-=])[<>])\s*(?:[€$£]|[A-Z]{3}\b)?\s*\0"
+    r"|\0 ?(?:(?:k|m|thousand|million|billion|cents?|percent|-?ish|,? or so|,? (?:or|more or) less"
+    r"|,? or (?:more|thereabouts)|,? give or take)\b|[±%])"
+    r"|\0 (?:[A-Z]{3} |euros? |dollars? )?(?:plus|minus|times)\b",
+    re.IGNORECASE,
+)
+"""A value that is a bound, an estimate, a condition or a part of a sum; masked by zeros."""
+_QUESTION = re.compile(
+    r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you)\b",
+    re.IGNORECASE,
+)
+
+
+def asks(sentence: str) -> bool:
+    """Whether a sentence is a question."""
+    return _QUESTION.search(sentence) is not None
+
+
+def takes_back(sentence: str, *, is_after: bool) -> bool:
+    """Whether a sentence without a value takes back one said before it, or just after it."""
+    sentence = _CONDITION.sub("", _IDIOM.sub("", sentence))
+    if is_after:
+        return bool(_RETRACTION.match(sentence) or _TAKES_BACK.search(sentence))
+    return bool(_AHEAD.search(sentence) and _DENIAL.search(sentence))
+
+
+def denying_names(names: Iterable[str]) -> list[str]:
+    """Return the names of more words than one that sound like denials, such as `A Table for Nobody`."""
+    return [name for name in names if " " in name and _DENIAL.search(name)]
+
+
+def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[str] = ()) -> bool:
+    """Whether a sentence denies, doubts or only bounds the values at `spans`.
+
+    A denial counts unless a `but` stands between it and a value said after it.
+
+    Args:
+        sentence: One sentence.
+        spans: Where values are in it.
+        names: What is no denial: names of things.
+    """
+    marked = list(sentence)
+    for start, end, _ in spans:
+        marked[start:end] = ["\0"] * (end - start)
+    text = "".join(marked)
+    for name in names:
+        text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
+    text = _IDIOM.sub("", text)
+    if _RANGE.search(text) or _BOUND.search(text):
+        return True
+    parts = re.split(r"\bbut\b|，?但", text, flags=re.IGNORECASE)
+    holds = [part for part in parts if "\0" in part]
+    if any(_DENIAL.search(part) for part in holds):
+        return True
+    return len(parts) > 1 and "\0" in parts[0] and _DENIAL.search(parts[-1]) is not None
