@@ -203,3 +203,15 @@ def test_contracts_are_plain_lines(setting):
     for line in lines:
         assert set(line) == {"tool", "kind", "class", "part", "needs", "yields", "reads", "writes"}
         assert bool(line["writes"]) == (line["kind"] == "write")
+
+
+async def test_a_number_that_the_agent_gave_itself_is_not_found(setting, tasks):
+    task = tasks[0]
+    search = next(name for name in task.tools if name.startswith("search_"))
+    environment = WorldEnvironment(setting, task)
+    await environment.reset()
+    for page, is_error in ((98_765, False), (0, True), (-1, True)):
+        call = {"function": {"name": search, "arguments": json.dumps({"page": page})}}
+        assert (await environment.call(call)).is_error == is_error
+    assert not environment.outcome().seen_numbers & {"98765", "98765.00"}
+    assert "98765" not in environment.outcome().seen

@@ -139,7 +139,8 @@ class WorldEnvironment(Frame):
             result: Any = self._refuse(arguments)
         else:
             result = self.world.call(name, arguments)
-        for value in _values(result):
+        own = {"page"}  # the agent's own argument, given back: nothing that it has found
+        for value in _values({key: value for key, value in result.items() if key not in own}):
             self._seen.setdefault(str(value), len(self._said))
             for form in number_forms(value):
                 self._numbers.setdefault(form, len(self._said))

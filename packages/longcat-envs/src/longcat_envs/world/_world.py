@@ -271,6 +271,8 @@ class LiveWorld:
     def _search(self, tool: Tool, values: dict[str, Any]) -> dict[str, Any]:
         of = tool.of
         page = values.pop("page", 1)
+        if page < 1:
+            raise CallRefused("page must be 1 or more")
         one, store = self.machine.spec.classes[of], self.store
         found: tuple[str, ...] | list[str] | None = None
         for name, value in values.items():
@@ -308,7 +310,7 @@ class LiveWorld:
         return self._page(query.of, found, 1)
 
     def _page(self, of: str, ids: Sequence[str], page: int) -> dict[str, Any]:
-        start = max(0, page - 1) * PAGE_SIZE
+        start = (page - 1) * PAGE_SIZE
         rows = [self.show(of, i, whole=False) for i in ids[start : start + PAGE_SIZE]]
         return {"total": len(ids), "page": page, "rows": rows}
 
