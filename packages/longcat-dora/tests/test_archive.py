@@ -26,7 +26,8 @@ from longcat_dora import (
     replay,
 )
 from longcat_dora.__main__ import main
-from longcat_dora._books.archive import _Survey, archive
+from longcat_dora._books.archive import archive
+from longcat_dora._books.survey import Survey
 from longcat_dora._log.lines import encode_event
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
@@ -86,6 +87,7 @@ def test_an_archived_log_is_judged_from_where_it_begins_and_counts_the_same(
     (note,) = after.notes
     assert note.startswith("judged from part ")
     assert "of the log on; before it by its summary: " in note
+    assert json.loads(_summary(archived).read_bytes().splitlines()[0])["trained"] == {}
     numbers = "num_started num_committed num_ended num_open staleness reasons"
     for name in numbers.split():
         assert getattr(after, name) == getattr(before, name)
@@ -173,7 +175,7 @@ def test_what_a_checkpoint_or_a_restore_may_undo_stays(tmp_path):
 
 
 def _survey(events):
-    survey = _Survey()
+    survey = Survey()
     for number, event in events:
         survey.read(number, event)
     return survey.first_to_stay(sorted({number for number, _ in events}))
@@ -190,6 +192,8 @@ def test_a_part_stays_when_a_later_one_restores_to_before_it():
     assert _survey([*start, *steps, (3, saved)]) == 2
     assert _survey([*start, *steps, (3, {**saved, "kept": [3]})]) == 1
     assert _survey([*start, *steps]) == 0
+    wide = [(0, {"kind": "opened", "hard_staleness": 3}), *start, *steps, (3, saved)]
+    assert _survey(wide) == 1  # what it was once may be what was used again
     again = [(3, saved), (3, {"kind": "restored", "version": 2}), *(step(3, 2) + step(3, 3))]
     assert _survey([*start, *steps, *again, *step(3, 4), *step(3, 5)]) == 1
     half = [*start, *steps[:3], (1, steps[3][1]), *steps[4:], (3, saved)]

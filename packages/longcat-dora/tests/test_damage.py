@@ -23,7 +23,6 @@ from longcat_dora import (
     check,
     read_events,
 )
-from longcat_dora._books.archive import archive
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
@@ -259,7 +258,8 @@ LocalRuntime(
 ).run()
 """)
     run, record = tmp_path / "run", tmp_path / "record"
-    environment = {**os.environ, "PYTHONPATH": str(hook), "RECORD_FOLDER": str(run / "log"),
+    paths = [str(hook), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RECORD_FOLDER": str(run / "log"),
                    "RECORD_OUT": str(record)}  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(script), str(run)], env=environment, capture_output=True, text=True
@@ -325,17 +325,18 @@ def test_a_run_goes_on_after_a_power_cut_that_kept_events_and_lost_payloads(tmp_
     assert report.num_open == 0
 
 
-def test_resuming_takes_memory_that_does_not_grow_with_the_log(tmp_path, monkeypatch):
+def test_resuming_and_archiving_take_memory_that_does_not_grow_with_the_log(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     import resume
 
     fresh, _ = resume.proceed(tmp_path / "fresh", 0)
     version = resume.write_log(tmp_path / "long", 30_000, segment_bytes=4 * 2**20)
     whole, _ = resume.proceed(tmp_path / "long", version)
-    assert archive(tmp_path / "long", to=None).files
+    archiver, _ = resume.proceed(tmp_path / "long", version, resume.ARCHIVE)
     rest, _ = resume.proceed(tmp_path / "long", version)
     # All events of it are some 45 MiB; what a system keeps of libraries varies by some.
     assert whole - fresh < 10
+    assert archiver - fresh < 5
     assert rest - fresh < 10
 
 

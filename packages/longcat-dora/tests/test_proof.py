@@ -120,6 +120,17 @@ def test_a_flipped_bit_in_a_trajectory_is_found(run):
     assert len(check(run / "log").breaches) > 10
 
 
+def test_a_breach_names_file_and_line(tmp_path):
+    log = EventLog(tmp_path, segment_bytes=300)
+    log.append(OPENED, *({"kind": "published", "version": n} for n in range(3)))
+    log.append({"kind": "published", "version": 3})
+    log.close()
+    told = [breach.split(": ")[0] for breach in check(tmp_path).breaches]
+    assert told == [f"C3, events-000000.jsonl line {n}" for n in (4, 5)] + [
+        "C3, events.jsonl line 2"
+    ]
+
+
 def test_the_bytes_are_part_of_the_verdict(whole):
     report = check(whole / "log")
     produced = sum(e["kind"] == "produced" for e in read_events(whole / "log"))

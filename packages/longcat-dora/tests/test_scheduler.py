@@ -227,6 +227,8 @@ def _committed(version, *names):
         ([_started("a"), _produced("a", 0, versions=[0, 1])], "C1"),
         ([_started("a", 3)], "C1"),
         ([_started("a"), _produced("a"), _committed(0, "a"), _committed(0, "a")], "C2"),
+        ([_started("a"), _produced("a"), _produced("a")], "C2"),
+        ([_produced("a")], "C2"),
         ([_started("a"), _committed(0, "a")], "C2"),
         ([_started("a"), {"kind": "closed"}], "C2"),
         ([_started("a"), {"kind": "ended", "trajectory": "a", "reason": ""}], "C2"),

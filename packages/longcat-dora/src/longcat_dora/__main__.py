@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._books.archive import archive, find_archivable
+from ._books.archive import archive, find_archivable, hold_log
 from ._books.config import SchedulerConfig
 from ._books.simulate import plan
 from ._books.why import why
@@ -126,20 +126,26 @@ def _archive(options: argparse.Namespace) -> int:
     log, to = _log_of(options.run), options.to
     if to is not None and options.delete:
         raise LongcatDoraError("say either --to FOLDER or --delete")
-    found = find_archivable(log)
-    print(found.describe())
-    if not found.files and not found.payloads:
-        return 0
     if to is None and not options.delete:
-        print("nothing was changed: say --to FOLDER to move it, or --delete")
+        if _show_archivable(log):
+            print("nothing was changed: say --to FOLDER to move it, or --delete")
         return 0
-    question = "Delete it?" if to is None else f"Move it to {to}?"
-    if not options.yes and not _agrees(question):
-        print("nothing was changed")
-        return 1
-    archive(log, to=to)
+    with hold_log(log) as lock:
+        if not _show_archivable(log):
+            return 0
+        question = "Delete it?" if to is None else f"Move it to {to}?"
+        if not options.yes and not _agrees(question):
+            print("nothing was changed")
+            return 1
+        archive(log, to=to, lock=lock)
     print("done; continue the run as before")
     return 0
+
+
+def _show_archivable(log: Path) -> bool:
+    found = find_archivable(log)
+    print(found.describe())
+    return bool(found.files or found.payloads)
 
 
 def _agrees(question: str) -> bool:

@@ -13,18 +13,20 @@ first.
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import itertools
 import os
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from longcat_dora._log import events as ev
 from longcat_dora._log.check import Checker
 from longcat_dora._log.events import Event
 from longcat_dora._log.lines import FULL, number_of
+from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.log import EventLog
 from longcat_dora._log.payloads import sync_folder
 from longcat_dora._log.reader import LogReader
@@ -43,8 +45,7 @@ from longcat_dora._log.summary import (
 from longcat_dora._types import LongcatDoraError
 
 from .recover import RecoveryState
-
-_NEVER = 2**62
+from .survey import NEVER, Survey, survey_of
 
 
 @dataclass(slots=True)
@@ -73,92 +74,22 @@ class Archivable:
         )
 
 
-@dataclass(slots=True)
-class _Survey:
-    """What has to be known of a log before it is said where it may be cut."""
-
-    version_at: dict[int, int] = field(default_factory=dict[int, int])
-    """Number of a file to the version at its end, unless a step is half told there."""
-    restores_at: dict[int, int] = field(default_factory=dict[int, int])
-    """Number of a file to the least version that is restored in it."""
-    payloads_at: dict[int, set[str]] = field(
-        default_factory=lambda: defaultdict[int, set[str]](set)
-    )
-    """Number of a file to the payload files that it names."""
-    oldest_kept: int = 0
-    bound: int = 0
-    version: int = 0
-    is_told: bool = True
-    """Whether the last step that was committed was published too."""
-    vouched: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
-
-    def read(self, number: int, event: Event) -> None:
-        match event["kind"]:
-            case "opened":
-                self.bound = event["hard_staleness"]
-            case "published":
-                self.version, self.is_told = event["version"], True
-            case "committed":
-                self.is_told = False
-            case "restored":
-                self.version, self.is_told = event["version"], True
-                before = self.restores_at.get(number, event["version"])
-                self.restores_at[number] = min(before, event["version"])
-            case "saved":
-                self.oldest_kept = min(event["kept"], default=self.oldest_kept)
-            case "produced":
-                if "payload" in event:
-                    self.payloads_at[number].add(event["payload"][0])
-            case "archived":
-                self.vouched.add((event["before"], event["digest"]))
-            case _:
-                pass
-        self.version_at.pop(number, None)
-        if self.is_told:
-            self.version_at[number] = self.version
-
-    @property
-    def lowest_restore(self) -> int:
-        """The least version that the log restores to; great if there is none."""
-        return min(self.restores_at.values(), default=_NEVER)
-
-    def first_to_stay(self, numbers: list[int]) -> int:
-        """Return the number of the first file that must stay; the last one always does."""
-        limit = min(self.oldest_kept, self.version - self.bound)
-        for number, after in zip(numbers[-2::-1], numbers[:0:-1], strict=True):
-            limit = min(limit, self.restores_at.get(after, limit))
-            if self.version_at.get(number, _NEVER) <= limit:
-                return after
-        return numbers[0]
-
-
 def find_archivable(folder: Path) -> Archivable:
     """Say what of a log is trained through; nothing is changed.
 
     Raises:
         LongcatDoraError: There is no log, or it is damaged.
     """
-    return _plan(folder, _survey(folder))[0]
+    return _plan(folder, survey_of(folder))[0]
 
 
-def _survey(folder: Path) -> _Survey:
-    log, survey = LogReader(folder), _Survey()
-    if log.summary is not None:
-        head = log.summary.head
-        survey.version, survey.bound = head["version"], head["opened"]["hard_staleness"]
-        survey.oldest_kept = min(head["saved"]["kept"], default=0) if head["saved"] else 0
-    for event in log:
-        survey.read(log.number, event)
-    return survey
-
-
-def _plan(folder: Path, survey: _Survey) -> tuple[Archivable, _Part]:
+def _plan(folder: Path, survey: Survey) -> tuple[Archivable, _Part]:
     log = LogReader(folder)
     numbers = [number for path in log.files if (number := number_of(path)) is not None]
     if not numbers:  # nothing but an empty file, or half a head
-        return Archivable(folder, 0, [], []), _Part(log, 0, floor=survey.lowest_restore)
+        return Archivable(folder, 0, [], []), _Part(log, 0, survey)
     before = survey.first_to_stay(numbers)
-    part = _Part(log, before, floor=survey.lowest_restore)
+    part = _Part(log, before, survey)
     files = [path for path in sorted(folder.glob(FULL)) if (number_of(path) or 0) < before]
     needed = {name for number in numbers if number >= before for name in survey.payloads_at[number]}
     needed |= part.payloads()
@@ -169,12 +100,12 @@ def _plan(folder: Path, survey: _Survey) -> tuple[Archivable, _Part]:
 class _OpenMembers:
     """Events of trajectories that are not over.
 
-    Args:
+    Attributes:
         floor: No restore goes back to before this version: what was trained on before it is over.
     """
 
-    def __init__(self, floor: int) -> None:
-        self._floor = floor
+    def __init__(self) -> None:
+        self.floor = NEVER
         self._of: dict[str, list[Event]] = {}
         self._trained: dict[int, list[str]] = {}
         """Version to what was trained on at it, as long as a restore may take it back."""
@@ -200,7 +131,7 @@ class _OpenMembers:
             case "committed":
                 self._trained[event["version"]] = event["trajectories"]
             case "saved":
-                self._settle(min([*event["kept"], self._floor]))
+                self._settle(min([*event["kept"], self.floor]))
             case "restored":
                 for version in [v for v in self._trained if v >= event["version"]]:
                     del self._trained[version]
@@ -220,15 +151,17 @@ class _OpenMembers:
 class _Part:
     """Reads a log up to a file, and knows what that part leaves behind.
 
+    It forgets what is over as it reads, so that its memory does not grow with the log.
+
     Args:
         log: The log.
         before: Number of the first file that is not read.
-        floor: See `_OpenMembers`.
+        survey: Of the whole log.
     """
 
-    def __init__(self, log: LogReader, before: int, *, floor: int) -> None:
-        self.recovery, self.members = RecoveryState(floor), _OpenMembers(floor)
-        self.checker = Checker()
+    def __init__(self, log: LogReader, before: int, survey: Survey) -> None:
+        self.recovery, self.members = RecoveryState(NEVER), _OpenMembers()
+        self.checker, self.survey = Checker(), survey
         self.checker.log = log
         self.opened: ev.Opened | None = None
         self.saved: ev.Saved | None = None
@@ -236,10 +169,17 @@ class _Part:
         self.digest: str | None = None
         if log.summary is not None:
             self._begin(log.summary)
+        number = -1
         for event in log:
             if log.number >= before:
                 break
+            if log.number != number:
+                number = log.number
+                self.recovery.version = self.members.floor = survey.lowest_restore(number)
             self._read(event)
+            if event["kind"] == "saved":
+                lowest = min(self.version, self.members.floor) - survey.bound
+                self.checker.settle(min([*event["kept"], lowest]))
             assert log.position is not None
             self.chain = log.position.chain
 
@@ -280,6 +220,15 @@ class _Part:
         events = itertools.chain.from_iterable(group["events"] for group in self.groups())
         return {e["payload"][0] for e in events if e["kind"] == "produced" and "payload" in e}
 
+    def trained(self) -> dict[str, int]:
+        """Trajectory to version, of what may be used again: a run may use what is in the bound."""
+        checker, oldest = self.checker, self.version - self.survey.bound
+        return {
+            name: version
+            for name, version in checker.committed.items()
+            if self.survey.reuses and version >= oldest and name not in checker.reused
+        }
+
     def counts(self) -> Counts:
         """What the checker has counted."""
         report = self.checker.report
@@ -293,21 +242,38 @@ class _Part:
         }  # fmt: skip
 
 
-def archive(folder: Path, *, to: Path | None) -> Archivable:
+@contextlib.contextmanager
+def hold_log(folder: Path) -> Generator[FolderLock]:
+    """Keep runs away from a log while it is shown what may go, and somebody is asked.
+
+    Raises:
+        LongcatDoraError: There is no log, or a run holds it.
+    """
+    if folder.is_file():
+        raise LongcatDoraError(f"a folder is archived, with all of its log, {folder} is a file")
+    LogReader(folder)  # the lock would make a file where there is no log
+    with contextlib.closing(FolderLock(folder)) as lock:
+        yield lock
+
+
+def archive(folder: Path, *, to: Path | None, lock: FolderLock | None = None) -> Archivable:
     """Write the summary of what is trained through, have the log say so, and move the files.
 
     Args:
         folder: Of the log; no run may be writing to it.
         to: A folder to move the files to; deleted when absent.
+        lock: Of the folder; taken here when absent.
 
     Raises:
-        LongcatDoraError: A run holds the folder, or what would be archived has a breach: then
-            nothing is changed.
+        LongcatDoraError: A run holds the folder, what would be archived has a breach, or `to`
+            holds other files of these names: then nothing is changed.
     """
-    log = EventLog(folder)  # it holds the lock, and heals a torn end
+    log = EventLog(folder, lock=lock)  # it heals a torn end
     try:
-        survey = _survey(folder)
+        survey = survey_of(folder)
         found, part = _plan(folder, survey)
+        if to is not None:
+            _refuse_to_overwrite(found, to)
         for path in folder.glob(SUMMARIES):  # that a crash left before the log could speak of it
             if not any(f"{before:06d}-{digest}" in path.name for before, digest in survey.vouched):
                 path.unlink()
@@ -342,6 +308,7 @@ def _summarize(found: Archivable, part: _Part, earlier: Summary | None) -> Path:
         "format": FORMAT, "before": found.before, "chain": part.chain, "files": files,
         "opened": part.opened, "version": part.version, "digest": part.digest,
         "saved": part.saved, "counts": part.counts(), "open": part.groups(),
+        "trained": part.trained(),
     }  # fmt: skip
     return write_summary(found.folder, head, _admissions(LogReader(found.folder), found.before))
 
@@ -361,14 +328,32 @@ def _admissions(log: LogReader, before: int) -> Iterator[bytes]:
             yield encode_line([event["group"], event["domain"], event["task"]])
 
 
+def _refuse_to_overwrite(found: Archivable, to: Path) -> None:
+    """See that a folder is another one, and holds nothing of these names that is something else."""
+    to.mkdir(parents=True, exist_ok=True)
+    if to.samefile(found.folder):
+        raise LongcatDoraError(f"old parts must be moved to another folder than the log's, {to}")
+    for path in [*found.files, *found.payloads]:
+        there = to / path.name
+        if there.exists() and not filecmp.cmp(path, there, shallow=False):
+            raise LongcatDoraError(
+                f"{there} is of another log: every log needs a folder of its own"
+            )
+
+
 def _move(path: Path, to: Path | None) -> None:
     """Move a file, to another disk perhaps, so that it is whole in one of both places."""
     if to is not None:
-        to.mkdir(parents=True, exist_ok=True)
         part = to / f".{path.name}.part"
-        shutil.copy2(path, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(to / path.name)
+        try:
+            shutil.copy2(path, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(to / path.name)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise LongcatDoraError(
+                f"cannot write {to / path.name}: {error.strerror}; the log is whole, archive again"
+            ) from error
         sync_folder(to)
     path.unlink()

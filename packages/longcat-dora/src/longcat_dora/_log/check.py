@@ -17,7 +17,7 @@ What cannot be judged (an empty log, a log without its bound) is said, and is no
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +70,10 @@ class Checker:
         """Sampled on a version that a restore took back: another one has its number now."""
         self.damaged: dict[str, str] = {}
         """Trajectories whose bytes are not what was written, and what is wrong."""
-        self.steps: list[_Step] = []
+        self.steps: deque[_Step] = deque()
         self.is_closed = False
         self.num_archived = 0
-        """Trajectories that were started in parts of the log that a summary stands for."""
+        """Of trajectories whose number is below this, those that are over are forgotten."""
         self.handlers = {
             "opened": self._opened, "published": self._published, "started": self._started,
             "moved": self._moved, "produced": self._produced, "ended": self._ended,
@@ -93,6 +93,7 @@ class Checker:
             self.digests[head["version"]] = head["digest"]
         for event in summary.events():
             self.read(event)
+        self.committed.update(head.get("trained", {}))
         self.num_archived = counts["started"]
         report.num_events, report.num_started = counts["events"], counts["started"]
         report.num_committed, report.num_ended = counts["committed"], counts["ended"]
@@ -103,6 +104,25 @@ class Checker:
         report.notes.append(
             f"judged from part {summary.before} of the log on; before it by its summary: {summary}"
         )
+
+    def settle(self, limit: int) -> None:
+        """Forget what is over, when no step before version `limit` can be undone or used again.
+
+        No breach is missed for it: that a name was given before, its number tells.
+        """
+        self.num_archived = self.report.num_started
+        while self.steps and self.steps[0].version < limit:
+            for name, _ in self.steps.popleft().batch:
+                del self.committed[name]
+                self.reused.discard(name)
+        for name in [name for name in self.closed if name not in self.committed]:
+            if self._is_archived(name):
+                del self.closed[name]
+                self.produced.discard(name)
+                self.undone.discard(name)
+                self.before.pop(name, None)
+        for version in [version for version in self.digests if version < limit]:
+            del self.digests[version]
 
     def read(self, event: Any) -> None:
         """Take note of the next event."""

@@ -104,7 +104,15 @@ def number_of(file: Path) -> int | None:
         return int(found[1])
     try:
         with file.open("rb") as stream:
-            number = json.loads(stream.readline())["event"]["number"]
-    except (OSError, ValueError, KeyError, TypeError):
+            return number_in(stream.readline())
+    except OSError:
+        return None
+
+
+def number_in(head: bytes) -> int | None:
+    """Return the number that a file's first line says, true or not."""
+    try:
+        number = json.loads(head)["event"]["number"]
+    except (ValueError, KeyError, TypeError):
         return None
     return number if isinstance(number, int) else None

@@ -21,6 +21,7 @@ from .lines import (
     decode_event,
     head_problem,
     is_torn,
+    number_in,
     number_of,
 )
 from .payloads import PayloadReader
@@ -46,13 +47,14 @@ class LogReader:
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path)
-        self.folder = path if path.is_dir() else path.parent
+        self._is_whole = path.is_dir()
+        self.folder = path if self._is_whole else path.parent
         self.files = _files(path)
         self.summary: Summary | None = None
         self.torn_bytes = self.first = self.number = 0
         self._at: tuple[Path, int, int, int] | None = None
         """As `Position` has it."""
-        if path.is_dir():
+        if self._is_whole:
             self.summary = find_summary(path, number_of(self.files[0]))
         if self.summary is not None:
             before = self.summary.before
@@ -69,7 +71,7 @@ class LogReader:
         self.torn_bytes, self._at = 0, None
         summary = self.summary
         is_vouched_for = summary is None
-        for file in self.files:
+        for file in tuple(self.files):
             if summary is None:
                 yield from self._read(file)
                 continue
@@ -85,6 +87,8 @@ class LogReader:
     def _read(self, file: Path) -> Iterator[Event]:
         with file.open("rb") as stream:
             head = stream.readline()
+            for earlier in self._renamed_meanwhile(file, head):
+                yield from self._read(earlier)
             chain, end = self._read_head(file, head) if head else 0, len(head)
             if not chain:
                 return
@@ -103,6 +107,20 @@ class LogReader:
                 end += len(line)
                 self._at = (file, number, end, chain)
                 yield event
+
+    def _renamed_meanwhile(self, file: Path, head: bytes) -> list[Path]:
+        """List files that a run has filled since they were listed: they come before its newest."""
+        end = number_in(head)
+        if not self._is_whole or file.name != EVENTS or end is None:
+            return []
+        begin = self.number + 1 if self._at else self.summary.before if self.summary else 0
+        found = [
+            path
+            for path in sorted(self.folder.glob(FULL))
+            if path not in self.files and begin <= (number_of(path) or 0) < end
+        ]
+        self.files[-1:-1] = found
+        return found
 
     def _read_head(self, file: Path, line: bytes) -> int:
         """Read a file's first line; return its checksum, or 0 if a crash tore it."""

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from .events import Admitted, Archived, Event, Opened, Saved
 from .lines import LogDamagedError
@@ -82,6 +82,8 @@ class Head(TypedDict):
     saved: Saved | None
     counts: Counts
     open: list[OpenGroup]
+    trained: NotRequired[dict[str, int]]
+    """Trajectory to the version it was sampled on, of what the rest of the log may use again."""
 
 
 class Summary:
