@@ -40,6 +40,14 @@ def test_every_stage_of_the_smoke_run_learned_something(trained):
     assert facts["moved"] > 1e-3
 
 
+def test_each_start_of_the_run_is_written_down(trained):
+    sessions = RunFolder.open(trained).sessions()
+    times = [session["at"] for session in sessions]
+    assert len(times) > 3  # it was killed in most of its stages
+    assert times == sorted(times)
+    assert all(session["machine"]["cores"] > 0 and session["versions"] for session in sessions)
+
+
 def test_what_the_smoke_run_left_stands_when_it_is_derived_again(trained):
     found = dict(audit(RunFolder.open(trained)))
     assert list(found) == list(stages_of(RunFolder.open(trained).recipe))

@@ -44,6 +44,24 @@ def test_a_damaged_mark_of_a_stage_is_named(longcat, tmp_path, held):
     assert "grow.json must be" in done.stderr
 
 
+def test_a_model_that_is_here_is_not_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGCAT_MODELS", str(tmp_path))
+    loaded, fetched = [], []
+    monkeypatch.setattr("longcat_cli.local_talkers.TransformersTalker", loaded.append)
+    monkeypatch.setattr(
+        "longcat_cli.talkers.get_model", lambda name: fetched.append(name) or tmp_path / name
+    )
+
+    def ask():
+        make_talker("smollm2-135m", api_key_env="OPENAI_API_KEY", server_model=None)
+
+    ask()
+    monkeypatch.setattr("longcat_cli.talkers.is_here", lambda name: True)
+    ask()
+    assert fetched == ["smollm2-135m"]
+    assert loaded == [tmp_path / "smollm2-135m"] * 2
+
+
 def test_a_recipe_of_another_editor(tmp_path):
     file = tmp_path / "r.toml"
     file.write_bytes(b"\xef\xbb\xbf[rl]\r\ngroup_size = 4\r\n")

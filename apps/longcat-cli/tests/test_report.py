@@ -131,6 +131,11 @@ def test_the_page_tells_all_in_order_and_fetches_nothing(page):
     assert "prefers-color-scheme:dark" in page
 
 
+def test_no_heading_is_empty(page):
+    assert "<h2></h2>" not in page
+    assert page.count("<h2>") > 3
+
+
 def test_stages_stand_in_their_order_with_their_share(page):
     found = re.findall(r"<tr><td>([\w-]+)</td><td>([\w ]+)</td><td>(\d+)%</td>", page)
     assert [stage for stage, *_ in found] == ["grow", "cold_start", "expert-library", "expert-shop",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from longcat_cli.errors import UsageError
-from longcat_cli.rl import RlOptions, open_tracker, rl, split_tasks
+from longcat_cli.rl import RlOptions, _run_config, open_tracker, rl, split_tasks
 from longcat_cli.sft import sft
 from typer.testing import CliRunner
 
@@ -131,6 +131,18 @@ def test_mistakes_are_found_before_anything_runs(changes, said):
     good = {"model": "m", "tasks": "t.jsonl", "reward": "r.py:score"}
     with pytest.raises(UsageError, match=said):
         RlOptions(**{**good, **changes})
+
+
+def test_what_is_asked_for_is_how_the_run_is_made(tmp_path):
+    options = RlOptions(model="m", tasks="t", reward="r.py:score", steps=7, groups=3, group_size=5,
+                        staleness=2, evaluate_every=4, seed=9)  # fmt: skip
+    for evaluates, every in ((True, 4), (False, 0)):
+        made = _run_config(tmp_path, options, evaluates=evaluates)
+        assert (made.max_steps, made.seed, made.evaluate_every) == (7, 9, every)
+    scheduler = made.scheduler
+    assert (scheduler.groups_per_batch, scheduler.group_size) == (3, 5)
+    assert (scheduler.hard_staleness, scheduler.soft_staleness) == (2, 1)
+    assert scheduler.max_running == 30  # the batch that is trained on, and the next one
 
 
 def test_files_are_read_before_a_model_is(place):
