@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from random import Random
 
 from ._database import Row, Tables
+from ._fields import DomainError
 from ._spec import Action, Create, Domain, Entity, Question, Update
 from ._task import Rubric, Step
 
 Rule = Action | Create | Update | Question
 
 MAX_SIBLINGS = 2
+MAX_DRAWS = 10_000
+"""Draws for a key that is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +88,12 @@ class TableBuilder:
     def _fresh_value(self, entity: str, column: str, pool: str) -> str:
         taken = {row[column] for row in self.tables[entity].values()}
         is_key = column == self.domain.entities[entity].key
-        while (value := self.domain.pools.draw(pool, self.rng)) in taken and is_key:
-            pass
-        return value
+        for _ in range(MAX_DRAWS):
+            if (value := self.domain.pools.draw(pool, self.rng)) not in taken or not is_key:
+                return value
+        raise DomainError(
+            f"pool {pool!r} has too few values for the key of {entity!r}: {len(taken)} are taken"
+        )
 
 
 def ground(rule: Rule, way: str, builder: TableBuilder) -> Goal:

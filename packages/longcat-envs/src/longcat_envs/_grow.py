@@ -21,12 +21,15 @@ from dataclasses import dataclass
 from random import Random
 
 from ._audit import audit
+from ._fields import DomainError
 from ._goals import Goal, Rule, TableBuilder, ground
 from ._graph import ToolGraph
 from ._spec import Action, Create, Domain, Update
 from ._task import Rubric, Task
 from ._tools import Tool, derive_tools
 
+MAX_REJECTED = 500
+"""Tasks turned away in a row before growing gives up."""
 OPENINGS = {
     "brief": "{}.",
     "polite": "Hello. Please help me: {}. Thank you.",
@@ -125,12 +128,16 @@ class Grower:
         return self
 
     def __next__(self) -> Task:
-        while True:
+        faults: list[str] = []
+        for _ in range(MAX_REJECTED):
             task = self._grow()
-            if not audit(self.domain, self.tools, task):
+            if not (faults := audit(self.domain, self.tools, task)):
                 self._count += 1
                 return task
             self.num_rejected += 1
+        raise DomainError(
+            f"domain {self.domain.name!r} gives no task that passes the audit: {faults[0]}"
+        )
 
     def _grow(self) -> Task:
         rng, config = self._rng, self.config
@@ -215,7 +222,7 @@ class Grower:
             domain=self.domain.name,
             tags=tuple(tags),
             description=clear,
-            opening=OPENINGS[tone].format(opening[0].upper() + opening[1:]),
+            opening=OPENINGS[tone].replace("{}", opening[0].upper() + opening[1:]),
             withheld=withheld,
             profile={"tone": tone, "role": f"somebody at {self.domain.title}"},
             tools=tools,
