@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 
 import httpx
 import pytest
+from longcat_cli import eval_command
 from longcat_cli.errors import UsageError
 from longcat_cli.evals.measures import (
     Attempt,
@@ -406,3 +407,10 @@ def served(trained):
             yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()
+
+
+def test_a_report_is_a_table_for_people_and_json_for_scripts(capsys, monkeypatch):
+    monkeypatch.setattr("longcat_cli.evals.table.table", lambda report: ["a table"])
+    for as_json in (True, False):
+        eval_command._print({"rows": [1]}, as_json=as_json)
+    assert capsys.readouterr().out == '{\n  "rows": [\n    1\n  ]\n}\na table\n'

@@ -175,6 +175,8 @@ def test_groups_in_want_of_a_certificate_are_counted(tmp_path):
         info = {"key": job.payload["key"], "level": level, "refused": refused, "transcript": []}
         source.record([_trajectory(info)])
     assert source.num_without == 1
+    assert source.noise.state() != TaskSource(_folder(tmp_path / "fresh"), "shop").noise.state()
+    assert source.noise.state() == TaskSource(folder, "shop").noise.state()  # when it goes on
 
 
 def _folder(path: Path) -> RunFolder:
