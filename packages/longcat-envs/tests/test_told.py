@@ -131,6 +131,18 @@ def test_bounds_headings_and_broken_lines_do_not_tell(said):
     assert not _says(said, numbers(places=2), "1240.50")
 
 
+def test_bounds_are_of_numbers_and_names_stand_where_they_like():
+    name = r"\b(?:Anna Berg|Dan Klein)\b"
+    for said in (
+        "It is under Anna Berg.",
+        "It lies above Anna Berg's.",
+        "Besides Anna Berg, all left.",
+    ):
+        assert _says(said, name, "Anna Berg"), said
+    for said in ("It is not Anna Berg.", "Dan Klein, but not Anna Berg.", "It may be Anna Berg."):
+        assert not _says(said, name, "Anna Berg"), said
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -59,8 +59,10 @@ _TAKES_BACK = re.compile(
 )
 _AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
+_NUMBER, _WORD = "\0", "\1"
+"""What stands for a value with digits, and for one without: somebody's table is under their name."""
 _RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
-"""A value as one end of a range; values are masked by zeros."""
+"""A number as one end of a range."""
 _BOUND = re.compile(
     r"(?:\b(?:about|around|roughly|approximately|approx\.?|circa|nearly|almost|over|under|above"
     r"|below|(?:more|less|higher|lower|greater|fewer) than|at least|close to|differ\w* from"
@@ -71,7 +73,7 @@ _BOUND = re.compile(
     r"|\0 (?:[A-Z]{3} |euros? |dollars? )?(?:plus|minus|times)\b",
     re.IGNORECASE,
 )
-"""A value that is a bound, an estimate, a condition or a part of a sum; masked by zeros."""
+"""A number that is a bound, an estimate, a condition or a part of a sum."""
 _QUESTION = re.compile(
     r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you)\b",
     re.IGNORECASE,
@@ -108,7 +110,8 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     """
     marked = list(sentence)
     for start, end, _ in spans:
-        marked[start:end] = ["\0"] * (end - start)
+        mark = _NUMBER if any(c.isdigit() for c in sentence[start:end]) else _WORD
+        marked[start:end] = [mark] * (end - start)
     text = "".join(marked)
     for name in names:
         text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
@@ -116,7 +119,7 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     if _RANGE.search(text) or _BOUND.search(text):
         return True
     parts = re.split(r"\bbut\b|，?但", text, flags=re.IGNORECASE)
-    holds = [part for part in parts if "\0" in part]
-    if any(_DENIAL.search(part) for part in holds):
+    holds = [_NUMBER in part or _WORD in part for part in parts]
+    if any(held and _DENIAL.search(part) for part, held in zip(parts, holds, strict=True)):
         return True
-    return len(parts) > 1 and "\0" in parts[0] and _DENIAL.search(parts[-1]) is not None
+    return len(parts) > 1 and holds[0] and _DENIAL.search(parts[-1]) is not None
