@@ -15,9 +15,11 @@ from longcat_fusion import (
     Ram,
     Recipe,
     ResMerge,
+    Rule,
     Sce,
     Slerp,
     Ties,
+    merge,
     merge_tensor,
 )
 
@@ -76,6 +78,26 @@ def test_settings_outside_their_range_are_refused():
         lambda: MergeConfig(rounding="up"), lambda: MergeConfig(protect=("routers",)),
         lambda: MergeConfig(budget_bytes=0), lambda: MergeConfig(threads=0),
         lambda: MergeConfig(dtype="BF17"), lambda: ResMerge(beta_min=2.0),
+        lambda: MergeConfig(method=5), lambda: MergeConfig(method=Ties),
+        lambda: MergeConfig(normalise="no"), lambda: MergeConfig(erase=None),
+        lambda: MergeConfig(seed="a"), lambda: MergeConfig(seed=1.5), lambda: MergeConfig(seed=None),
+        lambda: MergeConfig(weights=5), lambda: MergeConfig(threads="2"),
+        lambda: MergeConfig(threads=1.5), lambda: MergeConfig(budget_bytes="1GB"),
+        lambda: MergeConfig(rules=Rule()), lambda: MergeConfig(rules=("x",)),
+        lambda: MergeConfig(tokenizer=5), lambda: MergeConfig(digests="no"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must be|must not|must name|need|belongs"):
             build()
+
+
+@pytest.mark.parametrize("setting", [{"scale": float("nan")}, {"weights": ("a",)}])
+def test_a_rule_sets_finite_numbers(setting):
+    config = MergeConfig(rules=(Rule(parameters=setting),))
+    with pytest.raises(ValueError, match="scale and weights must be finite numbers"):
+        config.for_tensor("w", 1)
+
+
+def test_sums_beyond_float32_are_refused_without_a_warning():
+    base, expert = {"w": torch.zeros(4)}, {"w": torch.full((4,), 3e38)}
+    with pytest.raises(ValueError, match="w: the merged element 0 does not fit into F32"):
+        merge(base, [expert, expert], config=MergeConfig(method="task_arithmetic"))

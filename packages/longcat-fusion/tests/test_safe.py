@@ -311,3 +311,12 @@ def test_str_paths_work(tmp_path, make):
     base, one, _ = make.three(tmp_path)
     merge_folders(str(base), [str(one)], str(tmp_path / "out"), config=PLAIN)
     assert (tmp_path / "out" / "merge.json").exists()
+
+
+def test_a_rule_that_fits_no_tensor_is_said(tmp_path, make):
+    base, one, _ = make.three(tmp_path)
+    rules = (Rule(match="nothing.*", action="copy"), Rule(match="*"))
+    plan = plan_merge(base, [one], tmp_path / "out", config=MergeConfig(rules=rules))
+    assert [note for note in plan.notes if "rule" in note] == [
+        "the rule for match='nothing.*', kind=None fits no tensor"
+    ]

@@ -132,6 +132,7 @@ class MergeConfig:
     def __post_init__(self) -> None:
         if isinstance(self.method, str):
             object.__setattr__(self, "method", method_of(self.method))
+        self._check_types()
         set_of_recipe = [
             name
             for name, default in zip(_RECIPE_FIELDS, (True, 0.1, True), strict=True)
@@ -143,13 +144,31 @@ class MergeConfig:
             Recipe(normalise=self.normalise, drop=self.drop, erase=self.erase)
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(self.weights))
-        for number in (self.scale, *(self.weights or ())):
-            is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if not is_number or not math.isfinite(number):
-                raise ValueError(f"scale and weights must be finite numbers, got {number!r}")
+        _check_finite(self.scale, *(self.weights or ()))
         if not self.chosen.scales and self.scale != 1:
             raise ValueError(f"{self.chosen.name} has no task vector to scale, got {self.scale}")
         self._check_choices()
+
+    def _check_types(self) -> None:
+        """What is of another type would be taken for a default, or fail later."""
+        for name, kind, words in (
+            ("method", Method | None, "a method or its name"),
+            ("normalise", bool, "true or false"),
+            ("erase", bool, "true or false"),
+            ("digests", bool, "true or false"),
+            ("weights", Sequence | None, "a list of numbers"),
+            ("rules", Sequence, "a list of rules"),
+            ("tokenizer", str | os.PathLike | None, "a folder"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be {words}, got {getattr(self, name)!r}")
+        for name in ("seed", "budget_bytes", "threads"):
+            number = getattr(self, name)
+            if type(number) is not int and (number is not None or name != "threads"):
+                raise ValueError(f"{name} must be a whole number, got {number!r}")
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise ValueError(f"rules must be a list of rules, got {rule!r} among them")
 
     def _check_choices(self) -> None:
         for name, choices in (
@@ -214,6 +233,7 @@ class MergeConfig:
         if len(weights) != num_experts:
             raise ValueError(f"need one weight per expert: {num_experts} experts, {len(weights)}")
         method.check_experts(num_experts)
+        _check_finite(scale, *weights)
         return TensorSettings(action, method, tuple(map(float, weights)), float(scale))
 
 
@@ -225,6 +245,13 @@ class TensorSettings:
     method: Method
     weights: tuple[float, ...]
     scale: float
+
+
+def _check_finite(*numbers: Any) -> None:
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
+            raise ValueError(f"scale and weights must be finite numbers, got {number!r}")
 
 
 def method_of(name: str, **settings: Any) -> Method:

@@ -117,7 +117,8 @@ def merge_task(task: TensorTask, config: MergeConfig, tile_size: int, put: Put) 
         )  # fmt: skip
         encoder = _encoder(task, base, config)
         view.least_unit = encoder.unit
-        return _run(task, view, encoder, put)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused by name
+            return _run(task, view, encoder, put)
     finally:
         for source in sources:
             source.close()

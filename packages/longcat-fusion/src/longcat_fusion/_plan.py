@@ -119,7 +119,8 @@ def plan_merge(
     plan = Plan(
         base=base, experts=tuple(paths), out=out, config=config, shards=tuple(shards),
         has_index=start.has_index, copied=tuple(copied),
-        left_out=(*left_out, *start.left_out), notes=tuple(matcher.all_notes()),
+        left_out=(*left_out, *start.left_out),
+        notes=(*matcher.all_notes(), *_idle_rules(config, tasks)),
         config_changes=_config_changes(start, tasks, config),
         identity=_identity(start, others, config, tokenizer), threads=threads,
         tile_size=tile_size, memory_bytes=memory, bytes_read=read, bytes_written=written,
@@ -195,6 +196,15 @@ def refuse_unequal(tasks: Sequence[TensorTask], labels: Sequence[str]) -> None:
                     f"{task.name}: {task.match.base.dtype} tensors must be equal in all experts, "
                     f"{label} differs"
                 )
+
+
+def _idle_rules(config: MergeConfig, tasks: Sequence[TensorTask]) -> list[str]:
+    """Say which rules are for no tensor: most likely their names are wrong."""
+    return [
+        f"the rule for match={rule.match!r}, kind={rule.kind!r} fits no tensor"
+        for rule in config.rules
+        if not any(rule.fits(task.name) for task in tasks)
+    ]
 
 
 def _shards(base: Checkpoint, tasks: Sequence[TensorTask]) -> list[Shard]:
