@@ -314,6 +314,7 @@ def test_an_older_checkpoint_is_used_when_the_newest_is_broken(run, how, caplog)
         newest.write_bytes(b"" if how == "empty" else data.replace(b"0.", b"1.", 1))
     assert _run(run, steps=7) == 7
     assert "checkpoint 6 is broken" in caplog.text
+    assert "no checkpoint that the log tells of" not in caplog.text
     restored = [e["version"] for e in read_events(run / "log") if e["kind"] == "restored"]
     assert restored == [4]
     assert any(e["kind"] == "noticed" and "broken" in e["text"] for e in read_events(run / "log"))

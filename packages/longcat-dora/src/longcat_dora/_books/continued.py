@@ -47,6 +47,11 @@ class Continued:
 def go_on(recovered: Recovered, reader: PayloadReader) -> Continued:
     """Read what a log still has: what is damaged ends, and groups without a task are given up."""
     found = Continued(events=list(recovered.events))
+    if recovered.version < recovered.oldest_kept:
+        found.notices.append(
+            f"no checkpoint that the log tells of is here, the oldest is {recovered.oldest_kept}:"
+            f" the run goes on from version {recovered.version}, what came since is undone"
+        )
     damaged = _find_damage(recovered, reader, found)
     for group in recovered.groups:
         if group.wanted:

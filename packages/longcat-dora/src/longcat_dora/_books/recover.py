@@ -47,6 +47,10 @@ class Recovered:
     events: list[Event]
     num_trajectories: int
     num_groups: int
+    version: int
+    """Of the checkpoint."""
+    oldest_kept: int
+    """Version of the oldest checkpoint that the log tells of."""
 
 
 @dataclass(slots=True)
@@ -263,7 +267,10 @@ class RecoveryState:
             taken = {*group.running.values(), *(member for member, _ in group.finished.values())}
             kept.wanted += [seat for seat in group.seats.items() if seat[0] not in taken]
             groups.append(kept)
-        return Recovered(groups, produced, out, self.num_trajectories, self.num_groups)
+        return Recovered(
+            groups, produced, out, self.num_trajectories, self.num_groups, version,
+            self._oldest_kept,
+        )  # fmt: skip
 
 
 def recover(events: Iterable[Event], version: int, *, hard_staleness: int) -> Recovered:

@@ -26,6 +26,7 @@ from typing import Any
 from longcat_dora._types import LongcatDoraError, Payload
 
 from .events import FORMAT, KINDS
+from .lines import EVENTS
 from .payloads import PayloadReader
 from .reader import LogReader
 from .report import Report
@@ -351,6 +352,8 @@ class Checker:
                 " here, and"
                 " left no summary"
             )
+        if self.log is not None and not self.log.has_end:
+            report.not_judged.append(f"the end is not judged: {EVENTS} is not here")
         if self.log is not None and self.log.torn_bytes:
             report.notes.append(
                 f"the last line is not finished ({self.log.torn_bytes} bytes): a crash, or a run"

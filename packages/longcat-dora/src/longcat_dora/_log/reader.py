@@ -63,6 +63,11 @@ class LogReader:
             ]
 
     @property
+    def has_end(self) -> bool:
+        """Whether the file that a run appends to is there, of a whole log."""
+        return not self._is_whole or self.files[-1].name == EVENTS
+
+    @property
     def position(self) -> Position | None:
         """Of the last line that was read."""
         return None if self._at is None else Position(*self._at)

@@ -30,9 +30,18 @@ class Checkpoints:
 
     @property
     def versions(self) -> list[int]:
-        """Those that are there, oldest first."""
-        found = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted(int(name) for name in found if name.isdigit())
+        """Those that are there, oldest first.
+
+        Raises:
+            OSError: The folder cannot be read, or is none; it is not taken for an empty one.
+        """
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        numbers = [name.removeprefix("step-") for name in names]
+        found = sorted(int(number) for number in numbers if number.isdecimal())
+        return [version for version in found if self._of(version).name in names]
 
     def save(self, trainer: Trainer, version: int) -> bool:
         """Write a checkpoint, if it is not there; return whether it was written."""

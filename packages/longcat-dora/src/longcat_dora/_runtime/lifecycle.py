@@ -93,6 +93,7 @@ def signals_cancel(on_signal: Callable[[str], None]) -> Generator[None]:
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -100,6 +101,8 @@ def explained(error: OSError, config: RunConfig) -> Exception:
     """What the system says of disk and files, as one line; anything else as it is."""
     if error.errno in _NO_ROOM:
         return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
+    if error.errno in _NOT_OURS and str(error.filename).startswith(str(config.folder)):
+        return LongcatDoraError(f"cannot use {error.filename}: {error.strerror}")
     if error.errno in _NO_FILES:
         return LongcatDoraError(
             f"too few file descriptors for {config.num_controllers} controllers: raise the limit"
