@@ -190,3 +190,29 @@ def test_a_scale_that_is_not_finite_is_refused():
     codes[1, 2] = float("nan")
     with pytest.raises(ValueError, match=r"w\.weight\[1, 2\] of expert 0 is nan"):
         merge(base, [_fp8(codes, torch.ones(1, 1))], config=SUM)
+
+
+@pytest.mark.parametrize("name", ["w.scale", "w.scale_weight", "w.weight_scale", "w.scale_inv"])
+def test_scales_are_known_by_other_names_too(name):
+    def model(value, scale):
+        weight = torch.full((4, 8), float(value)).to(E4M3)
+        return {"w.weight": weight, name: torch.full((1, 1), float(scale))}
+
+    merged = merge(model(1, 2), [model(1, 2), model(2, 1)], config=MEAN)
+    assert (merged["w.weight"].float() * merged[name] == 2.0).all()
+
+
+@pytest.mark.parametrize("name", ["w.weight.scale", "w.weight_block_scale", "w.qscale"])
+def test_scales_of_an_unknown_name_are_refused(name):
+    model = {"w.weight": torch.ones(4, 8).to(E4M3), name: torch.ones(1, 1)}
+    with pytest.raises(ValueError, match=f"{name} must be called .* to be the scales of w.weight"):
+        merge(model, [model], config=MEAN)
+    model = {"w.weight": torch.ones(4, 8).to(E4M3), "w.input_scale": torch.ones(1)}
+    assert merge(model, [model], config=MEAN).keys() == model.keys()  # of activations
+
+
+def test_scales_of_another_kind_are_refused():
+    scale = torch.ones(1, 1).to(torch.int32)
+    model = {"w.weight": torch.ones(4, 8).to(E4M3), "w.scale": scale}
+    with pytest.raises(ValueError, match=r"w.scale must be .* to be scales, is I32"):
+        merge(model, [model], config=MEAN)

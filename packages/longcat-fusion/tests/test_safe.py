@@ -320,3 +320,19 @@ def test_a_rule_that_fits_no_tensor_is_said(tmp_path, make):
     assert [note for note in plan.notes if "rule" in note] == [
         "the rule for match='nothing.*', kind=None fits no tensor"
     ]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"__metadata__": ["x"]}, "its metadata is list, not an object"),
+        ({"__metadata__": "x"}, "its metadata is str, not an object"),
+        ({}, "must hold tensors, has none"),
+    ],
+)
+def test_a_header_of_another_form_is_one_message(tmp_path, make, header, words):
+    base, one, _ = make.three(tmp_path)
+    text = json.dumps(header).encode()
+    (one / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match=words):
+        plan_merge(base, [one], tmp_path / "out")

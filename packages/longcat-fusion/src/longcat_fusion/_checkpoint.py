@@ -17,13 +17,17 @@ from typing import Any
 
 from ._headers import Entry, Header, read_header
 from ._kinds import kind_of
-from ._numbers import FP8_MAX
+from ._numbers import FLOATS, FP8_MAX
 from ._sources import BlockScaled, Source, Stored, matrix_shape
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
 _SCALE_SUFFIXES = ("_scale_inv", "_scale")
+_SCALE_LEAVES = (".scale", ".scale_inv", ".scale_weight")
+"""What stands in place of `.weight`."""
+_OTHER_SCALES = ("input", "output", "act", "k_", "v_")
+"""Scales of what flows through, not of weights."""
 _BLOCK = 128  # of DeepSeek-V3 and LongCat-Flash, where the config does not say
 
 
@@ -102,6 +106,8 @@ class Checkpoint:
                 f"a checkpoint folder must hold *.safetensors, none in {folder}"
             )
         entries = _unique([entry for header in headers for entry in header.entries])
+        if not entries:
+            raise ValueError(f"a checkpoint must hold tensors, has none: {folder}")
         _refuse_packed(entries, config, folder)
         weights = _pair_scales(entries, config, folder)
         return cls(folder, tuple(headers), weights, config, index_file.exists(), left_out)
@@ -205,7 +211,7 @@ def _pair_scales(
     for name, entry in entries.items():
         if entry.dtype not in FP8_MAX:
             continue
-        scale = next((entries[name + s] for s in _SCALE_SUFFIXES if name + s in entries), None)
+        scale = _scale_of(name, entries, folder)
         if scale is not None:
             scales.add(scale.name)
             weights[name] = Weight(entry, scale, _block(entry, scale, config, folder))
@@ -214,6 +220,28 @@ def _pair_scales(
         for name, entry in entries.items()
         if name not in scales
     }
+
+
+def _scale_of(name: str, entries: dict[str, Entry], folder: Path) -> Entry | None:
+    """The scales of an FP8 weight; None if it has none."""
+    stem = name.removesuffix(".weight")
+    names = [*(name + s for s in _SCALE_SUFFIXES), *(stem + s for s in _SCALE_LEAVES)]
+    found = next((entries[one] for one in names if one in entries), None)
+    if found is None:
+        odd = [
+            other for other in entries
+            if other != name and other.startswith((f"{name}.", f"{name}_", f"{stem}."))
+            and "scale" in (leaf := other[len(stem) + 1 :]) and not leaf.startswith(_OTHER_SCALES)
+        ]  # fmt: skip
+        if odd:
+            raise ValueError(
+                f"{folder}: {odd[0]} must be called {' or '.join(names)} to be the scales of {name}"
+            )
+    elif found.dtype not in FLOATS:
+        raise ValueError(
+            f"{folder}: {found.name} must be {', '.join(FLOATS)} to be scales, is {found.dtype}"
+        )
+    return found
 
 
 def _refuse_packed(entries: dict[str, Entry], config: dict[str, Any], folder: Path) -> None:

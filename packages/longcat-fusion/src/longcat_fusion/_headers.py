@@ -86,6 +86,8 @@ def read_header(file: Path) -> Header:
         if not isinstance(found, dict):
             raise ValueError(f"its header is {type(found).__name__}, not an object")
         metadata = found.pop("__metadata__", {}) or {}
+        if not isinstance(metadata, dict):
+            raise ValueError(f"its metadata is {type(metadata).__name__}, not an object")
         entries = [_entry(file, name, fields, 8 + length) for name, fields in found.items()]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _broken(file, str(error)) from error
