@@ -217,6 +217,8 @@ def test_a_state_of_the_first_form_begins_a_stay():
     curriculum = NoiseCurriculum(CONFIG)
     curriculum.restore({"place": 9, "clean": [True] * 40, "noisy": [True, False]})
     assert (curriculum.level, curriculum.num_pairs, curriculum.stage) == (0.4, 0, 2)
+    curriculum.restore({"place": -3, "clean": [], "noisy": []})
+    assert curriculum.stage == 0
 
 
 def test_the_gap_is_that_of_late():

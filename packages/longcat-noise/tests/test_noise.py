@@ -112,6 +112,12 @@ def test_draws_are_uniform_and_independent_of_order():
 
 
 def test_bad_settings_are_named():
+    for level in ("0.5", None, True, float("nan")):
+        with pytest.raises(ValueError, match=r"level must be in \[0, 1\]"):
+            NoiseConfig(level=level)
+    for seed in ("a", 1.5, None):
+        with pytest.raises(ValueError, match="seed must be a whole number"):
+            NoiseConfig(level=0.1, seed=seed)
     with pytest.raises(ValueError, match=r"level must be in \[0, 1\], got 2"):
         NoiseConfig(level=2)
     with pytest.raises(ValueError, match=r"among failure, partial, padding, .*, got 'lies'"):

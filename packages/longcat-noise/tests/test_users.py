@@ -62,6 +62,8 @@ def test_sentences_stand_around_the_whole_request(kind):
         ("B17", "Ｂ１７"),
         ("İstanbul", "İSTANBUL"),
         ("李雷", "李雷"),
+        ("İzmir", "İ\u200bz\u200bm\u200bi\u200br"),
+        ("Ada Berg", "Ada\u00ad Berg"),
     ],
 )
 def test_a_literal_is_spared_in_every_form(literal, form):

@@ -245,7 +245,7 @@ class NoiseCurriculum:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Return to a state; one of the first form, without tests, begins a stay."""
-        self._enter(min(int(state["place"]), len(self._stages) - 1))
+        self._enter(min(max(int(state["place"]), 0), len(self._stages) - 1))
         self._clean.clear()
         self._clean.extend(map(float, state["clean"]))
         self._noisy.extend(map(float, state["noisy"]))

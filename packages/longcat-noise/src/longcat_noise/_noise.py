@@ -51,8 +51,10 @@ class NoiseConfig:
     """Third of the golden chain that is disturbed; other than `any`, it needs a chain."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level <= 1:
-            raise ValueError(f"level must be in [0, 1], got {self.level}")
+        if type(self.level) not in (int, float) or not 0 <= self.level <= 1:
+            raise ValueError(f"level must be in [0, 1], got {self.level!r}")
+        if type(self.seed) is not int:
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
         for kinds, known in ((self.tool_kinds, TOOL_KINDS), (self.user_kinds, USER_KINDS)):
             for kind in kinds:
                 if kind not in known:

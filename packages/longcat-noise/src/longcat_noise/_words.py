@@ -1,7 +1,7 @@
 """A user's words, cut into what noise may touch and what it must spare.
 
 Literals (names, ids, values) are spared letter by letter, and so are their other forms: upper and
-lower case, full width, decomposed accents, other blanks, quotes and dashes.
+lower case, full width, decomposed accents, signs without width, other blanks, quotes and dashes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _folded(text: str) -> tuple[str, list[int]]:
     for index, letter in enumerate(text):
         form = unicodedata.normalize("NFKD", letter.translate(_SAME)).casefold()
         form = unicodedata.normalize("NFKD", form).translate(_SAME)
-        if form.isspace():
+        if unicodedata.category(letter) == "Cf":
+            form = ""  # a zero-width space, a soft hyphen
+        elif form.isspace():
             form = "" if letters and letters[-1] == " " else " "
         for piece in form:
             letters.append(piece)
