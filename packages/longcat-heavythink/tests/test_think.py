@@ -299,3 +299,9 @@ def test_thoughts_are_stripped():
     assert strip_thoughts("a b\n</longcat_think>\nyes") == "yes"
     assert strip_thoughts("<think>no</think> yes") == "yes"
     assert strip_thoughts("plain") == "plain"
+
+
+@pytest.mark.parametrize("schedule", [5, ["vote"], b"vote"])
+def test_a_schedule_of_another_type_is_refused(schedule):
+    with pytest.raises(ValueError, match="schedule must be a Schedule or its words"):
+        HeavyConfig(schedule=schedule)

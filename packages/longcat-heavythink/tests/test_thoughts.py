@@ -13,6 +13,9 @@ from longcat_heavythink._thoughts import LiveThoughts
     ("content", "thoughts", "text"),
     [
         ("plain", "", "plain"),
+        ("<THINK>a</THINK>b", "a", "b"),
+        ("[think]a[/think]b", "a", "b"),
+        ("So.\n<Think>\na\n</Think>\nb", "a", "So.\n\nb"),
         ("<think>a</think>b", "a", "b"),
         ("\n <longcat_think>\na\n</longcat_think>\nb", "a", "b"),
         ("[THINK]a[/THINK]b", "a", "b"),
@@ -52,3 +55,9 @@ def test_live_thoughts_do_not_depend_on_how_the_text_is_cut(thoughts, text, cuts
     once = LiveThoughts().feed(whole)
     assert "".join(t for t, _ in said) == once[0]
     assert "".join(t for _, t in said) == once[1]
+
+
+def test_live_thoughts_know_tags_in_any_case():
+    live = LiveThoughts()
+    said = [live.feed(piece) for piece in ("<TH", "INK>six</TH", "INK>42")]
+    assert ["".join(parts) for parts in zip(*said, strict=True)] == ["42", "six"]

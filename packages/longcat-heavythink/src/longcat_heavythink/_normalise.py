@@ -19,9 +19,10 @@ _DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\d|[a-z])\s*(\{[^{}]*\}|\d|[a-z])")
 _NUMBER = re.compile(
     r"([+-]?)(?:(\d+)\s+(?=\d+/))?(\d+(?:\.\d*)?|\.\d+)"
-    r"(?:e([+-]?\d{1,4}))?(?:/(\d+(?:\.\d*)?))?(%?)"
+    r"(?:e([+-]?\d{1,4}))?(?:/(\d+(?:\.\d*)?))?(?:\s*(%))?"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _POWER = re.compile(r"\s*(?:\\times|\\cdot|×|\*)\s*10\s*(?:\^|\*\*)\s*\{?([+-]?\d{1,4})\}?")
 _CHOICE = re.compile(r"\(?([a-j])[).:]?")
 
@@ -83,7 +84,13 @@ def _plain(answer: str) -> str:
     answer = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", answer)  # 1½ is one and a half
     answer = unicodedata.normalize("NFKC", answer).replace("\N{FRACTION SLASH}", "/")
     answer = answer.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
-    answer = answer.replace("\\%", "%").replace("\\$", "").replace("{,}", ",")
+    answer = (
+        answer.replace("\\{", "{")
+        .replace("\\}", "}")
+        .replace("\\%", "%")
+        .replace("\\$", "")
+        .replace("{,}", ",")
+    )
     answer = re.sub(r"\^\s*\{?\s*\\?(?:circ|degree)\s*\}?|°", "", answer)
     answer = re.sub(r"(?<=\d)(?=\\[dtc]?frac)", " ", answer)  # a mixed number
     answer = _DRESS.sub("", answer)
@@ -95,6 +102,8 @@ def _plain(answer: str) -> str:
         if not changed:
             break
     answer = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), answer)
+    if _SPACED.fullmatch(answer):
+        answer = answer.replace(" ", "")
     answer = _POWER.sub(r"e\1", answer)
     while answer.startswith("{") and answer.endswith("}") and answer.count("{") == 1:
         answer = answer[1:-1].strip()

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 
 _NAMES = "longcat_think|think|thinking|reasoning|seed:think"
-_OPEN = re.compile(rf"\s*(?:<({_NAMES})>|(\[THINK\])|(◁think▷))")
+_OPEN = re.compile(rf"(?i)\s*(?:<({_NAMES})>|(\[THINK\])|(◁think▷))")
 _LINE = re.compile(
-    rf"(?m)^[ \t]*(?:(?P<fence>```|~~~)|(?P<open><(?:{_NAMES})>|\[THINK\]|◁think▷)[ \t]*$"
+    rf"(?mi)^[ \t]*(?:(?P<fence>```|~~~)|(?P<open><(?:{_NAMES})>|\[THINK\]|◁think▷)[ \t]*$"
     rf"|(?P<close></(?:{_NAMES})>|\[/THINK\]|◁/think▷)[ \t]*$)"
 )
 
@@ -61,7 +61,9 @@ def may_hold_thoughts(content: str) -> bool:
 def _closer(opened: re.Match[str]) -> str:
     if opened[1]:
         return f"</{opened[1]}>"
-    return "[/THINK]" if opened[2] else "◁/think▷"
+    if opened[2]:
+        return opened[2].replace("[", "[/")
+    return opened[3].replace("◁", "◁/")
 
 
 def _split_lines(text: str) -> tuple[list[str], str, bool]:
@@ -140,8 +142,8 @@ _OPENERS = (*(f"<{name}>" for name in _NAMES.split("|")), "[THINK]", "◁think�
 
 
 def _may_open(text: str) -> bool:
-    start = text.lstrip()
-    return any(opener.startswith(start) for opener in _OPENERS)
+    start = text.lstrip().lower()
+    return any(opener.lower().startswith(start) for opener in _OPENERS)
 
 
 def _overlap(text: str, tag: str) -> int:
