@@ -136,3 +136,26 @@ def test_a_status_says_whether_it_is_worth_another_try(status, kind, permanent):
     failure = read_error(status, b"", URL, None)
     assert (failure.kind, failure.permanent) == (kind, permanent)
     assert failure.message == f"{URL} answered {status}: (nothing)"
+
+
+@pytest.mark.parametrize(
+    ("finish", "kind"),
+    [("error", "cut"), ("abort", "cut"), ("MAX_TOKENS", "truncated"), ("SAFETY", "filtered"),
+     ("stop", None), ("STOP", None), (None, None)],
+)  # fmt: skip
+def test_an_answer_that_did_not_end_is_none(finish, kind):
+    choice = {"message": {"content": "half"}, "finish_reason": finish}
+    reply = read_reply(json.dumps({"choices": [choice]}).encode(), URL)
+    assert (reply.failure.kind if reply.failure else None, reply.text) == (kind, "half")
+
+
+def test_a_call_in_the_older_form_is_a_call():
+    call = {"name": "f", "arguments": '{"a":1}'}
+    message = {"content": None, "function_call": call}
+    whole = {"choices": [{"message": message, "finish_reason": "function_call"}]}
+    assert read_reply(json.dumps(whole).encode(), URL).tool_calls == (ToolCall("f", '{"a":1}', ""),)
+    reader = StreamReader(URL)
+    for part in ({"name": "f", "arguments": '{"a"'}, {"arguments": ":1}"}):
+        reader.feed(_line({"function_call": part}))
+    reader.feed(_line({}, "function_call"))
+    assert reader.finish().tool_calls == (ToolCall("f", '{"a":1}', ""),)

@@ -125,11 +125,13 @@ def judged(
     if not (content is None or isinstance(content, str | list)):
         kind = type(content).__name__  # pyright: ignore[reportUnknownArgumentType]
         failure = Failure(FailureKind.MALFORMED, f"content must be text or parts, got {kind}")
-    elif finish_reason in ("length", "max_tokens", "max_output_tokens"):
+    elif (ended := finish_reason.lower()) in ("length", "max_tokens", "max_output_tokens"):
         where = "inside its thoughts" if unclosed or not text else "before its answer was complete"
         failure = Failure(FailureKind.TRUNCATED, f"stopped at the limit of tokens, {where}")
-    elif finish_reason == "content_filter":
+    elif ended in ("content_filter", "safety"):
         failure = Failure(FailureKind.FILTERED, "stopped by the server's content filter")
+    elif ended in ("error", "abort", "cancelled"):
+        failure = Failure(FailureKind.CUT, f"the server stopped before the end: {finish_reason}")
     elif unclosed:
         failure = Failure(FailureKind.UNCLOSED, "the thoughts never ended")
     elif not text.strip(_UNSEEN) and not tool_calls:

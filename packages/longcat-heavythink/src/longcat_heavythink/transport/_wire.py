@@ -99,7 +99,7 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
     if choice is None or not isinstance(message, dict):
         return _malformed(url, "no choices", raw)
     told = cast("dict[str, Any]", message)
-    calls, logprobs = told.get("tool_calls"), choice.get("logprobs")
+    calls, logprobs = _called(told), choice.get("logprobs")
     return judged(
         told.get("content") or _text(told.get("refusal")) or None,
         thoughts=_thoughts(told),
@@ -217,7 +217,7 @@ class StreamReader:
         self._confidence += _confidence(choice.get("logprobs")) or ()
         delta = _as_map(choice.get("delta")) or _as_map(choice.get("message")) or {}
         text, thoughts = plain_text(delta.get("content")), _thoughts(delta)
-        for place, piece in enumerate(_maps(delta.get("tool_calls"))):
+        for place, piece in enumerate(_maps(_called(delta))):
             self._add_call(piece, place)
         if text or thoughts:
             self._text.append(text)
@@ -315,6 +315,12 @@ def _arguments(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _called(message: dict[str, Any]) -> Any:
+    """The calls of a message or a piece of one, in the older form too."""
+    older = message.get("function_call")
+    return message.get("tool_calls") or ([{"function": older}] if older else None)
 
 
 def _tool_calls(value: Any) -> tuple[ToolCall, ...]:
