@@ -5,6 +5,7 @@ import math
 import time
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -105,3 +106,22 @@ def test_a_value_that_has_no_digits_is_refused(wrong):
 def test_a_capability_that_has_no_value_is_refused_before_anything_is_seen(wrong):
     with pytest.raises(ValueError, match=r"need 0 < alpha_min|must be positive"):
         CapabilityValue(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"value": lambda budget, rate: math.nan}, "value must be finite for each budget"),
+        ({"value": lambda budget, rate: math.inf * budget}, "value must be finite"),
+        ({"total": 5.5}, "total must be a whole number, got 5.5"),
+        ({"total": "4"}, "total must be a whole number"),
+        ({"high": 4.0}, "high must be a whole number"),
+        ({"low": None}, "low must be a whole number"),
+    ],
+)
+def test_a_budget_of_no_numbers_is_refused(changed, words):
+    given = {"total": 4, "low": 0, "high": 4, "value": coba_value(alpha=2.0, beta=3.0), **changed}
+    with pytest.raises(ValueError, match=words):
+        allocate_budget([0.2, 0.5], **given)
+    assert sum(allocate_budget([0.2, 0.5], total=np.int64(4), low=0, high=4,
+                               value=coba_value(alpha=2.0, beta=3.0))) == 4  # fmt: skip

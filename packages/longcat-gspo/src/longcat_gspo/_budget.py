@@ -21,6 +21,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -170,13 +171,17 @@ def allocate_budget(
     """Return the rollouts of each task: those of the greatest value in all.
 
     Raises:
-        ValueError: `total` cannot be met within `low` and `high`, a pass rate is not in [0, 1], or
-            gains rise somewhere and the problem is too large to be solved exactly.
+        ValueError: `total` cannot be met within `low` and `high`, a pass rate is not in [0, 1], a
+            value is not a number, or gains rise somewhere and the problem is too large to be solved
+            exactly.
     """
     num = len(pass_rates)
     for place, rate in enumerate(pass_rates):
         if not 0 <= rate <= 1:
             raise ValueError(f"pass rates must be in [0, 1], got {rate} at {place}")
+    for name, number in (("total", total), ("low", low), ("high", high)):
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise ValueError(f"{name} must be a whole number, got {number!r}")
     if not 0 <= low <= high or not num * low <= total <= num * high:
         raise ValueError(
             f"total={total} must be within {num} tasks times [low={low}, high={high}] = "
@@ -185,14 +190,22 @@ def allocate_budget(
     if hasattr(value, "gains") and num and low < high:
         rates_N = torch.tensor(pass_rates, dtype=torch.float64)
         gains_NG = value.gains(rates_N, low, high)  # pyright: ignore[reportFunctionMemberAccess]
+        _refuse_not_finite(gains_NG, pass_rates)
         if _falls(gains_NG):
             return _by_threshold(gains_NG, total - num * low, low)
         return _by_table(gains_NG, total - num * low, low)
     gains_of = {rate: _gains(value, rate, low, high) for rate in set(pass_rates)}
+    _refuse_not_finite(torch.tensor(list(gains_of.values()), dtype=torch.float64), list(gains_of))
     if low == high or _falls(torch.tensor(list(gains_of.values()), dtype=torch.float64)):
         return _by_heap(pass_rates, total, low, high, value)
     gains_NG = torch.tensor([gains_of[rate] for rate in pass_rates], dtype=torch.float64)
     return _by_table(gains_NG, total - num * low, low)
+
+
+def _refuse_not_finite(gains_NG: Tensor, rates: Sequence[float]) -> None:
+    for place, is_finite in enumerate(gains_NG.isfinite().all(-1).tolist()):
+        if not is_finite:
+            raise ValueError(f"value must be finite for each budget, is not at {rates[place]}")
 
 
 def _gains(value: Value, rate: float, low: int, high: int) -> list[float]:
