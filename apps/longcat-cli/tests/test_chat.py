@@ -298,7 +298,9 @@ def test_a_failed_request_is_told_and_the_talk_goes_on(server, tmp_path):
         (["--model", "http://127.0.0.1:9", "--max-tokens", "0"], "--max-tokens must be at least 1"),
         (["--model", "http://127.0.0.1:9", "--temperature", "nan"], "--temperature must be at"),
         (["--model", ".", "--server-model", "x"], "--server-model goes with the URL of a server"),
-        (["--model", "http://[::1"], "must answer, but"),
+        (["--model", "http://[::1"], "a server's URL must be http"),
+        (["--model", "http://"], "got 'http://'"),
+        (["--model", "http://127.0.0.1:99999"], "PORT 1 to 65535"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

@@ -214,6 +214,10 @@ def test_chat_with_a_server(longcat, monkeypatch):
         (["train", "--resume", "nowhere"], "a run folder must hold run.json"),
         (["train", "--set", "groups={'x': ['bank']}", "--out", "OUT"], "a domain must be one of"),
         (["train", "--out", "/dev/null/x"], "--out must be a folder that can be made"),
+        (["train", "--recipe", "smoke", "--out", "."], "--out must be a new or an empty folder"),
+        (["train", "--recipe", "smoke", "--out", ""], "--out must be a new or an empty folder"),
+        (["train", "--set", "groups={'a': ['shop', 'shop']}"], "each domain once"),
+        (["sft", "--model", "m", "--data", "nowhere"], "--data must be a file"),
         (["chat", "--model", "nowhere"], "--model must be a checkpoint folder, a URL, or one of"),
         (["chat", "--noise", "2"], "--noise must be in [0, 1], got 2"),
         (["chat", "--model", "http://127.0.0.1:9"], "must answer, but"),
@@ -233,6 +237,7 @@ def test_chat_with_a_server(longcat, monkeypatch):
 )
 def test_a_mistake_is_one_clear_message(longcat, arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("of something else")
     done = longcat(*["out" if a == "OUT" else a for a in arguments], text="hi")
     assert done.returncode == 2
     assert words in done.stderr

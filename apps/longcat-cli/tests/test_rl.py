@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from longcat_cli.errors import UsageError
-from longcat_cli.rl import RlOptions, _run_config, open_tracker, rl, split_tasks
+from longcat_cli.rl import RlOptions, _run_config, loaded, open_tracker, rl, split_tasks
 from longcat_cli.sft import sft
 from typer.testing import CliRunner
 
@@ -131,6 +131,15 @@ def test_mistakes_are_found_before_anything_runs(changes, said):
     good = {"model": "m", "tasks": "t.jsonl", "reward": "r.py:score"}
     with pytest.raises(UsageError, match=said):
         RlOptions(**{**good, **changes})
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    def cannot(*_, **__):
+        raise OSError("We could not connect to the hub\nand so on")
+
+    monkeypatch.setattr("longcat_gspo.transformers.load_model", cannot)
+    with pytest.raises(UsageError, match=r"be reached, got 'my/model': We could not [a-z ]* hub$"):
+        loaded("my/model", lora=0, dtype="auto", device="cpu")
 
 
 def test_what_is_asked_for_is_how_the_run_is_made(tmp_path):

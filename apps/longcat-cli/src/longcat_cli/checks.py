@@ -67,7 +67,9 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
     stems = [Path(domain).stem for domain in recipe.domains]
     if len(set(stems)) < len(stems):
         yield f"groups: domains must have different names, got {recipe.domains}"
-    for name in recipe.groups:
+    for name, domains in recipe.groups.items():
+        if len(set(domains)) < len(domains):
+            yield f"groups: expert {name!r} must be given each domain once, got {domains}"
         if not name.replace("-", "").replace("_", "").isalnum():
             yield f"groups: an expert's name must be letters, digits, - and _, got {name!r}"
 

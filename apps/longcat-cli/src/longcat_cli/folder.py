@@ -26,6 +26,8 @@ class RunFolder:
         """Begin a run in a folder that must not hold one."""
         if (path / "run.json").exists():
             raise UsageError(f"{path} holds a run already; continue it with --resume {path}")
+        if path.is_dir() and any(path.iterdir()):
+            raise UsageError(f"--out must be a new or an empty folder, {path.resolve()} is neither")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

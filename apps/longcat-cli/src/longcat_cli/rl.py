@@ -127,6 +127,24 @@ def model_folder(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
+def loaded(name: str, *, lora: int, dtype: str, device: str) -> tuple[Any, Any]:
+    """A model and its tokenizer.
+
+    Raises:
+        UsageError: It is neither here nor on a hub that can be reached.
+    """
+    from longcat_gspo.transformers import load_model
+
+    try:
+        return load_model(name, lora=lora, dtype=dtype, device=device)
+    except OSError as error:
+        why = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"--model must be a fetched model, a folder, or the name of one on a hub that can be "
+            f"reached, got {name!r}: {why}"
+        ) from error
+
+
 def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Tasks to train on and to evaluate on: a file of their own, or every fifth, 64 at most."""
     tasks = read_jsonl(Path(options.tasks), "--tasks")
@@ -253,7 +271,6 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     from longcat_dora import LocalRuntime, Task
     from longcat_dora.transformers import score_file
     from longcat_gspo import GspoTrainer, TrainerConfig
-    from longcat_gspo.transformers import load_model
 
     train, held = split_tasks(options)
     score_file(options.reward or options.world)  # before a model is loaded
@@ -263,7 +280,7 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = load_model(name, lora=options.lora, dtype=options.dtype, device=device)
+    model, tokenizer = loaded(name, lora=options.lora, dtype=options.dtype, device=device)
     config = TrainerConfig(learning_rate=options.learning_rate, temperature=options.temperature)
     sends_adapter = bool(options.lora) and options.engine == "transformers"
     trainer = GspoTrainer(model, config, send="adapter" if sends_adapter else "merged")

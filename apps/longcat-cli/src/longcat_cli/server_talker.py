@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -83,7 +84,19 @@ def root_of(url: str) -> str:
 
     >>> root_of("http://127.0.0.1:8000/v1/chat/completions")
     'http://127.0.0.1:8000/v1'
+
+    Raises:
+        UsageError: It names no host, or a port that cannot be.
     """
+    try:
+        parts = urlsplit(url)
+        is_good = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port or brackets
+        is_good = False
+    if not is_good:
+        raise UsageError(
+            f"a server's URL must be http://HOST or http://HOST:PORT, PORT 1 to 65535; got {url!r}"
+        )
     url = url.rstrip("/").removesuffix("/chat/completions")
     return url if url.endswith("/v1") else f"{url}/v1"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import UsageError
-from .rl import model_folder, read_jsonl
+from .rl import loaded, model_folder, read_jsonl
 
 
 def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], int]:
@@ -66,10 +66,10 @@ def sft(
         raise UsageError(f"{out} holds a model already; choose another --out")
     import torch
     from longcat_gspo import GspoTrainer, TrainerConfig, token_batches
-    from longcat_gspo.transformers import load_model
 
+    read_jsonl(data, "--data")  # before a model is loaded
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, tokenizer = load_model(model_folder(model), lora=lora, dtype=dtype, device=device)
+    network, tokenizer = loaded(model_folder(model), lora=lora, dtype=dtype, device=device)
     samples, num_long = read_chats(data, tokenizer, max_length)
     if num_long:
         typer.echo(f"{num_long} conversations of more than {max_length} tokens were left out")
