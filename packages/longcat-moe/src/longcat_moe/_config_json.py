@@ -178,7 +178,12 @@ def _read_rope(values: dict[str, Any], known: dict[str, Any]) -> None:
     if unknown or rope.get("partial_rotary_factor") not in (None, 1):
         raise ValueError(f"config.json: rope_parameters must be those of YaRN, got {rope!r}")
     if rope.get("rope_theta") is not None:
-        known["rope_theta"] = rope["rope_theta"]
+        theta = known.setdefault("rope_theta", rope["rope_theta"])
+        if theta != rope["rope_theta"]:
+            raise ValueError(
+                f"config.json: rope_theta={theta!r} must be that of rope_parameters, "
+                f"{rope['rope_theta']!r}"
+            )
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise ValueError(f"config.json: rope_type must be 'default' or 'yarn', got {kind!r}")
