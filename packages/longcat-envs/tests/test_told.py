@@ -117,7 +117,7 @@ def test_a_value_stands_in_a_text_whatever_else_is_said_of_it():
     "said",
     [
         "It is not\n1240.50", "It isn't\n\nEUR 1240.50", "The balance is not:\n\n1240.50",
-        "Wrong answers:\n- mine\n- 1240.50", "It is not the case that it is\n1240.50",
+        "Wrong answers:\n- mine\n- 1240.50", "These are not right:\n- All done. It is 1240.50.", "It is not the case that it is\n1240.50",
         "More than 1240.50.", "It is roughly EUR 1240.50.", "~1240.50", "<1240.50", "Twice 1240.50",
         "1240.50 thousand", "1240.50%", "1240.50-ish", "1240.50, give or take", "1240.50 plus a fee",
         "I wonder whether it is 1240.50.", "If it were 1240.50, I would say so.", "is it 1240.50",

@@ -2,7 +2,7 @@
 
 It is not            It is not 1240.50               a line that goes on in the next
 1240.50
-These are wrong:     These are wrong:                a heading, said of each item
+These are wrong:     These are wrong:                a heading, said of each under it
 - 1240.50            These are wrong: - 1240.50
 - 1300.00            These are wrong: - 1300.00
 """
@@ -28,10 +28,9 @@ def sentences(text: str) -> list[str]:
     lines = [line.strip() for line in _without_markers(text).split("\n")]
     for line in _GOES_ON.sub(" ", "\n".join(filter(None, lines))).split("\n"):
         parts = [part for part in _END.split(line) if part] or [""]
-        last, parts[0] = parts[-1], f"{heading} {parts[0]}".lstrip()
-        found += parts
-        if _HEADING.search(last):
-            heading = last
+        found += [f"{heading} {part}" for part in parts] if heading else parts
+        if _HEADING.search(parts[-1]):
+            heading = parts[-1]
         elif not _ITEM.match(line):
             heading = ""
     return found
