@@ -3,6 +3,7 @@
 import random
 import re
 import warnings
+from importlib import resources
 
 import pytest
 from longcat_envs import DomainError
@@ -236,6 +237,13 @@ def test_closures_sql_and_the_look_backwards_agree_on_damaged_worlds(name):
         ("ask deposit_account: put it into {self}", "does not say {amount}"),
         ("figure account.blance: x", "a value must be among"),
         ("number account: many", "invalid literal"),
+        ("number account: -5", "must be from 0 to 100000, got -5"),
+        ("number account: 99999999999", "must be from 0 to 100000"),
+        ("value acount.overdraft: 0 | 200", "a class or a tool must be among"),
+        ("value account.overdaft: 0 | 200", "a value must be among"),
+        ("value account.overdraft: 5..1", "a range must rise"),
+        ("value account.overdraft: 1..5 by 0", "a range must rise"),
+        ("value account.overdraft: lots", "a range is such as"),
         ("noun account: my {kind account", "a slot is {name}"),
     ],
 )
@@ -257,3 +265,18 @@ def test_division_of_a_negative_amount_is_the_one_of_sql():
     store.commit()
     assert [i for _, i in Machine(spec).violations(store)] == [identifier]
     assert [i for _, i in violations_by_sql(spec, export(store))] == [identifier]
+
+
+def test_a_domain_that_was_changed_is_read_anew(tmp_path):
+    folder = resources.files("longcat_envs") / "domains"
+    path = tmp_path / "inn.world"
+    path.write_bytes((folder / "template.world.txt").read_bytes())
+    words = (folder / "template.words.en.txt").read_text("utf-8")
+    (tmp_path / "inn.words.en").write_text("\ufeff" + words, "utf-8")
+    first = load_setting(path)
+    assert load_setting(path) is first
+    (tmp_path / "inn.words.en").write_text(words + "title: another inn\n", "utf-8")
+    assert load_setting(path).words.title == "another inn"
+    (tmp_path / "inn.words.en").write_bytes(b"\xff\xfe")
+    with pytest.raises(DomainError, match=r"inn\.words\.en:1:1: must be UTF-8"):
+        load_setting(path)

@@ -296,13 +296,17 @@ def _past(setting: Setting, seed: int) -> History:
     return live_through(setting.machine, setting.words, seed)
 
 
-@lru_cache(maxsize=64)
 def load_setting(name_or_path: str | Path) -> Setting:
-    """Read a domain with its words.
+    """Read a domain with its words; what has not changed is read once.
 
     Raises:
         DomainError: There is no such domain, or a file breaks a rule.
     """
+    return _setting(name_or_path, load_source(name_or_path), load_source(name_or_path, ".words.en"))
+
+
+@lru_cache(maxsize=64)
+def _setting(name_or_path: str | Path, _rules: tuple[str, str], _words: tuple[str, str]) -> Setting:
     machine = load_machine(name_or_path)
     text, file = load_source(name_or_path, ".words.en")
     return Setting(machine, read_words(text, machine.spec, file))

@@ -34,7 +34,10 @@ def load_source(name_or_path: str | Path, suffix: str = SUFFIX) -> tuple[str, st
         return (file.read_text("utf-8") if file.is_file() else ""), file.name
     if path.is_file():
         file = path if suffix == SUFFIX else path.with_suffix(suffix)
-        return (file.read_text("utf-8") if file.is_file() else ""), str(file)
+        try:
+            return (file.read_text("utf-8-sig") if file.is_file() else ""), str(file)
+        except UnicodeDecodeError as error:
+            raise DomainError(f"{file}:1:1: must be UTF-8: {error}") from None
     raise DomainError(
         f"a domain must be one of {', '.join(builtin_worlds())} or a file, "
         f"got {str(name_or_path)!r}"

@@ -27,6 +27,8 @@ from ._names import POOLS
 Draw = Callable[[Random, int], Any]
 """From a generator and today to a value."""
 
+MAX_RECORDS = 100_000
+"""Records of one class that words may ask for."""
 KINDS = ("title", "you", "number", "value", "noun", "ask", "figure", "greet")
 
 
@@ -81,7 +83,12 @@ def _add(words: Words, spec: Spec, kind: str, name: str, rest: str) -> None:
     elif kind == "number":
         _known("a class", name, spec.classes)
         words.numbers[name] = int(rest)
+        if not 0 <= words.numbers[name] <= MAX_RECORDS:
+            raise ValueError(f"must be from 0 to {MAX_RECORDS}, got {rest}")
     elif kind == "value":
+        type_ = _type_of(spec, name)
+        if type_.kind in ("int", "money", "date", "days"):
+            _draw(rest, type_, Random(0), 0)
         words.values[name] = rest
     elif kind == "noun":
         _known("a class", name, spec.classes)
@@ -101,6 +108,18 @@ def _add(words: Words, spec: Spec, kind: str, name: str, rest: str) -> None:
         one = spec.classes[of]
         _known("a value", value, {**one.fields, **one.derived})
         words.figures[name] = options
+
+
+def _type_of(spec: Spec, name: str) -> Type:
+    """The type of a field, or of a tool's argument."""
+    of, _, field_name = name.partition(".")
+    _known("a class or a tool", of, {**spec.classes, **spec.actions})
+    if of in spec.classes:
+        fields = {one.name: one.type for one in spec.classes[of].fields.values()}
+    else:
+        fields = dict(spec.actions[of].parameters)
+    _known("a value", field_name, fields)
+    return fields[field_name].plain
 
 
 def _known(what: str, name: str, known: Any) -> None:
@@ -156,4 +175,7 @@ def _range(text: str) -> tuple[int, int, int]:
     found = re.fullmatch(r"\+?(-?\d+)\.\.\+?(-?\d+)(?: by (\d+))?", text.strip())
     if found is None:
         raise ValueError(f"a range is such as 20..400 by 10 or +1..+14, got {text!r}")
-    return int(found[1]), int(found[2]), int(found[3] or 1)
+    low, high, step = int(found[1]), int(found[2]), int(found[3] or 1)
+    if low > high or step < 1:
+        raise ValueError(f"a range must rise, in steps of 1 or more, got {text!r}")
+    return low, high, step
