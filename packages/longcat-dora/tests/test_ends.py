@@ -14,6 +14,7 @@ from longcat_dora import (
     Invalid,
     LocalRuntime,
     LongcatDoraError,
+    Mask,
     RunConfig,
     SchedulerConfig,
     Task,
@@ -73,6 +74,10 @@ def _leaks():
     raise asyncio.CancelledError  # of something that it ran itself
 
 
+def _closes():
+    raise GeneratorExit  # of a generator of its own
+
+
 async def _times_out_itself():
     await asyncio.wait_for(asyncio.sleep(60), 0.01)
 
@@ -84,7 +89,7 @@ WRONG = [
     (float("nan"), "a reward must be finite, got nan"),
     (float("inf"), "a reward must be finite, got inf"), (-(10**400), "too large"),
     ([1.0], "must be a number"), (_leaks, "CancelledError"), (_exits, "SystemExit: 3"),
-    (_times_out_itself, "TimeoutError"),
+    (_times_out_itself, "TimeoutError"), (_closes, "GeneratorExit"),
 ]  # fmt: skip
 """What a world returns, or calls, and what is said of it."""
 
@@ -159,6 +164,40 @@ def test_a_world_may_say_that_it_broke_itself(tmp_path):
     assert max(started.values()) <= SMALL.group_size * SMALL.max_attempts
 
 
+class _Silent(Invalid):
+    def __init__(self):  # it makes no reason
+        pass
+
+
+class _Unspeakable(Mask):
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+async def _says_it_oddly(question, policy):
+    reward = await guess(question % 8, policy)
+    match question % 8:
+        case 1:
+            return Invalid(None)
+        case 2:
+            raise Invalid(RuntimeError("the judge is out"))
+        case 3:
+            raise _Silent
+        case 4:
+            raise _Unspeakable
+        case _:
+            return reward
+
+
+def test_a_world_that_broke_itself_may_say_so_in_any_way(tmp_path):
+    runtime = _run(tmp_path, _says_it_oddly, max_failures_in_a_row=10**6, stall_deadline_s=20)
+    assert (runtime.version, runtime.report.num_open) == (4, 0)
+    assert set(_details(tmp_path, "invalid")) == {"None", "the judge is out", ""}
+    assert set(_details(tmp_path, "masked")) == {
+        "_Unspeakable, which cannot be shown: ZeroDivisionError"
+    }
+
+
 class BadTrainer(TabularTrainer):
     """Goes wrong in one way at its third step."""
 
@@ -207,6 +246,7 @@ class ReturnsNone(TabularTrainer):
 @pytest.mark.parametrize(("trainer", "error", "told"), [
     (ReturnsNone(), LongcatDoraError, r"trainer\.train must return a mapping.*step 3.*None"),
     (BadTrainer("train", ZeroDivisionError("by zero")), ZeroDivisionError, "by zero"),
+    (BadTrainer("train", StopIteration()), RuntimeError, "StopIteration: what it iterates over"),
     (BadTrainer("weights", ["text"]), LongcatDoraError, r"trainer\.weights must return bytes.*step 3"),
 ])  # fmt: skip
 def test_a_trainer_that_raises_or_returns_nonsense_ends_the_run_before_anything_is_committed(
@@ -214,7 +254,7 @@ def test_a_trainer_that_raises_or_returns_nonsense_ends_the_run_before_anything_
 ):
     with pytest.raises(error, match=told) as caught:
         _run(tmp_path, trainer=trainer)
-    if error is ZeroDivisionError:
+    if error is not LongcatDoraError:
         assert caught.value.__notes__ == ["(raised by trainer.train, step 3)"]
     report = check(tmp_path / "log")
     assert report.breaches == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from longcat_dora import (
     EventLog,
+    LocalRuntime,
     LongcatDoraError,
     RolloutManager,
     RunConfig,
@@ -18,6 +19,7 @@ from longcat_dora import (
 )
 from longcat_dora.__main__ import main
 from longcat_dora.tasks import from_jsonl
+from longcat_dora.testing import TabularTrainer, tabular_worker
 
 CONFIG = SchedulerConfig(groups_per_batch=2, group_size=2, soft_staleness=1, max_running=8)
 
@@ -53,6 +55,24 @@ def test_quotas_are_weights_by_domain(quotas):
 def test_a_field_that_is_something_else_is_named(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         RunConfig(**{"folder": "x", "max_steps": 1, name: 3})
+
+
+def test_a_folder_is_named_and_may_be_at_home(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="folder must be a path, got ''"):
+        RunConfig(folder="", max_steps=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunConfig(folder="~/runs", max_steps=1).folder == tmp_path / "runs"
+
+
+def test_a_class_for_a_trainer_and_a_path_for_a_config_are_named(tmp_path):
+    given = {"factory": tabular_worker, "trainer": TabularTrainer(), "tasks": [Task("a", 1)]}
+    with pytest.raises(TypeError, match="config must be a RunConfig, got 'runs/x'"):
+        LocalRuntime("runs/x", **given)
+    config = RunConfig(folder=tmp_path / ("x" * 300), max_steps=1)
+    with pytest.raises(TypeError, match="must be a trainer, got the class TabularTrainer: call it"):
+        LocalRuntime(config, **{**given, "trainer": TabularTrainer})
+    with pytest.raises(LongcatDoraError, match=r"cannot use .*log: File name too long"):
+        LocalRuntime(config, **given).run()
 
 
 def test_numbers_of_numpy_will_do_and_are_written_down(tmp_path):

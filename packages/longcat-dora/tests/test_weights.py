@@ -9,6 +9,7 @@ import gc
 import json
 import threading
 
+import numpy as np
 import pytest
 from longcat_dora import (
     LocalRuntime,
@@ -229,6 +230,8 @@ def _breaks():
     (b"", LongcatDoraError, "must hold a byte"),
     ([("a", array.array("d", [1.0]))] * 2, LongcatDoraError, "'a' comes twice"),
     ({"a": [1.0, 2.0]}, LongcatDoraError, "'a' must be an array, got list"),
+    ({"a": np.array([None])}, LongcatDoraError, "'a' must be an array, got ndarray: "),
+    ({"a": memoryview(b"xyz")[::2]}, LongcatDoraError, "'a' must be an array, got memoryview: "),
     ([1, 2], LongcatDoraError, "pairs of a name and an array, got 1"),
     (_breaks(), ZeroDivisionError, "no shard"),
 ])  # fmt: skip

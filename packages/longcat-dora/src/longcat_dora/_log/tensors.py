@@ -66,7 +66,12 @@ def shards_of(weights: Any) -> Iterator[Shard]:
         if name in names:
             raise LongcatDoraError(f"each array must have a name of its own, {name!r} comes twice")
         names.add(name)
-        yield _shard(name, value)
+        try:
+            shard = _shard(name, value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            told = f"got {type(value).__name__}: {error}"
+            raise LongcatDoraError(f"{name!r} must be an array, {told}") from error
+        yield shard
     if not names:
         raise LongcatDoraError("they must hold an array, and hold none")
 
@@ -82,12 +87,9 @@ def _shard(name: str, value: Any) -> Shard:
         array: Any = numpy.ascontiguousarray(value)
         data = memoryview(array.reshape(-1).view(numpy.uint8))
         return Shard(Form(name, "numpy", array.dtype.str, value.shape, data.nbytes), data)
-    try:
-        view = memoryview(value)
-        shape = tuple(view.shape or ())
-        return Shard(Form(name, "memory", view.format, shape, view.nbytes), view.cast("B"))
-    except TypeError as error:
-        raise LongcatDoraError(f"{name!r} must be an array, got {type(value).__name__}") from error
+    view = memoryview(value)
+    shape = tuple(view.shape or ())
+    return Shard(Form(name, "memory", view.format, shape, view.nbytes), view.cast("B"))
 
 
 def restored(form: Form, data: memoryview) -> Any:

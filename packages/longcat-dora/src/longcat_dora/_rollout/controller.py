@@ -161,9 +161,9 @@ class RolloutController:
                 )  # fmt: skip
                 self._note_splits(session)
                 self.deliver(trajectory, session.num_splits)
-        except GeneratorExit:  # the process ends
-            raise
         except BaseException:  # whatever it is, it is this rollout's end
+            if self._is_thrown_away(order.trajectory):
+                raise
             reason = reason or EndReason.FAILED
             detail = f"{detail}\n{_traceback()}".strip()
         if reason is not None and order.trajectory not in self._aborted:
@@ -185,13 +185,13 @@ class RolloutController:
                     return EndReason.FAILED, "rollout is no async function", None
                 outcome = await awaitable
         except Mask as mask:
-            return EndReason.MASKED, str(mask), None
+            return EndReason.MASKED, _said(mask), None
         except Invalid as invalid:
-            return EndReason.INVALID, invalid.reason, None
-        except GeneratorExit:
-            raise
+            return EndReason.INVALID, _reason_of(invalid), None
         # An agent may raise SystemExit, or let a cancellation of its own out: neither is ours.
         except BaseException:
+            if self._is_thrown_away(order.trajectory):
+                raise
             if not limit.expired():
                 return EndReason.FAILED, _traceback(), None
             outcome = None
@@ -199,8 +199,15 @@ class RolloutController:
             detail = f"the rollout of task {order.task!r} took more than {self.deadline_s:g} s"
             return EndReason.DEADLINE, detail, None
         if isinstance(outcome, Invalid):
-            return EndReason.INVALID, outcome.reason, None
+            return EndReason.INVALID, _reason_of(outcome), None
         return None, "", outcome
+
+    def _is_thrown_away(self, trajectory: str) -> bool:
+        """Whether a rollout is closed from outside, as its process ends, and must not go on."""
+        try:
+            return asyncio.current_task() is not self._tasks.get(trajectory)
+        except RuntimeError:  # no loop runs any more
+            return True
 
     def _refuse_plain(self, returned: Any) -> None:
         name = getattr(self.worker.rollout, "__name__", "rollout")
@@ -233,6 +240,18 @@ class RolloutController:
         for version in [v for v in self._retiring if not self._num_sessions[v]]:
             self._retiring.discard(version)
             self.worker.engine.retire(version)
+
+
+def _reason_of(invalid: Invalid) -> str:
+    return _said(getattr(invalid, "reason", invalid))  # a subclass may have made none
+
+
+def _said(value: object) -> str:
+    """What somebody else's object says of itself, if it can."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"{type(value).__name__}, which cannot be shown: {type(error).__name__}"
 
 
 def _traceback() -> str:

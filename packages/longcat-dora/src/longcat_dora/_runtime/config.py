@@ -56,10 +56,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.folder, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"folder must be a path, got {self.folder!r}")
+        if not self.folder:  # a variable that was not set; Path("") would be the working directory
+            raise ValueError("folder must be a path, got ''")
         scheduler = cast("object", self.scheduler)
         if not isinstance(scheduler, SchedulerConfig):
             raise ValueError(f"scheduler must be a SchedulerConfig, got {self.scheduler!r}")
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
         if not isinstance(self.sync_commits, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"sync_commits must be true or false, got {self.sync_commits!r}")
         for name, least in _WHOLE.items():

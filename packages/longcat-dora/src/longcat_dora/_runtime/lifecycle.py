@@ -93,7 +93,10 @@ def signals_cancel(on_signal: Callable[[str], None]) -> Generator[None]:
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_NOT_OURS = (
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # fmt: skip
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 

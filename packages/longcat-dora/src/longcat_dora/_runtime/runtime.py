@@ -100,6 +100,8 @@ class Runtime(ABC):
         on_group: Callable[[list[Trajectory]], None] | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
+        if not isinstance(config, RunConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"config must be a RunConfig, got {config!r:.80}")
         if not callable(factory):
             raise TypeError(
                 f"factory must build a Worker when called, got {type(factory).__name__}"

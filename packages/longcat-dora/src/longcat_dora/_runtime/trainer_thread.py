@@ -31,6 +31,8 @@ class TrainerThread:
     """
 
     def __init__(self, trainer: Trainer) -> None:
+        if isinstance(trainer, type):
+            raise TypeError(f"trainer must be a trainer, got the class {trainer.__name__}: call it")
         lacking = [name for name in METHODS if not callable(getattr(trainer, name, None))]
         if lacking:
             raise TypeError(
@@ -44,8 +46,14 @@ class TrainerThread:
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function after all that was asked before."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, function, *arguments)
+
+        def run() -> T:
+            try:
+                return function(*arguments)
+            except StopIteration as error:  # no future may hold one
+                raise RuntimeError("StopIteration: what it iterates over is at its end") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     async def train(self, batch: Sequence[Trajectory], *, step: int) -> dict[str, Any]:
         """Take a step; return its metrics.
