@@ -4,11 +4,12 @@ from ._audit import audit, wrong_chains
 from ._database import Database, ToolError
 from ._demonstrate import Demonstration, demonstrate
 from ._environment import TaskEnvironment, World
+from ._fields import DomainError
 from ._graph import ToolGraph
 from ._grow import Grower, GrowthConfig
 from ._loop import Episode, InvalidEpisode, Policy, run_episode
 from ._protocol import Environment, Message, Observation, ToolResult
-from ._spec import Domain, DomainError, builtin_domains, load_domain
+from ._spec import Domain, builtin_domains, load_domain
 from ._task import Invalid, Reward, Rubric, Step, Task, judge
 from ._tools import Condition, Effect, Parameter, Tool, derive_tools
 

@@ -20,7 +20,8 @@ _DENIAL = re.compile(
     r"|rather than|other than|anything but|(?:any|some)(?:thing else| other)|far from|ruled out"
     r"|opposite|(?:is|was|are|were|do|does|did|has|have|had|can|could|would|should|wo|ai)n'?t"
     r"|a lie|(?:i|have) lied|lying|kidding|joking|a joke|pretend\w*|invent\w*|fake|fictional"
-    r"|made (?:\w+ )?up|hypothetical\w*|used to be|(?:would be|would have been|had it been)|seem(?:s|ed|ingly)?"
+    r"|made (?:\w+ )?up|hypothetical\w*|used to be|would be|would have been|had it been"
+    r"|seem(?:s|ed|ingly)?"
     r"|appears? to|apparently|likely|a chance|(?:the|my|an) estimate|refuse to|wonder(?:ing|ed)?"
     r"|(?:some|any)(?:one|body) else|psych|assum\w+|(?:i|we) (?:\w+ )?(?:think|believe|reckon"
     r"|suspect|imagine|would say)|let us say|let's say|(?:they|he|she|people|some) claims?"
@@ -31,7 +32,8 @@ _RETRACTION = re.compile(
     r"^\W*(?:(?:well|actually|sorry|oh|wait|hm+|but|and|or|oops|honestly|in fact|lol)\W+)*"
     r"(?:(?:no|not)\b(?=\W*$|\s*[,.!:;–—-]|\s+(?:it|that|this|wait|really|at all|true|correct"
     r"|right|so|quite|exactly)\b)|wrong\b|(?:the )?(?:above|opposite)\b"
-    r"|it (?:is|was) not\b(?! (?:possible|allowed|necessary|needed)\b)|it isn't\b|(?:that|this) (?:is|was) (?:not|n't)\b"
+    r"|it (?:is|was) not\b(?! (?:possible|allowed|necessary|needed)\b)|it isn't\b"
+    r"|(?:that|this) (?:is|was) (?:not|n't)\b"
     r"|(?:\w+\W+){0,2}(?:nope|nah|false|untrue|incorrect|kidding|negative|psych)\W*$)",
     re.IGNORECASE,
 )
@@ -60,7 +62,7 @@ _TAKES_BACK = re.compile(
 _AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
 _NUMBER, _WORD = "\0", "\1"
-"""What stands for a value with digits, and for one without: somebody's table is under their name."""
+"""What stands for a value with digits, and for one without: a table is under somebody's name."""
 _RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
 """A number as one end of a range."""
 _BOUND = re.compile(
@@ -94,7 +96,7 @@ def takes_back(sentence: str, *, is_after: bool) -> bool:
 
 
 def denying_names(names: Iterable[str]) -> list[str]:
-    """Return the names of more words than one that sound like denials, such as `A Table for Nobody`."""
+    """Return the names of several words that sound like denials, such as `A Table for Nobody`."""
     return [name for name in names if " " in name and _DENIAL.search(name)]
 
 

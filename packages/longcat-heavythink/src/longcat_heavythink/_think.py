@@ -93,8 +93,9 @@ class HeavyConfig:
             raise ValueError(f"packing must be one of {', '.join(POLICIES)}, got {self.packing!r}")
         if self.stream not in _STREAMS:
             raise ValueError(f"stream must be one of {', '.join(_STREAMS)}, got {self.stream!r}")
-        if not isinstance(self.schedule, str | Schedule | None):
-            raise ValueError(f"schedule must be a Schedule or its words, got {self.schedule!r}")
+        schedule: Any = self.schedule
+        if not isinstance(schedule, str | Schedule | None):
+            raise ValueError(f"schedule must be a Schedule or its words, got {schedule!r}")
         self.resolved()
 
     def resolved(self) -> Schedule:

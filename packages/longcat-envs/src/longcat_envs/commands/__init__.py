@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 
 from . import _domains, _models, _tasks, _writing
 from ._common import say

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.loaders import NAMES, ForeignSet, load_foreign
 from longcat_envs.tasks import WorldTask
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from longcat_envs._fields import DomainError
 from longcat_envs._loop import Policy
-from longcat_envs._spec import DomainError
 from longcat_envs.history import Setting, load_setting
 from longcat_envs.loaders import ForeignSet, is_foreign
 from longcat_envs.running import (

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.attacks import admitted, agents_domain, audit_domain
 from longcat_envs.difficulty import Cut, cut, solve_figures
 from longcat_envs.figures import grow_figures, growth_figures

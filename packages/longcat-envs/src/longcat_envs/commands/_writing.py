@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.running import ModelError
 from longcat_envs.writing import Bar, write_domain
 

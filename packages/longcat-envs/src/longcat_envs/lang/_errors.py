@@ -6,7 +6,7 @@ import ast
 import difflib
 from collections.abc import Iterable
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 
 
 class LangError(DomainError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 
 from ._audit import ForeignFinding, audit_foreign, audit_foreign_set, foreign_agents
 from ._bfcl import CATEGORIES, Backends, BfclSet, load_bfcl

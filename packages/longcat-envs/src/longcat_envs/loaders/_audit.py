@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longcat_envs._database import ToolError
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs._task import Reward
 from longcat_envs.tasks import Step
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from longcat_envs._database import ToolError
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.tasks import Step, Talker
 
 from ._environment import Turns

@@ -27,8 +27,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from longcat_envs._database import ToolError
+from longcat_envs._fields import DomainError
 from longcat_envs._person import Person
-from longcat_envs._spec import DomainError
 from longcat_envs.tasks import Step, Talker
 
 from ._overlay import Overlay, plain

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.lang import read_spec
 
 from ._world import Machine

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.lang import Spec, Type
 
 from ._names import POOLS

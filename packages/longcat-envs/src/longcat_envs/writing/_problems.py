@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from longcat_envs._spec import DomainError
+from longcat_envs._fields import DomainError
 from longcat_envs.attacks import audit_task
 from longcat_envs.checks import check_tools
 from longcat_envs.history import Setting
