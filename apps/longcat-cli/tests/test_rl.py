@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 from longcat_cli.errors import UsageError
-from longcat_cli.rl import RlOptions, _run_config, loaded, open_tracker, rl, split_tasks
+from longcat_cli.models import loaded
+from longcat_cli.rl import RlOptions, _run_config, open_tracker, rl, split_tasks
 from longcat_cli.sft import sft
 from typer.testing import CliRunner
 

@@ -166,3 +166,31 @@ def _convert(gguf: Path, out: Path) -> None:
     config.pad_token_id = config.eos_token_id = 2
     plain.save_pretrained(str(out))
     AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(str(out))
+
+
+def model_folder(name: str) -> str:
+    """A fetched model's folder, a folder, or a hub's name as it is."""
+    if name in SOURCES:
+        return str(get_model(name))
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise UsageError(f"--model {name} must hold config.json, it does not")
+    return str(path.resolve()) if path.exists() else name
+
+
+def loaded(name: str, *, lora: int, dtype: str, device: str) -> tuple[Any, Any]:
+    """A model and its tokenizer.
+
+    Raises:
+        UsageError: It is neither here nor on a hub that can be reached.
+    """
+    from longcat_gspo.transformers import load_model
+
+    try:
+        return load_model(name, lora=lora, dtype=dtype, device=device)
+    except OSError as error:
+        why = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"--model must be a fetched model, a folder, or the name of one on a hub that can be "
+            f"reached, got {name!r}: {why}"
+        ) from error

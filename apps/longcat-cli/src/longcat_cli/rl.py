@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import UsageError
+from .models import loaded, model_folder
 
 if TYPE_CHECKING:
     from longcat_dora import Progress, RunConfig, Task, Worker
@@ -113,36 +114,6 @@ def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Add objects to a file, one a line."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def model_folder(name: str) -> str:
-    """A fetched model's folder, a folder, or a hub's name as it is."""
-    from .models import SOURCES, get_model
-
-    if name in SOURCES:
-        return str(get_model(name))
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        raise UsageError(f"--model {name} must hold config.json, it does not")
-    return str(path.resolve()) if path.exists() else name
-
-
-def loaded(name: str, *, lora: int, dtype: str, device: str) -> tuple[Any, Any]:
-    """A model and its tokenizer.
-
-    Raises:
-        UsageError: It is neither here nor on a hub that can be reached.
-    """
-    from longcat_gspo.transformers import load_model
-
-    try:
-        return load_model(name, lora=lora, dtype=dtype, device=device)
-    except OSError as error:
-        why = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"--model must be a fetched model, a folder, or the name of one on a hub that can be "
-            f"reached, got {name!r}: {why}"
-        ) from error
 
 
 def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

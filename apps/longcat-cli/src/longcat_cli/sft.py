@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from .errors import UsageError
-from .rl import loaded, model_folder, read_jsonl
+from .models import loaded, model_folder
+from .rl import read_jsonl
 
 
 def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], int]:
