@@ -105,19 +105,25 @@ class PidReplica(TabularReplica):
         (folder / f"{os.getpid()}.{place}.pid").touch()
 
 
+def _files(folder, pattern, number):
+    """Wait until there are so many, for a minute at most."""
+    until = time.monotonic() + 60
+    while len(found := list(folder.glob(pattern))) < number and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
 def test_engine_replicas_are_actors_and_one_is_killed(tmp_path, cluster):
     pids, killed = tmp_path / "pids", []
     pids.mkdir()
 
     def on_step(progress):
-        found = list(pids.glob("*.1.pid"))
-        if progress.step == 8:
+        if progress.step == 8:  # others may have answered all until then
+            found = _files(pids, "*.1.pid", 1)
             os.kill(int(found[0].name.split(".")[0]), signal.SIGKILL)
             killed.extend(found)
-        until = time.monotonic() + 60
-        while progress.step == 40 and len(found) < 2 and time.monotonic() < until:
-            time.sleep(0.05)  # the controller, elsewhere, starts it anew
-            found = list(pids.glob("*.1.pid"))
+        if progress.step == 40:  # the controller, elsewhere, starts it anew
+            _files(pids, "*.1.pid", 2)
 
     runtime = _runtime(
         tmp_path / "run", steps=40, on_step=on_step, controllers=1,

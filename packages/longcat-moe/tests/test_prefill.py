@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import os
+import signal
 
 import pytest
 from longcat_moe import Engine, LongcatForCausalLM, PrefillProcess, SparseAttention, Window
@@ -62,8 +64,11 @@ def test_when_it_dies_the_engine_computes_what_is_left(model, config):
     plain.add_model(0, model)
 
     async def killed():
+        await _answers(engine)  # it has loaded the model and read all that was sent
+        os.kill(prefill.process.pid, signal.SIGSTOP)  # or it might be through before it is killed
         task = asyncio.create_task(_answers(engine))
         await asyncio.sleep(0.3)
+        assert not task.done()
         prefill.process.kill()
         return await asyncio.wait_for(task, 300)
 
