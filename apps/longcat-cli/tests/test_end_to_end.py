@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import sabotage
@@ -163,6 +164,20 @@ def test_an_honest_stage_in_the_same_harness_stands(again):
 def test_an_honest_cold_start_of_the_same_length_stands(again):
     _, lines = again("cold_start", cold_start, "_sample", sabotage.REAL_SAMPLE)
     assert lines == []
+
+
+def test_controllers_find_the_run_from_any_working_directory(trained, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def runtime(config, *, factory, **rest):
+        raise Begun(*factory.args)
+
+    monkeypatch.chdir(trained.parent)
+    monkeypatch.setattr(experts, "_runtime_of", lambda recipe: runtime)
+    with pytest.raises(Begun) as begun:
+        experts.run(RunFolder.open(Path(trained.name)), Display(["expert-shop"]), "shop")
+    assert begun.value.args == (str(trained.resolve()), "shop")
 
 
 def test_on_ray_an_expert_learns_as_well(again):

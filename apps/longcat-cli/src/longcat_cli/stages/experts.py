@@ -56,7 +56,8 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     source = TaskSource(folder, group)
     runtime = _runtime_of(recipe)(
         _run_config(recipe, place / "dora"),
-        factory=functools.partial(make_worker, str(folder.path), group),
+        # Ray's workers have working directories of their own.
+        factory=functools.partial(make_worker, str(folder.path.resolve()), group),
         trainer=make_trainer(model, recipe),
         tasks=iter(source),
         on_step=lambda progress: _show(display, progress, source, recipe),
