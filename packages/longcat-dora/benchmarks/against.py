@@ -2,7 +2,7 @@
 
 usage: python against.py --old FOLDER [--repeats 5]
 
-FOLDER is `packages/longcat-dora` of another checkout (`git worktree add`). Four figures:
+FOLDER is `packages/longcat-dora` of another checkout (`git worktree add`). Five figures:
 
 - manager: CPU microseconds a trajectory from admission to commit, log included, at 4,000 live.
 - log: events a second that are read from a log on disk and judged, without trajectories' bytes.
@@ -10,6 +10,8 @@ FOLDER is `packages/longcat-dora` of another checkout (`git worktree add`). Four
   events.
 - run: steps a second of a whole run with a controller of its own, rollouts of 5 ms; commits synced
   where they are.
+- tail: trajectories a second of a whole run whose rollouts take 0.1 s on average by a Pareto law,
+  under the hard bound that `plan` finds (`long_tail.py`).
 """
 
 import argparse
@@ -24,7 +26,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-WORSE = {"manager": 1, "log": -1, "queue": -1, "run": -1}
+WORSE = {"manager": 1, "log": -1, "queue": -1, "run": -1, "tail": -1}
 """1 where more is worse."""
 
 
@@ -134,6 +136,21 @@ def run(steps=150):
     return (len(times) - 1) / (times[-1] - times[0])
 
 
+def tail(steps=100, mean=0.1):
+    import long_tail
+    from longcat_dora import SchedulerConfig, plan
+
+    size = {"groups_per_batch": 16, "group_size": 2, "max_running": 64, "soft_staleness": 2}
+    latencies = long_tail._latencies("pareto", mean)
+    found = plan(SchedulerConfig(**size, hard_staleness=99), latencies, train_s=mean)
+    options = argparse.Namespace(steps=steps, mean=mean)
+    rate, report = long_tail._run(
+        "pareto", options, SchedulerConfig(**size, hard_staleness=found.hard_staleness)
+    )
+    assert report.is_clean
+    return rate
+
+
 def _measure(package, name):
     environment = {**os.environ, "PYTHONPATH": str(Path(package) / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--one", name]
@@ -171,7 +188,7 @@ def main():
         "spread": f"least to greatest of {options.repeats} pairs in turns",
         "notes": [
             ("manager: CPU microseconds a trajectory; log: events/s; queue: trajectories/s; run:"
-            " steps/s"),
+            " steps/s; tail: trajectories/s"),
             ("the run waits at each step until what it trained on is on the disk; before, it did"
             " not"),
         ],

@@ -169,7 +169,7 @@ def main():
         "claim": "Reset and judgement of an episode, a restored SQLite image of the same rows, and "
         "the time of a call, in processor time.",
         "spread": f"median of {ROUNDS} interleaved rounds; the last column is min to max",
-        "notes": ["processor time, on a machine that others used at the same time",
+        "notes": ["processor time",
                   "tau2 airline: the task with most calls; judge of the port is one hash, it needs two",
                 ],
     }))  # fmt: skip
