@@ -275,6 +275,19 @@ def test_a_run_in_which_nothing_is_to_be_learned_ends_and_says_so(tmp_path, capl
     assert "the last 5 groups had nothing to learn from" in caplog.text
 
 
+def test_equal_rewards_are_trained_on_where_they_are_not_the_signal(tmp_path):
+    for size, groups in ((1, 8), (2, 4)):
+        config = SchedulerConfig(
+            groups_per_batch=groups, group_size=size, max_running=8, keep_equal_rewards=True
+        )
+        run = _run(tmp_path / str(size), _constant, scheduler=config, max_groups_without_signal=1)
+        assert run.version == 4
+        assert run.report.num_committed == 32
+        assert "no_signal" not in run.report.reasons
+    with pytest.raises(ValueError, match="keep_equal_rewards must be true or false, got 1"):
+        SchedulerConfig(keep_equal_rewards=1)
+
+
 class Nonsense(TabularEngine):
     """Returns what no engine should, now and then, each kind in turn."""
 

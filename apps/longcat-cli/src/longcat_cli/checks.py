@@ -160,6 +160,9 @@ def estimate(recipe: Recipe) -> Needs:
     trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * pace
     fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
     fuse = fuse_steps * recipe.fuse.batch_tokens * pace
+    if recipe.fuse.road == "distil":
+        judged = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * TOKENS_OF_AN_ATTEMPT
+        fuse += judged * RL_COST * pace - recipe.fuse.steps * recipe.fuse.batch_tokens * pace
     cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
     evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * pace
     log = experts * attempts * 4_000

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "merged"
 
     @property
+    def distil(self) -> Path:
+        """The run in which the merged model is distilled from the experts, if that is its road."""
+        return self.path / "distil"
+
+    @property
     def fused(self) -> Path:
         """The fused model."""
         return self.path / "fused"

@@ -20,7 +20,8 @@ def unlearned(folder: RunFolder) -> list[str]:
     recipe = folder.recipe
     wanted = {"cold_start": recipe.cold_start.steps}
     wanted |= {f"expert-{group}": recipe.rl.steps for group in recipe.groups}
-    wanted["fuse"] = recipe.fuse.steps
+    is_distilled = recipe.fuse.road == "distil"
+    wanted["fuse"] = recipe.fuse.distil_steps if is_distilled else recipe.fuse.steps
     lines: list[str] = []
     for stage, steps in wanted.items():
         facts = folder.facts(stage)

@@ -200,14 +200,23 @@ class Fuse:
     """Erase what contradicts the majority's sign."""
     scale: float = _number(1.0)
     """Times the average of the experts' task vectors."""
+    road: Literal["imitate", "distil"] = "imitate"
+    """What the merged model learns from: the experts' successful trajectories, or the experts'
+    judgement of each token that it samples itself (MOPD)."""
     steps: int = _number(300)
-    """Supervised steps after the merge, on the experts' successful trajectories; 0 for none."""
+    """Supervised steps after the merge, to imitate; 0 for none."""
     batch_tokens: int = _number(640, least=1)
     """Tokens of a step."""
     learning_rate: float = _number(4e-4, above=True)
     """Peak rate; it decays linearly."""
     per_task: int = _number(2, least=1)
     """Trajectories of a task at most, the newest."""
+    distil_steps: int = _number(24)
+    """Batches of attempts that the experts judge, to distil; 0 for none."""
+    distil_attempts: int = _number(32, least=1)
+    """Attempts of a batch."""
+    distil_learning_rate: float = _number(4e-4, above=True)
+    """Peak rate; it decays linearly."""
     head_steps: int = _number(100)
     """Steps that train a head for `serve --speculate`, which changes no answer; 0 for none."""
     head_learning_rate: float = _number(3e-3, above=True)

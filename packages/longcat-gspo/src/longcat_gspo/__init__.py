@@ -18,6 +18,7 @@ from ._distill import mopd_loss, reverse_kl_loss
 from ._gift import gift_loss
 from ._linear import linear_log_probs, linear_log_probs_and_entropy
 from ._mismatch import Correction, hispo_mask, mismatch_weights
+from ._mopd import MopdTrainer
 from ._objective import (
     ClipRange,
     LossStats,
@@ -37,7 +38,7 @@ from ._verify import Stagnation, VerificationItem, verification_items, verificat
 
 __all__ = [
     "Attempt", "Baseline", "CapabilityValue", "ClipRange", "CobaValue", "ContextGrowth",
-    "Correction", "GspoTrainer", "LossStats", "MismatchWarning",
+    "Correction", "GspoTrainer", "LossStats", "MismatchWarning", "MopdTrainer",
     "Objective", "Oversampler", "PassRateCurriculum", "Sample", "StagedCurriculum", "Stagnation",
     "TaskFacts",
     "TrainerConfig", "TripletClip", "Value", "VerificationItem", "allocate_budget", "as_samples",

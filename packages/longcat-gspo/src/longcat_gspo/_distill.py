@@ -35,6 +35,7 @@ def mopd_loss(
     advantage_S: Tensor | None = None,
     reward_weight: float = 0.0,
     max_gap: float = math.inf,
+    weight_S: Tensor | None = None,
 ) -> tuple[Tensor, LossStats]:
     """Multi-teacher on-policy distillation, from the log-probabilities of sampled tokens alone.
 
@@ -53,10 +54,11 @@ def mopd_loss(
         reward_weight: What it is multiplied with, the report's alpha.
         max_gap: Largest size of the teacher's part, in nats; ours, for teachers that rule a token
             out.
+        weight_S: What a sequence counts; 1 when absent. An attempt's k segments count 1/k each.
 
     Raises:
         ValueError: The shapes differ, a sequence is out of range, the bounds are no band around 1,
-            or a teacher's part is not finite; the message says which.
+            a weight is missing, or a teacher's part is not finite; the message says which.
     """
     _check(log_probs_T, (teacher_log_probs_T, sampled_log_probs_T, sequence_T), "(T,)")
     if not 0 <= low <= 1 <= high or not max_gap > 0:
@@ -82,6 +84,10 @@ def mopd_loss(
     is_cut_T = (ratio_T < low) | (ratio_T > high)
     weight_T = torch.where(is_cut_T, 0, ratio_T)
     loss_S = sequence_mean(weight_T * gap_T * log_probs_T, sequence_T, num_sequences)
+    if weight_S is not None:
+        if weight_S.shape != (num_sequences,):
+            raise ValueError(f"weight_S must be of shape ({num_sequences},), got {weight_S.shape}")
+        loss_S = loss_S * weight_S
     stats = LossStats(
         sequence_mean(ratio_T, sequence_T, num_sequences),
         sequence_mean(is_cut_T.float(), sequence_T, num_sequences),

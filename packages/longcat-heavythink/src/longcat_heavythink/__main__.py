@@ -203,7 +203,11 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    ks = [int(k) for k in options.ks.split(",")]
+    try:
+        ks = [int(k) for k in options.ks.split(",")]
+    except ValueError:
+        words = f"--ks must be whole numbers, such as 1,2,4, got {options.ks!r}"
+        raise ValueError(words) from None
     if options.journal:
         problems = read_problems(options.journal)
         if not problems:

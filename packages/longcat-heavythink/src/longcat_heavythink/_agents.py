@@ -48,6 +48,7 @@ class EpisodeModel:
         self._model, self._make_world = model, make_world
         self._max_turns, self._to_call = max_turns, to_call or ToolCall.to_message
         self.name = f"episode of {model.name}"
+        self.journal_name = f"episode of {getattr(model, 'journal_name', model.name)}"
         self.max_tokens: int | None = getattr(model, "max_tokens", None)
 
     async def reply(self, call: Call) -> Reply:

@@ -100,6 +100,21 @@ _UNSEEN = "\u200b\u200c\u200d\u2060\ufeff \t\r\n"
 """Letters of no width: an answer of nothing else is empty, whatever `str.strip` says."""
 
 
+# Reasons to finish, in the words of vLLM, SGLang, Mistral, DeepSeek, Zhipu, Anthropic and Gemini.
+_TRUNCATED = {
+    "length", "max_tokens", "max_output_tokens", "model_length", "token_limit",
+    "model_context_window_exceeded",
+}  # fmt: skip
+_FILTERED = {
+    "content_filter", "content_filtered", "safety", "sensitive", "recitation", "blocklist",
+    "prohibited_content", "spii",
+}  # fmt: skip
+_STOPPED = {
+    "error", "abort", "aborted", "cancelled", "canceled", "network_error", "timeout",
+    "insufficient_system_resource",
+}  # fmt: skip
+
+
 def judged(
     content: Any,
     *,
@@ -125,12 +140,12 @@ def judged(
     if not (content is None or isinstance(content, str | list)):
         kind = type(content).__name__  # pyright: ignore[reportUnknownArgumentType]
         failure = Failure(FailureKind.MALFORMED, f"content must be text or parts, got {kind}")
-    elif (ended := finish_reason.lower()) in ("length", "max_tokens", "max_output_tokens"):
+    elif (ended := finish_reason.lower().replace("-", "_")) in _TRUNCATED:
         where = "inside its thoughts" if unclosed or not text else "before its answer was complete"
         failure = Failure(FailureKind.TRUNCATED, f"stopped at the limit of tokens, {where}")
-    elif ended in ("content_filter", "safety"):
+    elif ended in _FILTERED:
         failure = Failure(FailureKind.FILTERED, "stopped by the server's content filter")
-    elif ended in ("error", "abort", "cancelled"):
+    elif ended in _STOPPED:
         failure = Failure(FailureKind.CUT, f"the server stopped before the end: {finish_reason}")
     elif unclosed:
         failure = Failure(FailureKind.UNCLOSED, "the thoughts never ended")

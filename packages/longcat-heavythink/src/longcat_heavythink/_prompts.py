@@ -86,10 +86,14 @@ CHINESE = Prompts(
 PROMPTS = {"en": ENGLISH, "zh": CHINESE}
 
 _CONTROL = re.compile(  # what begins or ends a turn in common chat templates; not thoughts' tags
-    r"<(?=\|[^|\n]{1,40}\|>|/?(?:s|bos|eos|start_of_turn|end_of_turn)>|/?<?SYS>>"
-    r"|/?longcat_(?:s|system|user|assistant|observation|tool_declare|tool_response)>)"
+    r"<(?=[|｜][^|｜\n]{1,40}[|｜]>|\|turn>|turn\|>|/?(?:s|sop|eop|bos|eos|start_of_turn|end_of_turn)>"
+    r"|/?<?SYS>>|/?longcat_(?!think>)\w+>|/?tool_(?:call|response)s?>"
+    r"|(?:reserved|extra_id|unused)_?\d+>)"
 )
-_INST = re.compile(r"\[(?=/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS)\])")
+_INST = re.compile(
+    r"\[(?=/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT|[sg]?MASK"
+    r"|UNUSED_TOKEN_\d+)\])"
+)
 _FRAME_LINE = re.compile(r"[^\n]*(?:[Tt]hinker|Problem|思考者)[^\n]*")
 _RUN = re.compile(r"([=\-—_*])\1+")
 

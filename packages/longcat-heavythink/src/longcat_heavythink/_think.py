@@ -188,7 +188,8 @@ async def think(
     )  # fmt: skip
     book = None
     if journal is not None:
-        book = journal.begin(history, str(schedule), settings, model.name, summariser.name)
+        names = [getattr(each, "journal_name", each.name) for each in (model, summariser)]
+        book = journal.begin(history, str(schedule), settings, *names)
     runner = Runner(
         model, schedule, settings, summariser=summariser, scorer=scorer, budget=budget, book=book,
         on_event=on_event, on_record=attempted if on_attempt is not None else None,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_NAMES = "longcat_think|think|thinking|reasoning|seed:think"
-_OPEN = re.compile(rf"(?i)\s*(?:<({_NAMES})>|(\[THINK\])|(◁think▷))")
+_NAMES = "longcat_think|think|thinking|thought|reasoning|seed:think"
+_OPEN = re.compile(rf"(?i)\s*(?:<({_NAMES})>|(\[THINK\])|(◁think▷)|(<\|START_THINKING\|>))")
 _LINE = re.compile(
-    rf"(?mi)^[ \t]*(?:(?P<fence>```|~~~)|(?P<open><(?:{_NAMES})>|\[THINK\]|◁think▷)[ \t]*$"
-    rf"|(?P<close></(?:{_NAMES})>|\[/THINK\]|◁/think▷)[ \t]*$)"
+    rf"(?mi)^[ \t]*(?:(?P<fence>```|~~~)|(?P<open><(?:{_NAMES})>|\[THINK\]|◁think▷"
+    rf"|<\|START_THINKING\|>)[ \t]*$|(?P<close></(?:{_NAMES})>|\[/THINK\]|◁/think▷"
+    rf"|<\|END_THINKING\|>)[ \t]*$)"
 )
 
 
@@ -63,7 +64,10 @@ def _closer(opened: re.Match[str]) -> str:
         return f"</{opened[1]}>"
     if opened[2]:
         return opened[2].replace("[", "[/")
-    return opened[3].replace("◁", "◁/")
+    if opened[3]:
+        return opened[3].replace("◁", "◁/")
+    is_upper = opened[4].isupper()
+    return opened[4].replace("START", "END") if is_upper else opened[4].replace("start", "end")
 
 
 def _split_lines(text: str) -> tuple[list[str], str, bool]:
@@ -138,7 +142,12 @@ class LiveThoughts:
         return text, thoughts
 
 
-_OPENERS = (*(f"<{name}>" for name in _NAMES.split("|")), "[THINK]", "◁think▷")
+_OPENERS = (
+    *(f"<{name}>" for name in _NAMES.split("|")),
+    "[THINK]",
+    "◁think▷",
+    "<|START_THINKING|>",
+)
 
 
 def _may_open(text: str) -> bool:

@@ -40,13 +40,17 @@ def complaints(folder: RunFolder, limit: int, *, group: str) -> list[str]:
         return ["nothing was trained on"]
     trajectories = list(read_trajectories(log))
     return [
-        *_attempts(folder, group, trajectories[:: max(1, len(trajectories) // limit)]),
+        *attempts(
+            folder, folder.recipe.groups[group], trajectories[:: max(1, len(trajectories) // limit)]
+        ),
         *_weights(folder, group, log, trajectories),
     ]
 
 
-def _attempts(folder: RunFolder, group: str, trajectories: Sequence[Trajectory]) -> Iterator[str]:
-    domains = folder.recipe.groups[group]
+def attempts(
+    folder: RunFolder, domains: list[str], trajectories: Sequence[Trajectory]
+) -> Iterator[str]:
+    """Derive attempts from their tokens, and compare what the log says of them."""
     worlds = load_worlds(domains)
     tasks = {task.id: task for domain in domains
              for task in read_tasks(folder.tasks(domain, "train"))}  # fmt: skip
@@ -67,10 +71,13 @@ def _attempts(folder: RunFolder, group: str, trajectories: Sequence[Trajectory])
 class _Observed:
     """A trainer that looks, before each step, at what its present version sampled."""
 
-    def __init__(self, model: Any, recipe: Any, by_version: dict[int, list[Trajectory]]) -> None:
-        self.model, self.by_version = model, by_version
+    def __init__(self, trainer: Any, model: Any, trajectories: Sequence[Trajectory]) -> None:
+        self.model, self.by_version = model, dict[int, list[Trajectory]]()
+        for trajectory in trajectories:
+            if not any(segment.moves for segment in trajectory.segments):
+                self.by_version.setdefault(trajectory.version, []).append(trajectory)
         self.version, self.lines = 0, list[str]()
-        self._trainer = experts.make_trainer(model, recipe)
+        self._trainer = trainer
         self.weights = self._trainer.weights
 
     def train(self, batch: Sequence[Trajectory]) -> Any:
@@ -89,14 +96,23 @@ def _weights(
     folder: RunFolder, group: str, log: Path, trajectories: Sequence[Trajectory]
 ) -> Iterator[str]:
     tune_process()  # as the run was: another number of threads adds up in another order
-    by_version: dict[int, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        if not any(segment.moves for segment in trajectory.segments):
-            by_version.setdefault(trajectory.version, []).append(trajectory)
     model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
-    trainer = _Observed(model, folder.recipe, by_version)
+    trainer = experts.make_trainer(model, folder.recipe)
+    yield from steps_again(log, trainer, model, trajectories)
+    kept = LongcatForCausalLM.from_pretrained(folder.expert(group) / "model").state_dict()
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, kept[name]):
+            yield f"{name} of the saved model is not what the last step led to"
+            return
+
+
+def steps_again(
+    log: Path, trainer: Any, model: LongcatForCausalLM, trajectories: Sequence[Trajectory]
+) -> Iterator[str]:
+    """Take a run's steps once more, and look at what its versions sampled."""
+    observed = _Observed(trainer, model, trajectories)
     try:
-        for step in replay(log, trainer):  # type: ignore[arg-type]
+        for step in replay(log, observed):  # type: ignore[arg-type]
             if not step.is_exact:
                 yield (
                     f"step to version {step.version}: its batch gives other weights than were "
@@ -106,12 +122,7 @@ def _weights(
     except LongcatDoraError as error:
         yield str(error)
         return
-    yield from trainer.lines
-    kept = LongcatForCausalLM.from_pretrained(folder.expert(group) / "model").state_dict()
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(tensor, kept[name]):
-            yield f"{name} of the saved model is not what the last step led to"
-            return
+    yield from observed.lines
 
 
 def _gap(model: LongcatForCausalLM, trajectory: Trajectory) -> float:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from longcat_dora import read_trajectories
+from longcat_dora import check, read_events, read_trajectories
 from longcat_moe import ChatFormat, LongcatForCausalLM, load_tokenizer
 
 from longcat_cli.agent import DECLARE, load_worlds, read_tasks
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
-from longcat_cli.stages import fuse
+from longcat_cli.stages import distil, fuse
 
 from ._again import attempt_of
+from ._experts import attempts, steps_again
 
 
 def complaints(folder: RunFolder, limit: int) -> list[str]:
@@ -34,15 +35,31 @@ def complaints(folder: RunFolder, limit: int) -> list[str]:
             f"of {len(derived)} samples that the logs give, {fewer} are missing, {more} wrong"
         )
     model = LongcatForCausalLM.from_pretrained(folder.merged).train()
-    if used and folder.recipe.fuse.steps:
+    if folder.recipe.fuse.road == "distil" and folder.recipe.fuse.distil_steps:
+        lines += _distilled(folder, model, limit)
+    elif used and folder.recipe.fuse.steps:
         fuse.learn(model, used, folder.recipe)
     if not _is_same(model, folder.fused):
-        lines.append("the samples give other weights than the fused model has")
+        lines.append("what it learned from gives other weights than the fused model has")
     elif used and folder.facts("fuse").get("head_steps"):  # a run of an older version has none
         head = fuse.train_head(model, used, folder.recipe)
         if not _is_same(head, folder.fused):
             lines.append("the samples give another prediction head than the fused model has")
     return lines
+
+
+def _distilled(folder: RunFolder, model: LongcatForCausalLM, limit: int) -> list[str]:
+    """Take the distillation's steps once more with `model`, from what its log holds."""
+    log = folder.distil / "log"
+    report = check(read_events(log))
+    if report.breaches or not report.num_committed:
+        return [f"the log of the distillation breaks its contract: {report.summary()}"]
+    found = list(read_trajectories(log))
+    trainer = distil.make_trainer(model, folder)
+    return [
+        *attempts(folder, folder.recipe.domains, found[:: max(1, len(found) // limit)]),
+        *steps_again(log, trainer, model, found),
+    ]
 
 
 def _merge(folder: RunFolder) -> list[str]:

@@ -54,7 +54,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     place = folder.expert(group)
     model = LongcatForCausalLM.from_pretrained(folder.cold_start).train()
     source = TaskSource(folder, group)
-    runtime = _runtime_of(recipe)(
+    runtime = runtime_of(recipe)(
         _run_config(recipe, place / "dora"),
         # Ray's workers have working directories of their own.
         factory=functools.partial(make_worker, str(folder.path.resolve()), group),
@@ -82,7 +82,7 @@ def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
     }
 
 
-def _runtime_of(recipe: Recipe) -> Callable[..., Runtime]:
+def runtime_of(recipe: Recipe) -> Callable[..., Runtime]:
     """Where controllers run."""
     if recipe.rl.runtime == "local":
         return LocalRuntime
@@ -112,11 +112,16 @@ def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
 
 
 def make_worker(run: str, group: str) -> Worker:
-    """Build what a rollout controller runs; called inside its process."""
-    tune_process()
+    """Build what an expert's rollout controller runs; called inside its process."""
     folder = RunFolder.open(Path(run))
+    return worker_for(folder, folder.recipe.groups[group])
+
+
+def worker_for(folder: RunFolder, domains: list[str]) -> Worker:
+    """Build what samples attempts in some domains."""
+    tune_process()
     rl = folder.recipe.rl
-    worlds = load_worlds(folder.recipe.groups[group])
+    worlds = load_worlds(domains)
 
     async def rollout(
         payload: dict[str, Any], policy: Policy

@@ -1,8 +1,9 @@
 """fuse: the experts into one model, over the cold start they share.
 
-First the models are merged (`merged/`), then the merged model learns from what the experts did
-well: the successful trajectories of their RL runs, mistakes in them masked (`fused/`). The 2601
-report calls the two model-level and data-level merging.
+First the models are merged (`merged/`), then the merged model learns (`fused/`), by one of two
+roads: from what the experts did well, the successful trajectories of their RL runs with mistakes
+masked; or from the experts themselves, who judge what it samples (`distil.py`). The 2601 report
+calls the merge and the first road model-level and data-level merging.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
 
+from . import distil
 from ._successes import successes
 
 
@@ -40,10 +42,10 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     merge_experts(folder, folder.merged)
     display.note(doing="reading what the experts did well")
     samples = samples_of(folder)
-    model = LongcatForCausalLM.from_pretrained(folder.merged).train()
-    steps = recipe.fuse.steps if samples else 0
-    if steps:
-        learn(model, samples, recipe, display)
+    if recipe.fuse.road == "distil" and recipe.fuse.distil_steps:
+        model, facts = distil.run(folder, display)
+    else:
+        model, facts = _imitate(folder, samples, display)
     model.save_pretrained(folder.fused)
     save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
     moved = relative_change(folder.merged, folder.fused)
@@ -52,11 +54,22 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         train_head(model, samples, recipe, display).save_pretrained(folder.fused)
     return {
         "experts": list(recipe.groups),
-        "trajectories": len(samples),
-        "steps": steps,
+        "road": recipe.fuse.road,
+        **facts,
         "moved": moved,
         "head_steps": head_steps,
     }
+
+
+def _imitate(
+    folder: RunFolder, samples: list[Sample], display: Display
+) -> tuple[LongcatForCausalLM, dict[str, Any]]:
+    recipe = folder.recipe
+    model = LongcatForCausalLM.from_pretrained(folder.merged).train()
+    steps = recipe.fuse.steps if samples and recipe.fuse.road == "imitate" else 0
+    if steps:
+        learn(model, samples, recipe, display)
+    return model, {"trajectories": len(samples), "steps": steps}
 
 
 def merge_experts(folder: RunFolder, out: Path) -> None:

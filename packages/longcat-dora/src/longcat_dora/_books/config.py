@@ -44,6 +44,9 @@ class SchedulerConfig:
     quotas: Mapping[str, float] = field(default_factory=dict[str, float])
     """Domain to its share of what is trained on, as weights; groups are chosen in the order they
     came when empty. A domain that has nothing to give never holds up a step."""
+    keep_equal_rewards: bool = False
+    """Train on groups whose rewards are all equal too: for a trainer whose signal is not the
+    reward, such as distillation. `group_size=1` needs it."""
     reuse_ratio: float = 0.0
     """Share of a batch's groups that were trained on before, each once more at most, within the
     bound."""
@@ -51,6 +54,10 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         if self.at_bound not in get_args(AtBound):
             raise ValueError(f"at_bound must be one of {get_args(AtBound)}, got {self.at_bound!r}")
+        if not isinstance(self.keep_equal_rewards, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"keep_equal_rewards must be true or false, got {self.keep_equal_rewards!r}"
+            )
         for name in ("groups_per_batch", "group_size", "max_running", "max_attempts"):
             object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
         bound = whole("hard_staleness", self.hard_staleness)

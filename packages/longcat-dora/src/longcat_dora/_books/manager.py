@@ -271,10 +271,10 @@ class RolloutManager:
         self.flush()
 
     def judge(self, group: str, names: list[str]) -> None:
-        """Evict a complete group if its rewards are all the same."""
+        """Evict a complete group if its rewards are all the same, but where such are kept."""
         rewards = [finished.reward for finished in self.queue.look(names)]
         self._rewards += rewards
-        if len(set(rewards)) < 2:
+        if len(set(rewards)) < 2 and not self.scheduler.config.keep_equal_rewards:
             self.num_filtered += 1
             self.num_without_signal += 1
             self.scheduler.evict(group, EndReason.NO_SIGNAL)

@@ -82,7 +82,7 @@ class _Proxy:
         self.counters.in_flight += 1
         began = time.monotonic()
         try:
-            data = await request.json(loads=_loads)
+            data = await _body(request)
             asked = read_request(
                 data, default=self.schedule, max_calls=self.config.max_calls
             )  # fmt: skip
@@ -92,8 +92,6 @@ class _Proxy:
             return await self._whole(request, asked, name)
         except RequestError as error:
             return _error(400, str(error), kind="invalid_request_error")
-        except json.JSONDecodeError as error:
-            return _error(400, f"the body must be JSON: {error}", kind="invalid_request_error")
         except HeavyThinkError as error:
             return _failed(error)
         finally:
@@ -244,6 +242,8 @@ async def serve(
         port: Port to bind; 0 takes a free one.
         on_ready: Called with the address once connections are accepted.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, got {port}")
     runner = web.AppRunner(
         make_app(config), handler_cancellation=True, shutdown_timeout=0.5, access_log=None
     )
@@ -268,9 +268,15 @@ def _client(request: web.Request) -> str:
     return request.remote or ""
 
 
-def _loads(text: str) -> Any:
-    data: Any = json.loads(text)
-    return cast("Any", data) if isinstance(data, dict) else {"messages": None}
+async def _body(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object that a client sent, as UTF-8 whatever its headers say."""
+    try:
+        data: Any = json.loads(await request.read())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body must be JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise RequestError("the body must be a JSON object")
+    return cast("dict[str, Any]", data)
 
 
 def _finish(answer: HeavyAnswer) -> str:

@@ -65,7 +65,7 @@ def read_request(data: Any, *, default: Schedule, max_calls: int) -> HeavyReques
         messages=messages, model="" if model in ("default", "heavy") else model,
         schedule=schedule, temperature=_number(body, "temperature"),
         max_tokens=_whole(body, "max_completion_tokens") or _whole(body, "max_tokens"),
-        tools=body.get("tools") or [], is_stream=bool(body.get("stream")),
+        tools=_tools(body.get("tools")), is_stream=bool(body.get("stream")),
         wants_usage=bool(wanted.get("include_usage")),
         extra={key: value for key, value in body.items() if key not in _OWN},
     )  # fmt: skip
@@ -95,12 +95,19 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     return messages
 
 
+def _tools(value: Any) -> list[dict[str, Any]]:
+    tools = cast("list[Any]", value or [])
+    if not isinstance(value or [], list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RequestError("tools must be a list of objects")
+    return tools
+
+
 def _number(body: Mapping[str, Any], name: str) -> float | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise RequestError(f"{name} must be a number that is not negative, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+        raise RequestError(f"{name} must be a number that is not negative, got {value!r:.40}")
     return float(value)
 
 

@@ -83,7 +83,8 @@ class Runner:
                 candidates = await pick_best(self, number, candidates)
             else:
                 candidates = await play_tournament(self, number, stage, candidates)
-        if len(candidates) > 1:  # the last stages could not be had
+        is_summarised = not isinstance(self.schedule.stages[-1], Summarise)
+        if len(candidates) > 1 or not (is_summarised or self.outcome.decided_by == "summary"):
             candidates, how = fall_back(candidates, self.settings.normaliser)
             self.outcome.decided_by = f"fallback: {how}"
         (self.outcome.reply,) = candidates.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,8 @@ def confidence_weights(
     for number, reply in replies.items():
         if reply.confidence is None:
             return None
-        scores[number] = _score(reply.confidence, weight, window)
+        score = _score(reply.confidence, weight, window)
+        scores[number] = score if math.isfinite(score) else 0.0
     ranked: Sequence[int] = sorted(scores, key=lambda number: (-scores[number], number))
     kept = ranked[: max(1, round(len(ranked) * keep))]
     return {number: 1.0 if weight == "count" else scores[number] for number in kept}

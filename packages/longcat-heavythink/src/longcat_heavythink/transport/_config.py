@@ -37,7 +37,11 @@ class EndpointConfig:
     """Of the jitter."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"url {self.url!r} is no address: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
         for name in ("timeout_s", "deadline_s", "hedge_after_s"):

@@ -58,6 +58,8 @@ class Endpoint:
         self._holders = 0
         self._model = config.model
         self._asking: asyncio.Lock | None = None
+        self._num_asked = 0
+        self._not_found: Failure | None = None
         self._random = Random(config.seed)
         self._last_body: tuple[tuple[Any, ...], Any, bytes] | None = None
 
@@ -65,6 +67,11 @@ class Endpoint:
     def name(self) -> str:
         """The model's name, or the address while it is not known."""
         return self._model or self.config.base
+
+    @property
+    def journal_name(self) -> str:
+        """What a journal calls it: the same before and after its model was found by asking."""
+        return self.config.model or self.config.base
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -199,23 +206,28 @@ class Endpoint:
                 log.heard_s = math.inf
                 self.gate.leave()
             failure = reply.failure
-            if failure is None or failure.kind is not FailureKind.RATE_LIMITED:
+            is_refusal = failure is not None and failure.kind is FailureKind.RATE_LIMITED
+            refusals += is_refusal
+            pause = self._pause(failure, log, refusals)
+            if failure is None or not is_refusal:
                 self.gate.answered()
-            else:
-                refusals += 1
-                self.gate.refused(failure.retry_after_s)
-            if failure is None or log.has_shown:  # what was shown cannot be taken back
+            else:  # a pause that this call does not wait for must not hold up the others
+                self.gate.refused(failure.retry_after_s if pause is not None else None)
+            if failure is None or pause is None:
                 return reply
             log.last = failure
-            tries = log.tries - refusals
-            pause = self.config.retry.pause(failure, tries, refusals, self._random)
-            left = self.config.deadline_s - (time.monotonic() - log.started_s)
-            if pause is None or pause >= left:
-                return reply
             if call.on_retry is not None:
                 call.on_retry(failure, pause)
             log.waited_s += pause
             await asyncio.sleep(pause)
+
+    def _pause(self, failure: Failure | None, log: Watched, refusals: int) -> float | None:
+        """Return the pause before the next try, `None` where there is none."""
+        if failure is None or log.has_shown:  # what was shown cannot be taken back
+            return None
+        pause = self.config.retry.pause(failure, log.tries - refusals, refusals, self._random)
+        left = self.config.deadline_s - (time.monotonic() - log.started_s)
+        return pause if pause is not None and pause < left else None
 
     def _body(self, call: Call) -> bytes:
         """Return a call's request; the K calls of a stage, which share a tuple, share its bytes."""
@@ -279,18 +291,22 @@ class Endpoint:
 
     async def _find_model(self, headers: Mapping[str, str]) -> Failure | None:
         assert self._asking is not None
+        came = self._num_asked
         async with self._asking:
             if self._model:
                 return None
+            if self._num_asked != came:  # asked while this call waited: what was told holds for it
+                return self._not_found
             failure, names = await self._get_models(headers)
-            if failure is not None:
-                return failure
-            if len(names) != 1:
+            if failure is None and len(names) != 1:
                 listed = ", ".join(names[:10]) or "none"
                 words = f"{self.config.base} must have one model, or be told which: it has {listed}"
-                return Failure(FailureKind.REFUSED, words, permanent=True)
-            self._model = names[0]
-        return None
+                failure = Failure(FailureKind.REFUSED, words, permanent=True)
+            self._num_asked += 1
+            self._not_found = failure
+            if failure is None:
+                self._model = names[0]
+            return failure
 
     async def _get_models(self, headers: Mapping[str, str]) -> tuple[Failure | None, list[str]]:
         assert self._session is not None

@@ -7,7 +7,10 @@ address and the beginning of the body.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from longcat_heavythink._confidence import token_confidence
@@ -29,6 +32,13 @@ from ._config import EndpointConfig
 
 _SHOWN = 300
 _KEPT = 4000
+_OF_A_STREAM = (b"data:", b":", b"event:")
+_TOO_LONG = re.compile(
+    r"context.?(?:length|size|window|limit)|too long|too many (?:\w+ )?tokens"
+    r"|(?:input|prompt) (?:length|tokens?).{0,40}(?:exceed|max|limit|over)"
+    r"|max\w* (?:input|prompt)|(?:上下文|输入|提示).{0,20}(?:超|过长)"
+)
+"""How servers say that a prompt does not fit."""
 
 
 def request_body(call: Call, model: str, config: EndpointConfig) -> bytes:
@@ -69,8 +79,7 @@ def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -
     elif status in (408, 425):
         kind = FailureKind.TIMEOUT
     elif status < 500:
-        too_long = "context_length" in low or "context length" in low or "too long" in low
-        is_context = status == 413 or (status in (400, 422) and too_long)
+        is_context = status == 413 or (status in (400, 422) and _TOO_LONG.search(low) is not None)
         kind = FailureKind.CONTEXT if is_context else FailureKind.REFUSED
         permanent = True
     elif status in (501, 505):
@@ -89,6 +98,11 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
         timing: Of the call.
     """
     data = _load(raw)
+    if data is None and raw.lstrip().startswith(_OF_A_STREAM):  # it streams though nobody asked
+        reader = StreamReader(url)
+        reader.feed(raw)
+        reply = reader.finish()
+        return replace(reply, model=reply.model or model, timing=timing)
     if not isinstance(data, dict):
         return _malformed(url, "no JSON object", raw)
     fields = cast("dict[str, Any]", data)
@@ -115,7 +129,7 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
 def _first_choice(fields: dict[str, Any]) -> dict[str, Any] | None:
     """Return the choice that was asked for; a server may send more (`n` among its defaults)."""
     choices = _maps(fields.get("choices"))
-    return next((choice for choice in choices if not choice.get("index")), None)
+    return next((choice for choice in choices if choice.get("index") in (None, 0, "0")), None)
 
 
 class StreamReader:
@@ -176,7 +190,7 @@ class StreamReader:
         )  # fmt: skip
 
     def _line(self, line: bytes, deltas: list[Delta]) -> None:
-        if line.startswith((b"data:", b":", b"event:", b"error:")):
+        if line.startswith((*_OF_A_STREAM, b"error:")):
             self._is_stream = True
         if line.startswith(b"data:"):
             self._data.append(line[5:].strip())
@@ -193,10 +207,10 @@ class StreamReader:
     def _event(self, payload: bytes, deltas: list[Delta]) -> None:
         if self.is_done:
             return
-        if payload == b"[DONE]":
-            self.is_done = True
-            return
         for part in _documents(payload):
+            if part == b"[DONE]":
+                self.is_done = True
+                return
             data = _as_map(_load(part))
             if data is None:
                 self._fail(part.decode("utf-8", "replace"))
@@ -244,7 +258,8 @@ class StreamReader:
 
 def _documents(payload: bytes) -> list[bytes]:
     """Return the JSON documents of one event; some servers forget the blank line between two."""
-    return payload.split(b"\n") if b"}\n{" in payload else [payload]
+    are_many = b"}\n{" in payload or payload.endswith(b"}\n[DONE]")
+    return payload.split(b"\n") if are_many else [payload]
 
 
 def _load(raw: bytes) -> Any:
@@ -304,11 +319,17 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+_THINKING = ("thinking", "reasoning", "reasoning_text")
+"""Parts of a message that hold thoughts."""
+
+
 def _thoughts(message: Mapping[str, Any]) -> str:
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
             return message[name]
-    return ""
+    parts = [part for part in _maps(message.get("content")) if part.get("type") in _THINKING]
+    inside = [part.get("thinking") or part.get("reasoning") or part.get("text") for part in parts]
+    return "".join(map(plain_text, inside))
 
 
 def _arguments(value: Any) -> str:
@@ -343,12 +364,17 @@ def _usage(value: Any) -> Usage | None:
     return Usage(max(0, prompt), max(0, completion))
 
 
+def _is_known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _confidence(logprobs: Any) -> tuple[float, ...] | None:
     fields = _as_map(logprobs)
     tokens = _maps(fields.get("content")) if fields else []
     rows: list[list[float]] = []
     for token in tokens:
         alternatives = _maps(token.get("top_logprobs")) or [token]
-        rows.append([float(a["logprob"]) for a in alternatives
-                     if isinstance(a.get("logprob"), int | float)])  # fmt: skip
+        known = [float(a["logprob"]) for a in alternatives if _is_known(a.get("logprob"))]
+        if known:
+            rows.append(known)
     return token_confidence(rows) or None
