@@ -5,7 +5,16 @@ import math
 import time
 
 import pytest
-from longcat_heavythink import Budget, FailureKind, HeavyConfig, Price, Reply, Usage, think
+from longcat_heavythink import (
+    Budget,
+    FailureKind,
+    HeavyConfig,
+    HeavyThinkError,
+    Price,
+    Reply,
+    Usage,
+    think,
+)
 from longcat_heavythink._budget import Ledger
 
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 6 x 7?"}]
@@ -142,3 +151,15 @@ def test_the_ledger_learns_how_long_tokens_are():
     assert ledger.spent == Usage(25, 5)
     assert ledger.set_aside(ledger.estimate(100, 20))
     assert not ledger.set_aside(ledger.estimate(4, 1), keep=Usage(20, 10))
+
+
+async def test_a_run_out_of_time_says_what_failed_before():
+    async def complete(messages, temperature):
+        number.append(1)
+        if len(number) == 1:
+            await asyncio.sleep(60)
+        raise ValueError("kaput")
+
+    number = []
+    with pytest.raises(HeavyThinkError, match="all 2 attempts failed: kaput"):
+        await think(ASK, complete, config=HeavyConfig(width=2), budget=Budget(max_time_s=0.2))

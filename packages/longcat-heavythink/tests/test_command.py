@@ -70,6 +70,9 @@ def test_think_by_another_schedule_and_with_a_summary_that_fails(fault_server, c
         (["evaluate", "/nowhere/j"], "No such file"),
         (["evaluate", "--accuracy", "2"], "accuracy"),
         (["serve", "--upstream", "x"], "url must begin with"),
+        (["serve", "--upstream", "http://x", "--port", "65536"], "port must be from 0 to 65535"),
+        (["serve", "--upstream", "http://x", "--port", "-1"], "port must be from 0 to 65535"),
+        (["evaluate", "--ks", "1,a"], "--ks must be whole numbers"),
         (["think", "Q", "--budget-tokens", "0"], "max_tokens must be positive"),
     ],
 )

@@ -134,6 +134,21 @@ async def test_recorded_runs_become_metrics(tmp_path):
     assert row.heavy_tokens > row.tokens
 
 
+async def test_a_recorded_vote_is_no_heavy_run_and_one_cut_off_has_no_answer(tmp_path):
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        await think(ASK, scripted(["7", "7"]), config=HeavyConfig(schedule="vote:2"),
+                    journal=journal)  # fmt: skip
+        await think(ASK, scripted(["7"] * 3), config=HeavyConfig(width=2), journal=journal)
+        for run in [e["run"] for e in read_journal(path) if e["kind"] == "run"]:
+            journal.mark(run, "7")
+    lines = path.read_text().splitlines(keepends=True)
+    last = max(place for place, line in enumerate(lines) if '"kind": "end"' in line)
+    path.write_text("".join(lines[:last] + lines[last + 1 :]))
+    (problem,) = read_problems(path)
+    assert (len(problem.attempts), problem.heavy) == (4, {})
+
+
 def test_a_row_without_heavy_runs_says_so():
     (row,) = evaluate([Problem("a", ["a", "b"], [1, 3])], [2])
     assert row.heavy_mean is None

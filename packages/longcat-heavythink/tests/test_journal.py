@@ -13,6 +13,7 @@ from longcat_heavythink import (
     ToolCall,
     Usage,
     journal_page,
+    openai_complete,
     read_journal,
     think,
 )
@@ -134,6 +135,26 @@ async def test_failed_calls_of_a_run_that_did_not_end_are_made_again(tmp_path):
     entries = read_journal(tmp_path / "j")
     assert entries[-1]["kind"] == "end"
     assert entries[-1]["reply"]["text"] == "end"
+
+
+@pytest.mark.parametrize("is_replay", [False, True])
+async def test_runs_of_a_model_that_was_found_by_asking_are_found_again(
+    fault_server, tmp_path, is_replay
+):
+    server = fault_server(models=["only"])
+
+    async def ask_all(journal):
+        endpoint = openai_complete(server.url)
+        for word in ("one", "two"):
+            ask = [{"role": "user", "content": word}]
+            await think(ask, endpoint, config=HeavyConfig(width=1), journal=journal)
+
+    with Journal(tmp_path / "j") as journal:
+        await ask_all(journal)
+    asked = server.stats().num_requests
+    with Journal(tmp_path / "j", is_replay=is_replay) as journal:
+        await ask_all(journal)
+    assert server.stats().num_requests == asked == 4
 
 
 async def test_prompts_are_written_once_and_keys_never(tmp_path):

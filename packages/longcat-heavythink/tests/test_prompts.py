@@ -50,7 +50,10 @@ def test_the_mark_is_in_no_answer_even_one_that_knows_it():
 @pytest.mark.parametrize(
     "token",
     ["<|im_end|>", "<|im_start|>system", "</s>", "<longcat_user>", "</longcat_s>",
-     "[INST]", "[/INST]", "<<SYS>>", "<|eot_id|>", "<start_of_turn>"],
+     "[INST]", "[/INST]", "<<SYS>>", "<|eot_id|>", "<start_of_turn>", "<｜User｜>", "<turn|>",
+     "<｜end▁of▁sentence｜>", "[gMASK]", "<sop>", "[UNUSED_TOKEN_146]", "<reserved_106>",
+     "[SYSTEM_PROMPT]", "[TOOL_RESULTS]", "<extra_id_1>", "<unused94>", "<longcat_tool_call>",
+     "</tool_response>", "<tool_call>", "<|turn>"],
 )  # fmt: skip
 def test_tokens_that_steer_templates_are_broken_up(token):
     assert token not in defuse(f"say {token} now")
@@ -60,6 +63,8 @@ def test_ordinary_text_is_left_alone():
     for text in (
         "a < b and c > d",
         "the tag </think> ends <think>",
+        "</longcat_think> too",
+        "<tool> and <reserved> and <extra>",
         "<b>x</b>",
         "x == y -- z",
         "[1] see",

@@ -195,7 +195,8 @@ async def test_the_server_stops_at_once_with_requests_under_way(fault_server):
      ({"messages": [{"role": "assistant", "content": "x"}]}, "end with"), ({"n": 3}, "n must be 1"),
      ({"model": 7}, "model"), ({"model": "x@hevy:3"}, "hevy"), ({"model": "x@vote:9999"}, "calls"),
      ({"temperature": "hot"}, "temperature"), ({"max_tokens": 0}, "max_tokens"),
-     ({"temperature": -1}, "temperature")],
+     ({"temperature": -1}, "temperature"), ({"temperature": 10**400}, "temperature"),
+     ({"tools": "x"}, "tools"), ({"tools": [1]}, "tools")],
 )  # fmt: skip
 async def test_a_wrong_request_is_told_so(fault_server, body, words):
     server = fault_server()
@@ -211,6 +212,35 @@ async def test_a_wrong_request_is_told_so(fault_server, body, words):
             assert response.status == 404
             assert "error" in await response.json()
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [(b"", "JSON"), (b"[" * 100_000, "JSON"), (b'"\xff"', "JSON"), (b"7", "JSON object"),
+     (b'{"messages": [{"role": "user", "content": "a"}], "temperature": Infinity}', "temperature"),
+     (b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}', "temperature")],
+)  # fmt: skip
+async def test_a_body_that_is_no_request_is_told_so(fault_server, raw, words):
+    async with proxy(fault_server()) as client, client.post("chat/completions", data=raw) as got:
+        assert got.status == 400
+        assert words in (await got.json())["error"]["message"]
+
+
+async def test_a_charset_that_nobody_knows_is_read_as_utf8(fault_server):
+    headers = {"Content-Type": "application/json; charset=nonsense"}
+    body = json.dumps({"messages": ASK}).encode()
+    async with (
+        proxy(fault_server()) as client,
+        client.post("chat/completions", data=body, headers=headers) as response,
+    ):
+        assert response.status == 200
+
+
+async def test_a_pause_that_the_upstream_asks_of_one_client_hangs_no_other(fault_server):
+    async with proxy(fault_server(["429:3000"] * 3)) as client:
+        status, _, headers = await ask(client)
+        assert (status, headers["Retry-After"]) == (429, "3000")
+        assert (await ask(client))[0] == 200
 
 
 async def test_fields_pass_through_and_the_clients_temperature_is_the_answers(fault_server):

@@ -125,6 +125,12 @@ async def test_where_no_two_agree_the_first_attempt_stands_in():
     assert (got.answer, got.decided_by) == ("a", "fallback: first attempt")
 
 
+async def test_the_only_attempt_stands_in_and_is_said_to():
+    got = await think(ASK, scripted(["a", OSError("x"), "", ""]), config=HeavyConfig(width=2))
+    assert (got.answer, got.decided_by) == ("a", "fallback: first attempt")
+    assert "all 1 summaries failed" in got.fell_back
+
+
 async def test_depth_feeds_summaries_back():
     log = []
     script = ["a", "b", "c", "d", "final"]

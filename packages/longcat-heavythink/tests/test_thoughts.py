@@ -15,6 +15,10 @@ from longcat_heavythink._thoughts import LiveThoughts
         ("plain", "", "plain"),
         ("<THINK>a</THINK>b", "a", "b"),
         ("[think]a[/think]b", "a", "b"),
+        ("<thought>a</thought>b", "a", "b"),
+        ("<|START_THINKING|>a<|END_THINKING|>b", "a", "b"),
+        ("<|start_thinking|>a<|end_thinking|>b", "a", "b"),
+        ("So.\n<|START_THINKING|>\na\n<|END_THINKING|>\nb", "a", "So.\n\nb"),
         ("So.\n<Think>\na\n</Think>\nb", "a", "So.\n\nb"),
         ("<think>a</think>b", "a", "b"),
         ("\n <longcat_think>\na\n</longcat_think>\nb", "a", "b"),
@@ -36,7 +40,10 @@ def test_a_tag_counts_at_the_start_or_alone_on_its_line(content, thoughts, text)
     assert (parts.thoughts, parts.text, parts.unclosed) == (thoughts, text, False)
 
 
-@pytest.mark.parametrize("content", ["<think>a", "<think>a</longcat_think>b", "x\n<think>\na"])
+@pytest.mark.parametrize(
+    "content",
+    ["<think>a", "<think>a</longcat_think>b", "x\n<think>\na", "<thought>a", "<|START_THINKING|>a"],
+)
 def test_thoughts_that_never_end_are_said_so(content):
     parts = split_thoughts(content)
     assert parts.unclosed

@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 from longcat_heavythink import (
     Call,
+    Endpoint,
+    EndpointConfig,
     FailureKind,
     HeavyConfig,
     Retry,
@@ -149,6 +151,16 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for(fault_server):
     reply = await _endpoint(server, deadline_s=5).reply(Call(messages=ASK, temperature=1))
     assert (reply.failure.kind, reply.failure.retry_after_s) == (FailureKind.RATE_LIMITED, 50.0)
     assert time.monotonic() - began < 4
+
+
+async def test_a_pause_that_nobody_waits_for_holds_up_no_other_call(fault_server):
+    server = fault_server(["429:3000"])
+    endpoint = _endpoint(server, deadline_s=60)
+    async with endpoint:
+        first = await endpoint.reply(Call(messages=ASK, temperature=1))
+        assert first.failure.retry_after_s == 3000.0
+        second = await endpoint.reply(Call(messages=ASK, temperature=1))
+    assert second.text == "42"
 
 
 async def test_a_deadline_ends_a_call_with_its_tries(fault_server):
@@ -313,6 +325,25 @@ async def test_the_model_is_found_by_asking(fault_server):
             await _endpoint(fault_server(models=models))(ASK, 1.0)
 
 
+async def test_a_model_that_cannot_be_found_is_asked_for_once_by_all_who_wait(fault_server):
+    class Counting(Endpoint):
+        num_asked = 0
+
+        async def _get_models(self, headers):
+            self.num_asked += 1
+            await asyncio.sleep(0.05)
+            return await super()._get_models(headers)
+
+    endpoint = Counting(EndpointConfig(url=fault_server(models=[]).url))
+    async with endpoint:
+        calls = [Call(messages=ASK, temperature=1, headers={"X-Key": k}) for k in "aabb"]
+        replies = await asyncio.gather(*map(endpoint.reply, calls))
+        assert endpoint.num_asked == 2  # once for each key: what one may see, another may not
+        assert all("it has none" in reply.failure.message for reply in replies)
+        await endpoint.reply(calls[0])
+        assert endpoint.num_asked == 3  # who comes later asks again
+
+
 async def test_a_model_that_is_named_is_not_asked_for(fault_server):
     server = fault_server(models=[])  # whoever asks it is told that it has none
     await _endpoint(server, model="named")(ASK, 1.0)
@@ -357,3 +388,9 @@ async def test_silence_is_counted_from_the_last_byte(fault_server):
     reply = await _endpoint(server, timeout_s=1.2).reply(Call(messages=ASK, temperature=1))
     assert (reply.text, reply.timing.tries) == ("42", 1)
     assert reply.timing.total_s > 1.2
+
+
+@pytest.mark.parametrize("url", ["http://x:99999/v1", "http://[::1/v1", "http://x:port/v1"])
+def test_an_address_that_is_none_is_refused_at_once(url):
+    with pytest.raises(ValueError, match="is no address"):
+        EndpointConfig(url=url)

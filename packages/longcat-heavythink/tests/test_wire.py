@@ -52,6 +52,7 @@ def test_a_stream_does_not_depend_on_how_it_is_cut(cuts):
         (_line({"content": "a"}) + b"data: [DONE]\n\n", None, "a"),
         (_line({"content": "a"}) + b"data: [DONE]", None, "a"),
         (_line({"content": "a"}, "stop"), None, "a"),
+        (_line({"content": "a"})[:-1] + b"data: [DONE]\n\n", None, "a"),
         (_line({"content": "a"}, "length"), "truncated", "a"),
         (_line({"content": "a"}) + b'data: {"error": {"message": "died", "code": 503}}\n\n',
          "server", "a"),
@@ -141,6 +142,9 @@ def test_a_status_says_whether_it_is_worth_another_try(status, kind, permanent):
 @pytest.mark.parametrize(
     ("finish", "kind"),
     [("error", "cut"), ("abort", "cut"), ("MAX_TOKENS", "truncated"), ("SAFETY", "filtered"),
+     ("model_length", "truncated"), ("token_limit", "truncated"), ("RECITATION", "filtered"),
+     ("sensitive", "filtered"), ("content-filter", "filtered"), ("network_error", "cut"),
+     ("insufficient_system_resource", "cut"), ("end_turn", None), ("eos_token", None),
      ("stop", None), ("STOP", None), (None, None)],
 )  # fmt: skip
 def test_an_answer_that_did_not_end_is_none(finish, kind):
@@ -159,3 +163,56 @@ def test_a_call_in_the_older_form_is_a_call():
         reader.feed(_line({"function_call": part}))
     reader.feed(_line({}, "function_call"))
     assert reader.finish().tool_calls == (ToolCall("f", '{"a":1}', ""),)
+
+
+def test_a_stream_that_nobody_asked_for_is_an_answer():
+    raw = WHOLE[WHOLE.index(b"data:") :]
+    reply = read_reply(raw, URL, model="m")
+    assert (reply.text, reply.thoughts, reply.usage) == ("Zürich", "hm…", Usage(3, 4))
+    assert (reply.model, len(reply.tool_calls)) == ("m", 2)
+    assert read_reply(_line({"content": "a"}), URL).failure.kind is FailureKind.CUT
+
+
+@pytest.mark.parametrize("inner", [[{"type": "text", "text": "hm"}], "hm"])
+def test_thoughts_among_the_parts_are_thoughts(inner):
+    parts = [{"type": "thinking", "thinking": inner}, {"type": "text", "text": "42"}]
+    reply = read_reply(_body({"content": parts}), URL)
+    assert (reply.text, reply.thoughts) == ("42", "hm")
+    reader = StreamReader(URL)
+    (delta,) = reader.feed(_line({"content": parts}, "stop"))
+    assert (delta.text, delta.thoughts, reader.finish().thoughts) == ("42", "hm", "hm")
+
+
+def test_the_first_choice_is_known_by_its_number_however_it_is_written():
+    choices = [{"index": "1", "message": {"content": "no"}},
+               {"index": "0", "message": {"content": "yes"}}]  # fmt: skip
+    assert read_reply(json.dumps({"choices": choices}).encode(), URL).text == "yes"
+
+
+def test_log_probabilities_that_are_no_numbers_are_left_out():
+    tokens = b'{"logprob": NaN}, {"top_logprobs": [{"logprob": -1.0}, {"logprob": -Infinity}]}'
+    raw = b'{"choices": [{"message": {"content": "x"}, "logprobs": {"content": [%s]}}]}' % tokens
+    assert read_reply(raw, URL).confidence == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["prompt is too long: 9000 tokens > 4096", "input length exceeds the maximum",
+     "This model's maximum context length is 4096 tokens", "context window exceeded",
+     "the request exceeds the available context size", "maximum input length is 4096",
+     "Input tokens exceed the configured limit", "too many input tokens", "上下文长度超出限制"],
+)  # fmt: skip
+def test_servers_say_in_many_words_that_a_prompt_does_not_fit(words):
+    failure = read_error(400, json.dumps({"error": {"message": words}}).encode(), URL, None)
+    assert failure.kind is FailureKind.CONTEXT
+
+
+@pytest.mark.parametrize("words", ["unknown field foo", "temperature must be at most 2"])
+def test_other_refusals_do_not_say_so(words):
+    failure = read_error(400, json.dumps({"error": {"message": words}}).encode(), URL, None)
+    assert failure.kind is FailureKind.REFUSED
+
+
+@pytest.mark.parametrize("raw", [b"\t", b" data: x", b": hello", b"data:", b"event: x\n"])
+def test_what_only_looks_like_a_stream_is_a_failure(raw):
+    assert read_reply(raw, URL).failure is not None

@@ -83,8 +83,9 @@ class Runner:
                 candidates = await pick_best(self, number, candidates)
             else:
                 candidates = await play_tournament(self, number, stage, candidates)
-        is_summarised = not isinstance(self.schedule.stages[-1], Summarise)
-        if len(candidates) > 1 or not (is_summarised or self.outcome.decided_by == "summary"):
+        has_summary = self.outcome.decided_by == "summary"
+        lacks_summary = isinstance(self.schedule.stages[-1], Summarise) and not has_summary
+        if len(candidates) > 1 or lacks_summary:
             candidates, how = fall_back(candidates, self.settings.normaliser)
             self.outcome.decided_by = f"fallback: {how}"
         (self.outcome.reply,) = candidates.values()

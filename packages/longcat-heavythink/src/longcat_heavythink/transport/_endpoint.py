@@ -58,8 +58,8 @@ class Endpoint:
         self._holders = 0
         self._model = config.model
         self._asking: asyncio.Lock | None = None
-        self._num_asked = 0
-        self._not_found: Failure | None = None
+        self._num_asked: int = 0
+        self._not_found: tuple[Mapping[str, str], Failure | None] = ({}, None)
         self._random = Random(config.seed)
         self._last_body: tuple[tuple[Any, ...], Any, bytes] | None = None
 
@@ -295,15 +295,16 @@ class Endpoint:
         async with self._asking:
             if self._model:
                 return None
-            if self._num_asked != came:  # asked while this call waited: what was told holds for it
-                return self._not_found
+            told_for, failure = self._not_found
+            if self._num_asked != came and told_for == headers:  # asked while this call waited
+                return failure
             failure, names = await self._get_models(headers)
             if failure is None and len(names) != 1:
                 listed = ", ".join(names[:10]) or "none"
                 words = f"{self.config.base} must have one model, or be told which: it has {listed}"
                 failure = Failure(FailureKind.REFUSED, words, permanent=True)
             self._num_asked += 1
-            self._not_found = failure
+            self._not_found = (dict(headers), failure)
             if failure is None:
                 self._model = names[0]
             return failure

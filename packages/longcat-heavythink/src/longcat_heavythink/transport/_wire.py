@@ -79,7 +79,7 @@ def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -
     elif status in (408, 425):
         kind = FailureKind.TIMEOUT
     elif status < 500:
-        is_context = status == 413 or (status in (400, 422) and _TOO_LONG.search(low) is not None)
+        is_context = status == 413 or (status in (400, 422) and _TOO_LONG.search(low + words.lower()))
         kind = FailureKind.CONTEXT if is_context else FailureKind.REFUSED
         permanent = True
     elif status in (501, 505):
@@ -98,7 +98,7 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
         timing: Of the call.
     """
     data = _load(raw)
-    if data is None and raw.lstrip().startswith(_OF_A_STREAM):  # it streams though nobody asked
+    if data is None and raw.startswith(_OF_A_STREAM):  # it streams though nobody asked
         reader = StreamReader(url)
         reader.feed(raw)
         reply = reader.finish()
