@@ -4,6 +4,7 @@ import array
 import asyncio
 import contextlib
 import functools
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -73,6 +74,44 @@ async def test_a_version_is_freed_as_soon_as_all_have_moved_away_from_it():
     async with asyncio.timeout(60):
         await ended.wait()
     await controller.close()
+
+
+async def _waits(question, policy):
+    await asyncio.Event().wait()
+
+
+async def _guesses(question, policy):
+    return float((await policy.generate([question]))[0])
+
+
+@pytest.mark.parametrize("world", [_waits, _guesses], ids=["in the world", "as its session closes"])
+def test_a_rollout_that_is_let_go_as_its_process_ends_says_nothing_and_does_not_go_on(
+    world, monkeypatch
+):
+    async def close(session):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("longcat_dora._rollout.session.Session.close", close)
+    told = []
+    controller = RolloutController(
+        Worker(engine=TabularEngine(), rollout=world), deadline_s=60, tell=told.append,
+        deliver=lambda *_: told.append("delivered"),
+    )  # fmt: skip
+
+    async def begin():
+        controller.obey(LoadWeights(0, TABLE))
+        controller.obey(StartRollout("t0", "g", "task", "", 0, 3, 3))
+        for _ in range(100):  # until it waits for what never comes
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    rollout = controller._tasks["t0"].get_coro()
+    assert inspect.getcoroutinestate(rollout) == inspect.CORO_SUSPENDED
+    rollout.close()  # as the interpreter does at its end; RuntimeError if it waited for anything more
+    assert told == [Loading(0), Loaded(0)]
+    controller._tasks["t0"]._log_destroy_pending = False
+    loop.close()
 
 
 async def test_arrays_that_were_copied_arrive_as_arrays():

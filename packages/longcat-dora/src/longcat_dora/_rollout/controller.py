@@ -190,8 +190,6 @@ class RolloutController:
             return EndReason.INVALID, _reason_of(invalid), None
         # An agent may raise SystemExit, or let a cancellation of its own out: neither is ours.
         except BaseException:
-            if self._is_thrown_away(order.trajectory):
-                raise
             if not limit.expired():
                 return EndReason.FAILED, _traceback(), None
             outcome = None
