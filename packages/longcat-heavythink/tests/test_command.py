@@ -73,6 +73,7 @@ def test_think_by_another_schedule_and_with_a_summary_that_fails(fault_server, c
         (["serve", "--upstream", "http://x", "--port", "65536"], "port must be from 0 to 65535"),
         (["serve", "--upstream", "http://x", "--port", "-1"], "port must be from 0 to 65535"),
         (["evaluate", "--ks", "1,a"], "--ks must be whole numbers"),
+        (["serve", "--upstream", "http://x", "--max-calls", "0"], "max_calls must cover the 9"),
         (["think", "Q", "--budget-tokens", "0"], "max_tokens must be positive"),
     ],
 )

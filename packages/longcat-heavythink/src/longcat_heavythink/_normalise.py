@@ -11,19 +11,41 @@ import unicodedata
 from fractions import Fraction
 
 _ANSWER = re.compile(
-    r"(?im)(?:####|\b(?:final )?answers?(?: is| are)?\s*[:：=]?|答案(?:是|为)?\s*[:：]?)"
-    r"[ \t]*\**[ \t]*(\S[^\n]*)"
+    r"(?im)(?:####|\b(?:final )?answers?(?: is| are)?|答案(?:是|为)?)"
+    r"(?:[ \t]*+\**+[ \t]*+[:：=]\s*+(?:\*++\s*+)?|\*\*[ \t]*+\n\s*+|[ \t]*+\**+[ \t]*+(?![:：=]))(\S[^\n]*)"
 )
-_DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text|textbf|mbox|bf|rm)"
+_TAGGED = re.compile(r"(?is)<answer>(.*?)</answer>")
+_NUMBER_AND_TALK = re.compile(  # "1/2. Therefore ...", "0.5, because ..."
+    r"([$*]*[-+−]?[$]?[\d.,/]*\d[%$*]*)"
+    r"(?:[.;:!]\s+[A-Z(].*|[.,;:]?\s+(?:because|since|as|so|which)\b.*)"
+)
+_DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text|textbf|mbox|bf|rm|[bB]igg?[lr]?)"
                     r"(?![a-zA-Z])|\\[!,;: ]|[$]|\\[()\[\]]|~")  # fmt: skip
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\d|[a-z])\s*(\{[^{}]*\}|\d|[a-z])")
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\d|[a-z]|\\pi)\s*(\{[^{}]*\}|\d|[a-z]|\\pi)")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
 _NUMBER = re.compile(
     r"([+-]?)(?:(\d+)\s+(?=\d+/))?(\d+(?:\.\d*)?|\.\d+)"
-    r"(?:e([+-]?\d{1,4}))?(?:/(\d+(?:\.\d*)?))?(?:\s*(%))?"
+    r"(?:e([+-]?\d{1,4}))?(?:/([+-]?\d+(?:\.\d*)?))?(?:\s*(%))?"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_SPACED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-_POWER = re.compile(r"\s*(?:\\times|\\cdot|×|\*)\s*10\s*(?:\^|\*\*)\s*\{?([+-]?\d{1,4})\}?")
+_SPACED = re.compile(r"[+-]?\d{1,3}(?:[ '’_]\d{3})+(?:\.\d+)?")
+_POWER = re.compile(
+    r"(?<=[\d.])\s*(?:\\times|\\cdot|[×·⋅*x])\s*10\s*(?:\^|\*\*)\s*\{?([+-]?\d{1,4})\}?"
+)
+_WRITTEN_OUT = (
+    (re.compile(r"√|(?<!\\)\bsqrt(?=\()"), r"\\sqrt"),
+    (re.compile("π"), r"\\pi"),
+    (re.compile("∞"), r"\\infty"),
+    (re.compile(r"\\lbrace(?![a-zA-Z])\s*"), "{"),
+    (re.compile(r"\s*\\rbrace(?![a-zA-Z])"), "}"),
+    (_OVER, r"\\frac{\1}{\2}"),
+)
+_UNIT_OF_ONE = (
+    (re.compile(r"(?i)(?<=\d)\s*+(?:\{\s*+)?degrees?\s*\}?$"), ""),
+    (re.compile(r"(?i)(?<=\d)\s*+(?:\{\s*+)?per ?cent\s*\}?$"), "%"),
+    (re.compile(r"\^\{(\w)\}"), r"^\1"),
+    (re.compile(r"(?<=[\w)])\s*(?:\\cdot|\\times|\*)?\s*(?=\\(?:sqrt|pi)(?![a-zA-Z]))"), ""),
+)
 _CHOICE = re.compile(r"\(?([a-j])[).:]?")
 
 
@@ -43,9 +65,16 @@ def normalise(text: str) -> str:
     if choice:
         return choice[1]
     inner = re.sub(r"\s*([,;:/+*^=(){}\[\]-])\s*", r"\1", answer)
+    value = _value(inner)
+    if value is not None:
+        return f"={value}"
     pieces = re.split(r"([,;(){}\[\]])", inner)
     if len(pieces) > 1 and len(inner) <= 200:  # a tuple or a list: number by number
-        inner = "".join(_piece(piece) for piece in pieces)
+        before = ["", *pieces]
+        inner = "".join(
+            piece if last in tuple(")}]") else _piece(piece)
+            for last, piece in zip(before, pieces, strict=False)
+        )
     return " ".join(inner.split())
 
 
@@ -58,9 +87,13 @@ def final_answer(text: str) -> str:
     boxed = _last_boxed(text)
     if boxed is not None:
         return boxed
+    tagged = _TAGGED.findall(text)
+    if tagged:
+        return str(tagged[-1])
     found = _ANSWER.findall(text)
     if found:
-        return str(found[-1])
+        talk = _NUMBER_AND_TALK.fullmatch(found[-1])
+        return str(talk[1] if talk else found[-1])
     return text
 
 
@@ -81,6 +114,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _plain(answer: str) -> str:
+    answer = " ".join(answer.split())  # runs of blanks cost squares of their length further on
     answer = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", answer)  # 1½ is one and a half
     answer = unicodedata.normalize("NFKC", answer).replace("\N{FRACTION SLASH}", "/")
     answer = answer.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
@@ -91,19 +125,23 @@ def _plain(answer: str) -> str:
         .replace("\\$", "")
         .replace("{,}", ",")
     )
+    for pattern, plain in _WRITTEN_OUT:
+        answer = pattern.sub(plain, answer)
     answer = re.sub(r"\^\s*\{?\s*\\?(?:circ|degree)\s*\}?|°", "", answer)
     answer = re.sub(r"(?<=\d)(?=\\[dtc]?frac)", " ", answer)  # a mixed number
     answer = _DRESS.sub("", answer)
     answer = re.sub(r"\\sqrt\s*(?:\{([^{}]*)\}|(\d))", r"\\sqrt(\1\2)", answer)
-    answer = answer.strip(" \t\r\n*_`\"'")
-    answer = re.sub(r"[.。!,;]+$", "", answer).strip(" *_`\"'")
+    answer = answer.strip(" \t\r\n*_`\"'“”‘’")
+    answer = re.sub(r"[.。!,;]+$", "", answer).strip(" *_`\"'“”‘’")
+    for pattern, plain in _UNIT_OF_ONE:
+        answer = pattern.sub(plain, answer)
     for _ in range(4):  # nested fractions, from the inside out
         answer, changed = _FRACTION.subn(lambda m: f"{_group(m[1])}/{_group(m[2])}", answer)
         if not changed:
             break
     answer = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), answer)
     if _SPACED.fullmatch(answer):
-        answer = answer.replace(" ", "")
+        answer = re.sub(r"[ '’_]", "", answer)
     answer = _POWER.sub(r"e\1", answer)
     while answer.startswith("{") and answer.endswith("}") and answer.count("{") == 1:
         answer = answer[1:-1].strip()

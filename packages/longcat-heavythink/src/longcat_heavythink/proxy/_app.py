@@ -60,6 +60,10 @@ class ProxyConfig:
     def __post_init__(self) -> None:
         for text in (self.schedule, *self.offered):
             parse_schedule(text)
+        most = parse_schedule(self.schedule).num_calls
+        if most > self.max_calls:
+            raise ValueError(f"max_calls must cover the {most} calls of {self.schedule}, "
+                             f"got {self.max_calls}")  # fmt: skip
         for name in ("max_in_flight", "per_minute"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

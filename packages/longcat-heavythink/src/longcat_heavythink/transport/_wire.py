@@ -79,7 +79,9 @@ def read_error(status: int, raw: bytes, url: str, retry_after_s: float | None) -
     elif status in (408, 425):
         kind = FailureKind.TIMEOUT
     elif status < 500:
-        is_context = status == 413 or (status in (400, 422) and _TOO_LONG.search(low + words.lower()))
+        is_context = status == 413 or (
+            status in (400, 422) and _TOO_LONG.search(low + words.lower())
+        )
         kind = FailureKind.CONTEXT if is_context else FailureKind.REFUSED
         permanent = True
     elif status in (501, 505):
