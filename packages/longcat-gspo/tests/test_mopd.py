@@ -90,6 +90,8 @@ def test_loss_and_gradient_are_those_of_loops(micro, bounds):
     assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert metrics["reward"] == 0.5
+    assert metrics["tokens"] == 34
+    assert metrics["attempt_tokens"] == 8.5
 
 
 def test_metrics_say_how_far_the_teachers_are():
@@ -208,6 +210,9 @@ def test_without_log_probs_ratios_begin_at_one():
     metrics = MopdTrainer(Bigram(), CONFIG, teachers=teachers, low=1, high=1).train(batch)
     assert metrics["cut_share"] == 0
     assert metrics["loss"] != 0
+    twice = TrainerConfig(learning_rate=1e-2, epochs=2)
+    metrics = MopdTrainer(Bigram(), twice, teachers=teachers, low=1, high=1).train(batch)
+    assert metrics["cut_share"] > 0.5  # the second step is taken against the weights of before
 
 
 def test_a_batch_without_a_token_to_learn_takes_no_step():
