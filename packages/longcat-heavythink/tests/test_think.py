@@ -82,6 +82,9 @@ async def test_some_may_fail_but_not_all():
         ("", FailureKind.EMPTY), (" \n", FailureKind.EMPTY),
         ("<think>on and", FailureKind.UNCLOSED),
         ("<think>all</think>", FailureKind.EMPTY), (None, FailureKind.MALFORMED),
+        (Reply(), FailureKind.EMPTY), (Reply(text="\u200b"), FailureKind.EMPTY),
+        (Reply(text="half", finish_reason="length"), FailureKind.TRUNCATED),
+        (Reply(text="<think>on and"), FailureKind.UNCLOSED),
         ({"text": "x"}, FailureKind.MALFORMED), (ValueError("x"), FailureKind.RAISED),
         (asyncio.CancelledError(), FailureKind.RAISED),
     ],
@@ -269,7 +272,7 @@ async def test_images_are_carried_into_the_summary():
         ("temperature", -1), ("temperature", math.inf),
         ("summary_temperature", math.nan), ("quorum", 0), ("quorum", 5), ("packing", "best"),
         ("stream", "some"), ("schedule", "hevy:3"), ("max_prompt_chars", 0), ("summary_tries", 0),
-        ("max_tokens", 0),
+        ("max_tokens", 0), ("prompts", None), ("normaliser", None),
     ],
 )  # fmt: skip
 def test_a_config_is_checked_whole(field, value):

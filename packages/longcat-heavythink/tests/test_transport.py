@@ -394,3 +394,14 @@ async def test_silence_is_counted_from_the_last_byte(fault_server):
 def test_an_address_that_is_none_is_refused_at_once(url):
     with pytest.raises(ValueError, match="is no address"):
         EndpointConfig(url=url)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"max_connections": 0}, {"max_connections": 2.5}, {"max_connections": True},
+     {"max_connections": None}, {"max_tokens": 0}, {"max_tokens": 1.5}, {"timeout_s": "5"},
+     {"timeout_s": float("nan")}, {"deadline_s": 0}, {"hedge_after_s": -1}],
+)  # fmt: skip
+def test_an_endpoint_is_checked_whole(field):
+    with pytest.raises(ValueError, match="must be"):
+        EndpointConfig(url="http://x", **field)

@@ -56,7 +56,7 @@ class FunctionModel:
         if isinstance(answer, str):
             reply = text_reply(answer)
         elif isinstance(answer, Reply):
-            reply = answer
+            reply = answer if answer.failure is not None else _judged_again(answer)
         else:
             words = f"complete must return text or a Reply, got {type(answer).__name__}"
             return Reply(failure=Failure(FailureKind.MALFORMED, words))
@@ -93,6 +93,15 @@ def text_reply(content: str) -> Reply:
         text = plain_text(content).strip()
         return Reply(text=text) if text.strip(_UNSEEN) else Reply(failure=_NOTHING)
     return judged(content)
+
+
+def _judged_again(reply: Reply) -> Reply:
+    """Return a function's reply with the reason for which it does not count, as a server's."""
+    return judged(
+        reply.text, thoughts=reply.thoughts, tool_calls=reply.tool_calls,
+        finish_reason=reply.finish_reason, usage=reply.usage, timing=reply.timing,
+        confidence=reply.confidence, model=reply.model,
+    )  # fmt: skip
 
 
 _NOTHING = Failure(FailureKind.EMPTY, "the answer is empty")

@@ -93,6 +93,11 @@ class HeavyConfig:
             raise ValueError(f"packing must be one of {', '.join(POLICIES)}, got {self.packing!r}")
         if self.stream not in _STREAMS:
             raise ValueError(f"stream must be one of {', '.join(_STREAMS)}, got {self.stream!r}")
+        words: Any = self.prompts
+        if not isinstance(words, Prompts):
+            raise ValueError(f"prompts must be a Prompts, got {words!r}")
+        if not callable(self.normaliser):
+            raise ValueError(f"normaliser must be a function, got {self.normaliser!r}")
         schedule: Any = self.schedule
         if not isinstance(schedule, str | Schedule | None):
             raise ValueError(f"schedule must be a Schedule or its words, got {schedule!r}")

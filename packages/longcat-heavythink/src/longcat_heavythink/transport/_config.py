@@ -46,12 +46,14 @@ class EndpointConfig:
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
         for name in ("timeout_s", "deadline_s", "hedge_after_s"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        if self.max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, got {self.max_connections}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            is_number = isinstance(value, int | float) and math.isfinite(value)
+            if value is not None and not (is_number and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        for name in ("max_connections", "max_tokens"):
+            value = getattr(self, name)
+            is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not is_whole and not (value is None and name == "max_tokens"):
+                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
         for name, value in {"api_key": self.api_key, **self.headers}.items():
             if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
                 raise ValueError(f"{name} must hold no control characters, such as a newline")
