@@ -12,6 +12,7 @@ from longcat_heavythink import (
     Reply,
     ToolCall,
     Usage,
+    openai_complete,
     strip_thoughts,
     summary_prompt,
     think,
@@ -314,3 +315,18 @@ def test_thoughts_are_stripped():
 def test_a_schedule_of_another_type_is_refused(schedule):
     with pytest.raises(ValueError, match="schedule must be a Schedule or its words"):
         HeavyConfig(schedule=schedule)
+
+
+async def test_a_summary_that_broke_off_before_somebodys_eyes_is_not_begun_again(fault_server):
+    server = fault_server(
+        lambda n, body: "cut_stream" if body.get("stream") else "ok",
+        answer=lambda body: "one two three" if body.get("stream") else "42",
+    )
+    shown = []
+    config = HeavyConfig(width=2, stream="last")
+    got = await think(
+        ASK, openai_complete(server.url), config=config,
+        on_event=lambda event: shown.append(getattr(event, "text", "")),
+    )  # fmt: skip
+    assert "".join(shown) == "one two "
+    assert (got.answer, got.decided_by) == ("42", "fallback: vote")

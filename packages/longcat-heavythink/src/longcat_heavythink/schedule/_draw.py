@@ -43,6 +43,8 @@ class Drawer:
         self._on_event = on_event
         self._stream = stream
         self._queue: deque[asyncio.Future[None]] = deque()
+        self.has_shown = False
+        """Whether pieces of the final answer went to the caller's function."""
 
     def emit(self, event: CallStarted | CallFinished | StageDecided) -> None:
         """Tell the caller's function, if there is one."""
@@ -163,6 +165,7 @@ class Drawer:
             _safely(over, on_event, CallRetried(stage, plan.index, failure, pause_s))
 
         def came(delta: Delta) -> None:
+            self.has_shown = self.has_shown or (plan.is_final and bool(delta.text))
             event = CallDelta(stage, plan.index, delta.text, delta.thoughts, plan.is_final)
             _safely(over, on_event, event)
 

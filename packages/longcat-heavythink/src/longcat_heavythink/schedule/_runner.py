@@ -207,7 +207,8 @@ class Runner:
                 f and not f.permanent and f.kind not in (FailureKind.BUDGET, FailureKind.CANCELLED)
                 for f in failures
             )
-            if tries >= self.settings.summary_tries or not can_help:
+            is_over = tries >= self.settings.summary_tries or not can_help
+            if is_over or self.drawer.has_shown:  # what was shown cannot be taken back
                 break
         reason = _all_failed(records).replace("attempts", "summaries")
         self.fell_back(number, reason)
