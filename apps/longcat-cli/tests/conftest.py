@@ -3,18 +3,19 @@
 import contextlib
 import io
 import os
-import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from longcat_cli.main import run as run_command
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `sabotage`, also in processes that are spawned
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for `sabotage` and others, also in processes that are spawned
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -23,23 +24,27 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # else they give way until a 
 # a busy machine. Set before torch is loaded, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
-
-
-LINES: list[tuple[int, float, str]] = []
-"""What the runs of `trained` printed: process, time, line."""
+from again import Beside, Case  # noqa: E402
+from smoke_run import LONGCAT, SmokeRun  # noqa: E402
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: a sweep; LONGCAT_LONG=1 switches it on")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    if os.environ.get("LONGCAT_LONG") == "1":
-        return
-    for item in items:
-        if "long" in item.keywords and Path(__file__).parent in item.path.parents:
+    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile."""
+    places = [place for place, item in enumerate(items) if HERE in item.path.parents]
+    mine = sorted((items[place] for place in places), key=_needs_the_run)
+    for place, item in zip(places, mine, strict=True):
+        items[place] = item
+        if "long" in item.keywords and os.environ.get("LONGCAT_LONG") != "1":
             item.add_marker(pytest.mark.skip(reason="a sweep: set LONGCAT_LONG=1"))
+
+
+def _needs_the_run(item):
+    return "trained" in getattr(item, "fixturenames", ())
 
 
 @dataclass(frozen=True)
@@ -67,110 +72,79 @@ def longcat(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def smoke_run(request, tmp_path_factory):
+    """Begun with the first test of this folder, if any of the session needs it."""
+    run = SmokeRun(tmp_path_factory.mktemp("runs") / "smoke")
+    mine = [item for item in request.session.items if HERE in item.path.parents]
+    if any(map(_needs_the_run, mine)):
+        run.start()
+    yield run
+    run.stop()
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A smoke run that was killed in each of its stages, interrupted in one, and continued."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    # Started in the background, this process may ignore Ctrl-C, and its children would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    start = ["--recipe", "smoke", "--out", str(folder)]
-    children = set()
-    for stage, delay_s in (("grow", 0.3), ("cold_start", 10), ("expert-library", 5), ("fuse", 0.2),
-                           ("evaluate", 4), ("report", 0.1)):  # fmt: skip
-        run = _Run(start)
-        run.until(stage)
-        time.sleep(delay_s)
-        children |= _children(run.process.pid)
-        run.process.kill()
-        run.end()
-        start = ["--resume", str(folder)]
-        if stage == "expert-library":
-            _interrupt("expert-shop", folder)
-    last = _Run(start)
-    errors = last.end()
-    assert last.process.returncode == 0, errors
-    assert any("done before" in line for pid, _, line in LINES if pid == last.process.pid)
-    assert children or sys.platform != "linux"
-    _until(lambda: not any(child.exists() for child in children), seconds=10)
+def beside(request, tmp_path_factory):
+    """The cases of `again` that the session's tests ask for, run as soon as there is a run."""
+    asked = [item.callspec.params.get("case") for item in request.session.items
+             if hasattr(item, "callspec") and not item.get_closest_marker("skip")]  # fmt: skip
+    cases = [case for case in asked if isinstance(case, Case)]
+    runs = Beside(cases, tmp_path_factory.mktemp("again"))
+    yield runs
+    runs.stop()
+
+
+@pytest.fixture(scope="session")
+def trained(smoke_run, beside):
+    """The folder of a smoke run that was killed in each of its stages, and continued."""
+    folder = smoke_run.folder_when_done()
+    beside.begin(folder)
     return folder
 
 
 @pytest.fixture
-def printed(trained):
+def told_of(trained, beside):
+    """What was told of one of the cases."""
+    return beside.told_of
+
+
+@pytest.fixture
+def printed(smoke_run, trained):
     """Process, time and text of each line that the runs printed."""
-    return LINES
+    return smoke_run.lines
 
 
-class _Run:
-    """`longcat train` in a process, its lines noted with the time at which they came."""
+@pytest.fixture
+def serving():
+    """`longcat serve` in a process: a context that gives the process and its URL."""
 
-    def __init__(self, arguments):
-        self.process = subprocess.Popen([*LONGCAT, "train", *arguments], stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
-        self._news, self._errors = threading.Condition(), ""
-        self._readers = [threading.Thread(target=read) for read in (self._read, self._read_errors)]
-        self._seen: list[str] = []
-        self._is_over = False
-        for reader in self._readers:
-            reader.start()
+    @contextlib.contextmanager
+    def serve(model, *options):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [*LONGCAT, "serve", str(model), "--port", str(port), *options]
+        url = f"http://127.0.0.1:{port}"
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True) as server:  # fmt: skip
+            try:
+                said = server.stdout.readline()
+                assert f"{Path(model).name} at {url}/v1" in said, said + server.stdout.read()
+                _until_it_answers(server, url)  # it says so before it listens
+                yield server, url
+            finally:
+                server.kill()
 
-    def _read(self):
-        for line in self.process.stdout:
-            with self._news:
-                LINES.append((self.process.pid, time.monotonic(), line.rstrip("\n")))
-                self._seen.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._is_over = True
-            self._news.notify_all()
-
-    def _read_errors(self):
-        self._errors = self.process.stderr.read()
-
-    def until(self, stage):
-        """Wait for a stage to begin."""
-        wanted = f"{stage} ...\n"
-        with self._news:
-            self._news.wait_for(lambda: wanted in self._seen or self._is_over, timeout=600)
-        assert wanted in self._seen, f"{stage} never began: {''.join(self._seen)} {self._errors}"
-
-    def end(self):
-        """Wait for the end; return what was written to standard error."""
-        try:
-            self.process.wait(timeout=300)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            for reader in self._readers:
-                reader.join(timeout=60)
-            self.process.stdout.close()
-            self.process.stderr.close()
-        return self._errors
+    return serve
 
 
-def _interrupt(stage, folder):
-    run = _Run(["--resume", str(folder)])
-    run.until(stage)
-    time.sleep(4)
-    run.process.send_signal(signal.SIGINT)
-    errors = run.end()
-    assert run.process.returncode == 130, errors
-    assert f"continue with: longcat train --resume {folder}" in errors
-    assert "Traceback" not in errors
-
-
-def _children(parent):
-    """Process folders of the children of a process; none where there is no /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone in the meantime
-            if stat.read_text().rpartition(")")[2].split()[1] == str(parent):
-                found.append(stat.parent)
-    return set(found)
-
-
-def _until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come this far"
-        time.sleep(0.05)
+def _until_it_answers(server, url):
+    with httpx.Client(trust_env=False, base_url=url) as web:
+        while True:
+            try:
+                web.get("/health", timeout=60)
+            except httpx.ConnectError:
+                assert server.poll() is None, server.stdout.read()
+                time.sleep(0.02)
+            else:
+                return

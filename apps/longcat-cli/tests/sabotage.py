@@ -5,6 +5,7 @@ importable there, so that these live in a module of their own.
 """
 
 import random
+from unittest import mock
 
 from longcat_cli.stages import cold_start, evaluate, experts, fuse, grow, report
 
@@ -105,9 +106,21 @@ empties_masks = _trainer_with(_empties_masks)
 
 
 def worker_that_invents_rewards(run, group):
+    return _invents_rewards(REAL_WORKER(run, group))
+
+
+def worker_that_keeps_old_weights(run, group):
+    """Every version is answered by the first one's weights."""
+    return _keeps_old_weights(REAL_WORKER(run, group))
+
+
+def worker_that_lies_twice(run, group):
+    return _invents_rewards(_keeps_old_weights(REAL_WORKER(run, group)))
+
+
+def _invents_rewards(worker):
     import dataclasses
 
-    worker = REAL_WORKER(run, group)
     rng = random.Random(0)
 
     async def rollout(payload, policy):
@@ -117,9 +130,7 @@ def worker_that_invents_rewards(run, group):
     return dataclasses.replace(worker, rollout=rollout)
 
 
-def worker_that_keeps_old_weights(run, group):
-    """Every version is answered by the first one's weights."""
-    worker = REAL_WORKER(run, group)
+def _keeps_old_weights(worker):
     real, first = worker.engine.load_weights, []
 
     def load_weights(version, weights):
@@ -143,16 +154,16 @@ def head_learns_nothing(model, samples, recipe, display=None):
     return add_prediction_head(model)
 
 
-def imitates_mistakes(folder):
-    """Failed turns are learned as well."""
+def masks_other_turns(folder):
+    """The first turn's mask is turned round: imitated where its call failed, and not where it did.
+
+    A run may have no attempt that passed after a failed call, and every attempt has a first turn.
+    """
     from longcat_cli.stages import _successes
 
     real = _successes._failed_turns_of
-    _successes._failed_turns_of = lambda trajectory: set()
-    try:
+    with mock.patch.object(_successes, "_failed_turns_of", lambda t: real(t) ^ {0}):
         return REAL_SAMPLES(folder)
-    finally:
-        _successes._failed_turns_of = real
 
 
 def takes_half_of_the_samples(folder):

@@ -6,24 +6,17 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
+from longcat_cli.folder import RunFolder
+from longcat_cli.train import stages_of
 
 LONGCAT = [sys.executable, "-m", "longcat_cli.main"]
-
-
-def _longcat(*arguments, text="", timeout=300, cwd=None):
-    return subprocess.run(
-        [*LONGCAT, *map(str, arguments)], input=text, capture_output=True, text=True,
-        timeout=timeout, cwd=cwd,
-    )  # fmt: skip
 
 
 def test_every_stage_leaves_its_artefact(trained):
@@ -77,21 +70,34 @@ def test_held_out_tasks_are_not_among_the_trained(trained):
         assert not held_out & seen
 
 
-def test_the_audit_says_what_stands_and_what_does_not(longcat, trained, tmp_path):
+def test_the_audit_says_that_what_the_run_left_stands(longcat, trained):
+    """Every stage, derived again."""
+    done = longcat("audit", trained, "--json")
+    found = json.loads(done.stdout)
+    assert list(found) == list(stages_of(RunFolder.open(trained).recipe))
+    assert {stage: lines for stage, lines in found.items() if lines} == {}
+    assert done.returncode == 0
+
+
+def test_the_audit_says_what_does_not_stand(longcat, trained, tmp_path):
+    """It looks at the stages that are marked as done: here at the two that read the table."""
     shutil.copytree(trained, tmp_path / "run")
+    for mark in (tmp_path / "run" / "stages").iterdir():
+        if mark.stem not in ("evaluate", "report"):
+            mark.unlink()
     table = tmp_path / "run" / "evaluation.json"
     table.write_text(table.read_text().replace('"passed": 0', '"passed": 1'))
     done = longcat("audit", tmp_path / "run", "--limit", "4", "--json")
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    assert [stage for stage, lines in found.items() if lines] == ["evaluate", "report"], found
+    assert list(found) == ["evaluate", "report"]
     assert "the table says otherwise" in found["evaluate"][0]
     assert found["report"] == ["the page's table is not the evaluation's"]
 
 
-def test_chat_in_a_world_through_a_pipe(trained):
-    done = _longcat("chat", "--run", trained, "--domain", "shop", "--noise", "0.3",
-                    text="Block Ada Berg.\n")  # fmt: skip
+def test_chat_in_a_world_through_a_pipe(longcat, trained):
+    done = longcat("chat", "--run", trained, "--domain", "shop", "--noise", "0.3",
+                   text="Block Ada Berg.\n")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "reward " in done.stdout
     assert "nothing else changed" in done.stdout
@@ -140,27 +146,14 @@ class _Server(BaseHTTPRequestHandler):
         pass
 
 
-def test_serving_the_trained_model(trained):
+def test_serving_the_trained_model(trained, serving, monkeypatch):
     """A trained model answers over HTTP, and Ctrl-C ends the server cleanly."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port),
-               "--api-key-env", "KEYS_OF_CLIENTS", "--speculate"]  # fmt: skip
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "KEYS_OF_CLIENTS": "secret,other"},
-    ) as server:
-        try:
-            assert server.stdout is not None
-            assert f"fused at http://127.0.0.1:{port}/v1" in server.stdout.readline()
-            answer = _ask(f"http://127.0.0.1:{port}")
-        finally:
-            server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+    monkeypatch.setenv("KEYS_OF_CLIENTS", "secret,other")
+    options = ["--api-key-env", "KEYS_OF_CLIENTS", "--speculate"]
+    with serving(trained / "fused", *options) as (server, url):
+        answer = _ask(url)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
         assert "Traceback" not in server.stdout.read()
     assert answer["usage"]["completion_tokens"] <= 8
     assert answer["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
@@ -168,12 +161,6 @@ def test_serving_the_trained_model(trained):
 
 def _ask(url):
     with httpx.Client(trust_env=False, base_url=url) as web:
-        for _ in range(100):
-            try:
-                web.get("/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
         refused = web.post("/v1/chat/completions", json=body, timeout=60)
         assert refused.status_code == 401
@@ -185,7 +172,7 @@ def _ask(url):
 
 def test_chat_with_a_server(longcat, monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("MY_KEY", "secret")
     try:
@@ -280,7 +267,7 @@ def test_a_run_of_another_format_and_a_second_run_in_one_folder(longcat, trained
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+def test_a_full_disk_is_said_and_loses_nothing(longcat, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)],
@@ -288,19 +275,21 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        done = _longcat("train", "--recipe", "smoke", "--out", disk / "run",
-                        "--set", "groups={'shop': ['shop']}", "--set", "cold_start.steps=60",
-                        "--set", "rl.steps=1", "--set", "rl.max_groups_per_step=8",
-                        "--set", "evaluate.tasks=2")  # fmt: skip
+        done = longcat("train", "--recipe", "smoke", "--out", disk / "run",
+                       "--set", "groups={'shop': ['shop']}", "--set", "grow.train_tasks=40",
+                       "--set", "cold_start.steps=60", "--set", "cold_start.batch_tokens=160",
+                       "--set", "rl.steps=1", "--set", "rl.max_groups_per_step=1",
+                       "--set", "evaluate.tasks=1", "--set", "evaluate.processes=1",
+                       "--set", "evaluate.noise=[0.0]")  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert "the disk is full" in done.stderr
         assert "Traceback" not in done.stderr
         subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
-        done = _longcat("train", "--resume", disk / "run")
+        done = longcat("train", "--resume", disk / "run")
         assert done.returncode in (0, 3), done.stderr  # so few steps may teach nothing
         assert (disk / "run" / "report.html").is_file()
     finally:
-        subprocess.run(["umount", str(disk)], check=False)
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -258,7 +257,7 @@ def test_a_server_that_refuses_in_the_middle_is_one_line_and_no_group_of_errors(
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     tasks = grow_tasks("shop", "eval", 3, 1, load_recipe("smoke"))
     limits = Limits(
         max_length=512, max_tokens=8, max_turns=2, temperature=1.0, num_running=4, seed=0
@@ -306,11 +305,6 @@ def test_a_model_of_the_hugging_face_kind_is_asked_as_well(tmp_path):
     assert said[0][-1]["role"] in ("assistant", "user")
 
 
-def _longcat(*arguments, cwd=None, env=None, timeout=300):
-    return subprocess.run([*LONGCAT, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=timeout, cwd=cwd, env=env)  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -349,11 +343,12 @@ def test_models_of_a_run_are_known_by_name(trained):
         subjects([str(trained / "fused")] * 2, Wish())
 
 
-def test_a_run_a_folder_and_a_server_are_asked_the_same(trained, tmp_path, served):
+def test_a_run_a_folder_and_a_server_are_asked_the_same(longcat, trained, tmp_path, serving):
     """One command, three ways to the same model; what is saved can be counted again."""
-    done = _longcat("eval", trained, trained / "fused", served, "--domain", "shop", "--tasks", 3,
-                    "-k", 1, "-k", 2, "--noise", 0, "--noise", 0.2, "--json",
-                    "--save", tmp_path / "attempts.jsonl", cwd=tmp_path)  # fmt: skip
+    with serving(trained / "fused") as (_, url):
+        done = longcat("eval", trained, trained / "fused", url, "--domain", "shop", "--tasks", 3,
+                       "-k", 1, "-k", 2, "--noise", 0, "--noise", 0.2, "--json",
+                       "--save", tmp_path / "attempts.jsonl")  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows = report["rows"]
@@ -389,24 +384,6 @@ def test_ctrl_c_is_one_line(tmp_path):
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "stopped; nothing was measured"
     assert "Traceback" not in errors
-
-
-@pytest.fixture
-def served(trained):
-    """The trained model behind `longcat serve`."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*LONGCAT, "serve", str(trained / "fused"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as server:  # fmt: skip
-        try:
-            assert "at http" in server.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.kill()
 
 
 def test_a_report_is_a_table_for_people_and_json_for_scripts(capsys, monkeypatch):

@@ -8,7 +8,9 @@ from longcat_cli.agent import _failed_turns
 from longcat_cli.errors import UsageError
 from longcat_cli.lessons import relative_change
 from longcat_cli.sft import sft
+from longcat_cli.stages._successes import successes
 from longcat_cli.stages.experts import TaskSource
+from longcat_dora import Segment, Trajectory
 from safetensors.torch import save_file
 
 
@@ -50,6 +52,23 @@ def test_the_turns_of_failed_calls_are_those_that_are_masked():
     assert _failed_turns(messages, [False, True, False, True]) == [0, 2]
     assert _failed_turns(messages, [True, True, True, False]) == [0, 1]
     assert _failed_turns(messages, [False] * 4) == []
+
+
+def test_what_failed_in_a_success_is_not_imitated():
+    """Turns are counted through all segments of an attempt; what nothing is left of is left out."""
+    segments = [Segment(token_ids=[1, 2, 3, 4, 5], log_probs=[0.0] * 5, loss_mask=mask) for mask in (
+        [False, True, True, False, True], [False, True, False, False, False])]  # fmt: skip
+    attempts = [
+        Trajectory(id=str(n), group="g", task=task, domain="shop", version=0, segments=segments,
+                   reward=reward, info={"failed_turns": failed})
+        for n, (task, reward, failed) in enumerate([
+            ("a", 1.0, [0]), ("b", 0.5, []), ("a", 1.0, [1, 2]), ("a", 1.0, [0, 2]), ("c", 1.0, []),
+        ])
+    ]  # fmt: skip
+    whole, first = [False, True, True, False, True], [False, True, True, False, False]
+    last, other = [False] * 4 + [True], [False, True, False, False, False]
+    masks = [sample.loss_mask for sample in successes(attempts, per_task=2)]
+    assert masks == [first, last, whole, other]
 
 
 def test_a_group_counts_once_for_the_noise_with_the_share_that_passed(tmp_path):

@@ -91,6 +91,8 @@ def test_a_run_leaves_what_others_load_and_goes_on(place, how):
     assert {"step", "task", "reward", "answer"} <= samples[0].keys()
     assert (place / "run" / "curve.svg").stat().st_size > 1000
     assert list((place / "run" / "tensorboard").iterdir())
+    if "--reward" in how:  # what goes on is the same for both
+        return
     options = json.loads((place / "run" / "rl.json").read_text())
     (place / "run" / "rl.json").write_text(json.dumps({**options, "steps": 5}))
     again = _run("rl", "--resume", "--out", "run")
