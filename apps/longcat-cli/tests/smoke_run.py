@@ -100,6 +100,7 @@ class SmokeRun:
             self._children |= _children(run.process.pid)
             run.process.kill()
             run.ends()
+        assert run.process.returncode in (-signal.SIGKILL, 0), run.told()
 
     def _interrupt(self, stage: str) -> None:
         """Ctrl-C while the stage's processes begin."""

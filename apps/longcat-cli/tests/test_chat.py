@@ -253,7 +253,7 @@ class _Terminal:
             while chunk := os.read(self.ours, 4096):
                 self.seen += chunk.decode(errors="replace")
 
-    def until(self, text, times=1, seconds=60):
+    def until(self, text, times=1, seconds=300):
         deadline = time.monotonic() + seconds
         while self.seen.count(text) < times:
             assert time.monotonic() < deadline, self.seen[-2000:]
@@ -263,15 +263,30 @@ class _Terminal:
         os.write(self.ours, keys)
 
     def ends(self):
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=300)
         self._reader.join(10)
         os.close(self.ours)
         return code
 
 
-def test_a_failed_request_is_told_and_the_talk_goes_on(server, tmp_path):
+@pytest.fixture
+def terminal_of(tmp_path):
+    """Begins the command in a terminal; it ends with the test, however that ends."""
+    begun = []
+
+    def begin(*arguments):
+        begun.append(_Terminal(*arguments, home=tmp_path))
+        return begun[-1]
+
+    yield begin
+    for terminal in begun:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+def test_a_failed_request_is_told_and_the_talk_goes_on(server, terminal_of):
     server.script += [b"", _events(_delta(content="It is noon.")), _events(_delta(content="Bye."))]
-    terminal = _Terminal("chat", "--model", server.url, home=tmp_path)
+    terminal = terminal_of("chat", "--model", server.url)
     terminal.until("you")
     terminal.types(b"time?\r")
     terminal.until("cut the answer off")
@@ -358,9 +373,8 @@ def test_a_stopped_answer_of_a_local_model_leaves_no_thread(small_model):
     assert len(more) <= 1, more  # asyncio's own pool keeps one
 
 
-def test_ctrl_c_stops_the_answer_and_nothing_else(small_model, tmp_path):
-    terminal = _Terminal("chat", "--model", str(small_model), "--max-tokens", "90000",
-                         home=tmp_path)  # fmt: skip
+def test_ctrl_c_stops_the_answer_and_nothing_else(small_model, terminal_of):
+    terminal = terminal_of("chat", "--model", str(small_model), "--max-tokens", "90000")
     terminal.until("you")
     terminal.types(b"w1 w2\r")
     terminal.until(" w", times=20)

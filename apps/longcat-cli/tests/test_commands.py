@@ -110,10 +110,14 @@ def test_chat_in_a_terminal_starts_again_after_reset(trained):
     os.close(theirs)
     os.write(ours, b"/help\n/reset\n/save /nowhere/x\n\n\n/quit\n")
     seen = b""
-    with contextlib.suppress(OSError):  # how a terminal ends on Linux
-        while chunk := os.read(ours, 4096):
-            seen += chunk
-    assert process.wait(timeout=60) == 0
+    try:
+        with contextlib.suppress(OSError):  # how a terminal ends on Linux
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        assert process.wait(timeout=300) == 0
+    finally:
+        process.kill()
+        os.close(ours)
     text = seen.decode()
     assert text.count("Enter sends the task's own request") == 2
     assert "forgotten" in text
