@@ -134,7 +134,7 @@ class Runner:
         size = prompt_bytes(call)
         is_heard = self.on_event is not None  # then each call has listeners of its own
         plans = [
-            Plan(index, replace(call) if is_heard else call, size, (), is_final)
+            Plan(index, _seeded(replace(call) if is_heard else call, index), size, (), is_final)
             for index in range(stage.width)
         ]
         records = await self.draw(
@@ -246,7 +246,7 @@ class Runner:
             self.messages, packed.texts, instruction=instruction, prompts=settings.prompts,
             counts=packed.counts if max(packed.counts) > 1 else (),
         )  # fmt: skip
-        call = self._call(messages, temperature, max_tokens)
+        call = _seeded(self._call(messages, temperature, max_tokens), index)
         seen = tuple(members[place] for place in packed.members)
         return Plan(index, call, prompt_bytes(call), seen, is_final)
 
@@ -293,3 +293,11 @@ def _all_failed(records: Sequence[Record]) -> str:
     failures = [record.reply.failure for record in records if record.reply.failure]
     first = next((f for f in failures if f.kind is not FailureKind.CANCELLED), failures[0])
     return f"all {len(records)} attempts failed: {first.message}"
+
+
+def _seeded(call: Call, index: int) -> Call:
+    """Give each attempt a seed of its own: a server that obeys one would repeat the first."""
+    seed = call.extra.get("seed")
+    if not index or not isinstance(seed, int) or isinstance(seed, bool):
+        return call
+    return replace(call, extra={**call.extra, "seed": seed + index})
