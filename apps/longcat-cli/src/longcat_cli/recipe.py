@@ -202,7 +202,8 @@ class Fuse:
     """Times the average of the experts' task vectors."""
     road: Literal["imitate", "distil"] = "imitate"
     """What the merged model learns from: the experts' successful trajectories, or the experts'
-    judgement of each token that it samples itself (MOPD)."""
+    judgement of each token that it samples itself (MOPD). In recipe `mini` at equal compute the
+    first is better: `benchmarks/RESULTS.md`."""
     steps: int = _number(300)
     """Supervised steps after the merge, to imitate; 0 for none."""
     batch_tokens: int = _number(640, least=1)
