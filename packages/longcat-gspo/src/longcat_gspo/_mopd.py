@@ -108,7 +108,7 @@ class MopdTrainer(GspoTrainer):
         if config.kl_coefficient or config.correction is not None:
             raise ValueError(
                 "distillation knows no kl_coefficient and no correction, got "
-                f"{config.kl_coefficient} and {config.correction}: teachers and bounds do their work"
+                f"{config.kl_coefficient} and {config.correction}: teachers and bounds do that"
             )
         _check_teachers(model, teachers)
         super().__init__(model, config, **options)

@@ -12,14 +12,16 @@ from fractions import Fraction
 
 _ANSWER = re.compile(
     r"(?im)(?:####|\b(?:final )?answers?(?: is| are)?|答案(?:是|为)?)"
-    r"(?:[ \t]*+\**+[ \t]*+[:：=]\s*+(?:\*++\s*+)?|\*\*[ \t]*+\n\s*+|[ \t]*+\**+[ \t]*+(?![:：=]))(\S[^\n]*)"
+    r"(?:[ \t]*+\**+[ \t]*+[:：=]\s*+(?:\*++\s*+)?|\*\*[ \t]*+\n\s*+"
+    r"|[ \t]*+\**+[ \t]*+(?![:：=]))(\S[^\n]*)"
 )
 _TAGGED = re.compile(r"(?is)<answer>(.*?)</answer>")
 _NUMBER_AND_TALK = re.compile(  # "1/2. Therefore ...", "0.5, because ..."
     r"([$*]*[-+−]?[$]?[\d.,/]*\d[%$*]*)"
     r"(?:[.;:!]\s+[A-Z(].*|[.,;:]?\s+(?:because|since|as|so|which)\b.*)"
 )
-_DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text|textbf|mbox|bf|rm|[bB]igg?[lr]?)"
+_DRESS = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|mathbf|mathrm|text|textbf|mbox|bf|rm"
+                    r"|[bB]igg?[lr]?)"
                     r"(?![a-zA-Z])|\\[!,;: ]|[$]|\\[()\[\]]|~")  # fmt: skip
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|\d|[a-z]|\\pi)\s*(\{[^{}]*\}|\d|[a-z]|\\pi)")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")

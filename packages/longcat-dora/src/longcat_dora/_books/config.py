@@ -54,10 +54,9 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         if self.at_bound not in get_args(AtBound):
             raise ValueError(f"at_bound must be one of {get_args(AtBound)}, got {self.at_bound!r}")
-        if not isinstance(self.keep_equal_rewards, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(
-                f"keep_equal_rewards must be true or false, got {self.keep_equal_rewards!r}"
-            )
+        keeps = cast("object", self.keep_equal_rewards)
+        if not isinstance(keeps, bool):
+            raise ValueError(f"keep_equal_rewards must be true or false, got {keeps!r}")
         for name in ("groups_per_batch", "group_size", "max_running", "max_attempts"):
             object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
         bound = whole("hard_staleness", self.hard_staleness)
