@@ -18,7 +18,11 @@ REAL_CELL, REAL_GROW, REAL_TABLE = evaluate.evaluate_cell, grow._grow, report._t
 
 
 def held_out_is_trained_on(domain, split, path, count, seed, config):
-    return REAL_GROW(domain, split, path, count, 1, config)
+    told = REAL_GROW(domain, split, path, count, seed, config)
+    if split == "eval":
+        trained = path.with_name(path.name.replace(".eval.", ".train.")).read_text("utf-8")
+        path.write_text("".join(trained.splitlines(keepends=True)[:count]), "utf-8")
+    return told
 
 
 # -- cold start --------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
-"""grow: environments with their tasks, per domain; the artefact is `environments/*.jsonl`."""
+"""grow: environments with their tasks, per domain; the artefact is `environments/*.jsonl`.
+
+Held-out tasks are grown after those to train on, and none of them is among these.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from longcat_envs import Grower, GrowthConfig, Task, load_domain
 
+from longcat_cli.agent import read_tasks
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
@@ -25,21 +30,22 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
         load_domain(domain)  # a broken file is an error here, not in a process
     wanted = [
         (domain, split, folder.tasks(domain, split), number, recipe.seed + seed)
-        for domain in recipe.domains
         for split, number, seed in (
             ("train", recipe.grow.train_tasks, TRAIN_SEED),
             ("eval", recipe.grow.eval_tasks, EVAL_SEED),
         )
+        for domain in recipe.domains
     ]
     missing = [job for job in wanted if not job[2].is_file()]
     facts: dict[str, Any] = {}
+    tell = _Teller(display, sum(job[3] for job in missing))
     with worker_pool(min(2, len(missing) or 1)) as pool:
-        futures = [pool.submit(_grow, *job, recipe) for job in missing]
-        tell = _Teller(display, sum(job[3] for job in missing))
-        for future in pool.finished(futures, tell):
-            name, fact = future.result()
-            facts[name] = fact
-            tell.last = name
+        for split in ("train", "eval"):
+            futures = [pool.submit(_grow, *job, recipe) for job in missing if job[1] == split]
+            for future in pool.finished(futures, tell):
+                name, fact = future.result()
+                facts[name] = fact
+                tell.last = name
     display.update(done=1.0, files=len(wanted))
     return facts
 
@@ -66,8 +72,13 @@ def grow_tasks(domain: str, split: str, number: int, seed: int, recipe: Recipe) 
 
 
 def _grown(
-    domain: str, split: str, number: int, seed: int, recipe: Recipe
-) -> tuple[dict[tuple[str, ...], Task], Grower]:
+    domain: str,
+    split: str,
+    number: int,
+    seed: int,
+    recipe: Recipe,
+    taken: Container[tuple[str, str]] = (),
+) -> tuple[dict[tuple[str, str], Task], Grower]:
     config = GrowthConfig(
         id_digits=recipe.grow.id_digits,
         share_compound=recipe.grow.share_compound,
@@ -76,12 +87,12 @@ def _grown(
     grower = Grower(
         load_domain(domain), seed=seed, config=config, prefix=f"{Path(domain).stem}-{split}"
     )
-    tasks: dict[tuple[str, ...], Task] = {}
+    tasks: dict[tuple[str, str], Task] = {}
     repeated = 0
     while len(tasks) < number:
         task = next(grower)
-        key = (task.opening, str(task.golden))
-        if key in tasks:
+        key = _content(task)
+        if key in tasks or key in taken:
             repeated += 1
             if repeated > MOST_REPEATED:
                 raise UsageError(
@@ -94,10 +105,18 @@ def _grown(
     return tasks, grower
 
 
+def _content(task: Task) -> tuple[str, str]:
+    """What makes two tasks the same to an agent, whatever they are called."""
+    return task.opening, str(task.golden)
+
+
 def _grow(
     domain: str, split: str, path: Path, number: int, seed: int, recipe: Recipe
 ) -> tuple[str, dict[str, Any]]:
-    tasks, grower = _grown(domain, split, number, seed, recipe)
+    trained = path.with_name(f"{Path(domain).stem}.train.jsonl")
+    is_held_out = split == "eval" and trained.is_file()
+    taken = {_content(task) for task in read_tasks(trained)} if is_held_out else ()
+    tasks, grower = _grown(domain, split, number, seed, recipe, taken)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text("".join(task.to_json() + "\n" for task in tasks.values()), encoding="utf-8")
