@@ -201,7 +201,7 @@ RECORDER = '''
 """Loaded by the interpreter at its start: notes what is written to a folder, and what is waited for."""
 import json, os, threading
 FOLDER, OUT = os.environ["RECORD_FOLDER"], os.environ["RECORD_OUT"]
-names, lock, real = {}, threading.Lock(), {n: getattr(os, n) for n in ("open", "write", "writev", "fsync", "fdatasync", "close")}
+names, lock, real = {}, threading.Lock(), {n: getattr(os, n) for n in ("open", "write", "writev", "fsync", "fdatasync", "close", "dup")}
 out = real["open"](OUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def note(*what):
     real["write"](out, (json.dumps(what) + "\\n").encode())
@@ -226,10 +226,14 @@ def sync(name):
             note("sync", names[fd], size)
         else: real[name](fd)
     return call
+def dup(fd):
+    new = real["dup"](fd)
+    if fd in names: names[new] = names[fd]
+    return new
 def close(fd):
     names.pop(fd, None)
     real["close"](fd)
-os.open, os.write, os.writev, os.close = open_, write, writev, close
+os.open, os.write, os.writev, os.close, os.dup = open_, write, writev, close, dup
 os.fsync, os.fdatasync = sync("fsync"), sync("fdatasync")
 '''
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 from longcat_dora import EventLog, LongcatDoraError, read_events
@@ -76,3 +77,34 @@ def test_files_that_a_run_fills_after_they_were_listed_are_read_in_their_place(
     assert reader._renamed_meanwhile(last, head) == []
     assert all(version > num_before for version in _versions(last))
     log.close()
+
+
+@pytest.mark.parametrize("before", ["rename", "open"])
+def test_another_thread_syncs_just_as_a_file_becomes_full(tmp_path, monkeypatch, before):
+    log = EventLog(tmp_path, segment_bytes=150)
+    call, fdatasync = getattr(os, before), os.fdatasync
+    synced, syncs = set(), list[Future[None]]()
+    pool = ThreadPoolExecutor(1)
+
+    def note(file):
+        synced.add(os.fstat(file).st_ino)
+        fdatasync(file)
+
+    def sync_in_between(*args):
+        if not syncs or syncs[-1].done():
+            syncs.append(pool.submit(log.sync))
+            wait(syncs, timeout=0.05)  # not for ever: it may have to wait for this thread
+        return call(*args)
+
+    monkeypatch.setattr("os.fdatasync", note)
+    with monkeypatch.context() as patch, pool:
+        patch.setattr(os, before, sync_in_between)
+        for number in range(12):
+            _add(log, [number])
+            wait(syncs)
+    assert len(syncs) > 2
+    assert not [sync.exception() for sync in syncs if sync.exception()]
+    log.sync()
+    assert synced == {path.stat().st_ino for path in tmp_path.glob("events*")}
+    log.close()
+    assert _versions(tmp_path) == [*range(12)]

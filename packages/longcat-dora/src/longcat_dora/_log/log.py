@@ -17,6 +17,7 @@ Append-only, every line chained to the one before, healed only where a crash tea
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,6 +73,8 @@ class EventLog:
         """Files that are full and not synced yet."""
         self._has_new_names = True
         """Whether a file was created or renamed since the last sync."""
+        self._changing_files = threading.Lock()
+        """Held while a file becomes full, and while files are taken to be synced."""
         try:
             self._recall(begin, visit)
         except BaseException:
@@ -145,11 +148,12 @@ class EventLog:
         self._end += len(data)
 
     def _begin_segment(self) -> None:
-        (self.folder / EVENTS).rename(self.folder / full_name(self._number))
-        self._full.append(self._events)
-        self._has_new_names = True
-        self._number += 1
-        self._events, self._end = self._open(), 0
+        with self._changing_files:
+            (self.folder / EVENTS).rename(self.folder / full_name(self._number))
+            self._full.append(self._events)
+            self._has_new_names = True
+            self._number += 1
+            self._events, self._end = self._open(), 0
         self._write_head()
 
     def _write_head(self) -> None:
@@ -160,14 +164,16 @@ class EventLog:
         self._write(line)
 
     def sync(self) -> None:
-        """Wait until all that was appended is on the disk; may be called from another thread."""
-        full, self._full = self._full, []
-        for file in full:
-            os.fdatasync(file)
-            os.close(file)
-        os.fdatasync(self._events)
-        if self._has_new_names:
-            self._has_new_names = False
+        """Wait until all that was appended is on the disk; may be called from one other thread."""
+        with self._changing_files:
+            files, self._full = [*self._full, os.dup(self._events)], []
+            has_new_names, self._has_new_names = self._has_new_names, False
+        for file in files:  # ours alone: whatever becomes full meanwhile is the next sync's
+            try:
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+        if has_new_names:
             sync_folder(self.folder)
 
     def close(self) -> None:

@@ -144,7 +144,8 @@ class PayloadReader:
         has_new_names = False
         for name in names:
             has_new_names |= name not in self._synced
-            os.fdatasync(self._open(name).number)
+            file = self._open(name)  # held: another thread may put it out of those kept open
+            os.fdatasync(file.number)
             self._synced.add(name)
         if has_new_names:
             sync_folder(self.folder)
