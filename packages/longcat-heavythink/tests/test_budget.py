@@ -133,11 +133,19 @@ async def test_a_budget_of_tokens_needs_to_know_the_most_of_a_call():
 @pytest.mark.parametrize(
     "fields",
     [{"max_tokens": 0}, {"max_time_s": -1}, {"max_time_s": math.nan}, {"max_cost": 1.0},
-     {"think_share": 0}, {"max_tokens": math.inf}],
+     {"think_share": 0}, {"max_tokens": math.inf}, {"max_tokens": "9"}, {"think_share": None},
+     {"think_share": 1.5}],
 )  # fmt: skip
 def test_a_budget_is_checked(fields):
     with pytest.raises(ValueError, match=r"must|needs"):
         Budget(**fields)
+
+
+@pytest.mark.parametrize("value", [None, "1", -1, math.nan])
+@pytest.mark.parametrize("field", ["prompt", "completion"])
+def test_a_price_is_a_number(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be finite and not negative"):
+        Price(**{"prompt": 1, "completion": 1, field: value})
 
 
 def test_the_ledger_learns_how_long_tokens_are():

@@ -8,10 +8,13 @@ from longcat_heavythink.transport._retry import read_retry_after
 @pytest.mark.parametrize(
     ("field", "value"),
     [("url", "localhost:8000"), ("url", "ftp://x"), ("timeout_s", 0), ("deadline_s", float("nan")),
-     ("max_connections", 0), ("max_tokens", 0), ("api_key", "a\nb"), ("hedge_after_s", -1)],
+     ("max_connections", 0), ("max_tokens", 0), ("api_key", "a\nb"), ("hedge_after_s", -1),
+     ("url", None), ("api_key", None), ("model", None), ("retry", None), ("headers", None),
+     ("headers", {"x-a": 3}), ("extra", []), ("seed", None), ("timeout_s", None),
+     ("deadline_s", "9"), ("max_connections", None), ("max_connections", True)],
 )  # fmt: skip
 def test_an_endpoint_is_checked_before_it_is_used(field, value):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match="x-a" if value == {"x-a": 3} else field):
         EndpointConfig(**{"url": "http://x/v1", field: value})
 
 
@@ -62,12 +65,17 @@ def test_retry_after_in_seconds_dates_and_nonsense():
         assert read_retry_after(value, now) == seconds
 
 
-@pytest.mark.parametrize("field", ["base_s", "cap_s", "max_retry_after_s"])
-def test_a_retry_policy_is_checked(field):
-    with pytest.raises(ValueError, match=field):
-        Retry(**{field: -1})
-    with pytest.raises(ValueError, match="max_tries"):
-        Retry(max_tries=0)
+@pytest.mark.parametrize("value", [-1, None, "1", float("inf")])
+@pytest.mark.parametrize("field", ["base_s", "cap_s", "max_retry_after_s", "max_tries"])
+def test_a_retry_policy_is_checked(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be .*, got "):
+        Retry(**{field: value})
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True])
+def test_tries_are_whole(value):
+    with pytest.raises(ValueError, match="max_tries must be a whole number from 1"):
+        Retry(max_tries=value)
 
 
 def test_the_endpoint_is_a_model():

@@ -273,7 +273,7 @@ async def test_images_are_carried_into_the_summary():
         ("temperature", -1), ("temperature", math.inf),
         ("summary_temperature", math.nan), ("quorum", 0), ("quorum", 5), ("packing", "best"),
         ("stream", "some"), ("schedule", "hevy:3"), ("max_prompt_chars", 0), ("summary_tries", 0),
-        ("max_tokens", 0), ("prompts", None), ("normaliser", None),
+        ("max_tokens", 0), ("prompts", None), ("normaliser", None), ("seed", None), ("seed", "1"),
     ],
 )  # fmt: skip
 def test_a_config_is_checked_whole(field, value):
@@ -282,10 +282,16 @@ def test_a_config_is_checked_whole(field, value):
 
 
 @pytest.mark.parametrize(
-    "messages", [[], [{"role": "assistant", "content": "x"}], [{}], "hello", [{"role": 3}]]
+    "messages", [[], [{"role": "assistant", "content": "x"}], [{}], ["hello"], [{"role": 3}]]
 )
 async def test_a_conversation_must_wait_for_an_answer(messages):
     with pytest.raises(ValueError, match=r"must end with a user message or|with a role"):
+        await think(messages, scripted([]))
+
+
+@pytest.mark.parametrize("messages", [None, "hello", b"hello", {"role": "user"}, 3])
+async def test_a_conversation_is_a_list(messages):
+    with pytest.raises(ValueError, match="messages must be a list of messages, got"):
         await think(messages, scripted([]))
 
 

@@ -52,6 +52,7 @@ def test_a_stream_does_not_depend_on_how_it_is_cut(cuts):
         (_line({"content": "a"}) + b"data: [DONE]\n\n", None, "a"),
         (_line({"content": "a"}) + b"data: [DONE]", None, "a"),
         (_line({"content": "a"}, "stop"), None, "a"),
+        (b'data: {"choices": [{"text": "a"}]}\n\ndata: [DONE]\n\n', None, "a"),
         (_line({"content": "a"})[:-1] + b"data: [DONE]\n\n", None, "a"),
         (_line({"content": "a"}, "length"), "truncated", "a"),
         (_line({"content": "a"}) + b'data: {"error": {"message": "died", "code": 503}}\n\n',
@@ -216,3 +217,19 @@ def test_other_refusals_do_not_say_so(words):
 @pytest.mark.parametrize("raw", [b"\t", b" data: x", b": hello", b"data:", b"event: x\n"])
 def test_what_only_looks_like_a_stream_is_a_failure(raw):
     assert read_reply(raw, URL).failure is not None
+
+
+@pytest.mark.parametrize(
+    ("choice", "failure", "text"),
+    [
+        ({"text": "a"}, None, "a"),
+        ({"text": " "}, "empty", ""),
+        ({"text": "a", "finish_reason": "length"}, "truncated", "a"),
+        ({"message": {}, "text": "a"}, "empty", ""),  # a chat's message is what counts
+        ({"text": None}, "malformed", ""),
+    ],
+)
+def test_a_server_of_plain_completions_is_heard(choice, failure, text):
+    reply = read_reply(json.dumps({"choices": [choice]}).encode(), URL)
+    assert (reply.failure and reply.failure.kind) == failure
+    assert reply.text == text

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ._checks import check_number
 from ._replies import Call, Message, Usage, plain_text
 
 _CHARS_OF_A_FRAME = 16
@@ -22,6 +23,10 @@ class Price:
 
     prompt: float
     completion: float
+
+    def __post_init__(self) -> None:
+        check_number("prompt", self.prompt)
+        check_number("completion", self.completion)
 
     def of(self, usage: Usage) -> float:
         """Return what the tokens cost."""
@@ -46,10 +51,11 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_time_s", "max_cost"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+            if value is not None:
+                check_number(name, value, zero=False)
         if self.max_cost is not None and self.price is None:
             raise ValueError("max_cost needs a price")
+        check_number("think_share", self.think_share)
         if not 0 < self.think_share <= 1:
             raise ValueError(f"think_share must be in (0, 1], got {self.think_share}")
 

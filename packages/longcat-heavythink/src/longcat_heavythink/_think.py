@@ -10,13 +10,14 @@ Source: LongCat-Flash-Thinking-2601 report section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
 from ._budget import Budget
+from ._checks import check_number, check_whole
 from ._events import OnEvent
 from ._journal import Journal
 from ._models import Complete, FunctionModel, Model, as_model
@@ -36,7 +37,6 @@ from .schedule import (
     Summarise,
     parse_schedule,
 )
-from .schedule._stages import check_temperature
 
 _STREAMS = ("none", "last", "all")
 
@@ -80,15 +80,11 @@ class HeavyConfig:
         optional = ("quorum", "max_tokens", "summary_max_tokens", "max_prompt_chars")
         for name in (*names, *optional):
             value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
-        for name in ("temperature", "summary_temperature"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} must be a number, got None")
-        check_temperature("temperature", self.temperature)
-        check_temperature("summary_temperature", self.summary_temperature)
+            if value is not None or name in names:
+                check_whole(name, value)
+        check_whole("seed", self.seed, None)
+        check_number("temperature", self.temperature)
+        check_number("summary_temperature", self.summary_temperature)
         if self.packing not in POLICIES:
             raise ValueError(f"packing must be one of {', '.join(POLICIES)}, got {self.packing!r}")
         if self.stream not in _STREAMS:
@@ -174,8 +170,7 @@ async def think(
         HeavyThinkError: A `RuntimeError`: every attempt failed; `records` says how each.
     """
     config = config or HeavyConfig()
-    history = list(messages)
-    _check(history)
+    history = _checked(messages)
     model, schedule = as_model(complete), config.resolved()
     summariser = as_model(summarise) if summarise is not None else model
 
@@ -215,7 +210,11 @@ async def think(
     return answer
 
 
-def _check(messages: Sequence[Message]) -> None:
+def _checked(messages: Sequence[Message]) -> list[Message]:
+    given: Any = messages
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise ValueError(f"messages must be a list of messages, got {given!r}")
+    messages = list(messages)
     for message in messages:
         is_mapping = isinstance(cast("Any", message), Mapping)
         if not is_mapping or not isinstance(message.get("role"), str):
@@ -223,6 +222,7 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages or messages[-1].get("role") not in ("user", "tool"):
         last = messages[-1].get("role") if messages else "nothing"
         raise ValueError(f"messages must end with a user message or a tool's, got {last!r}")
+    return messages
 
 
 def _answer(outcome: Outcome) -> HeavyAnswer:

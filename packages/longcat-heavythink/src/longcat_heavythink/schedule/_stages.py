@@ -11,9 +11,10 @@ A stage takes the candidates of the stage before it and leaves its own:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
+
+from longcat_heavythink._checks import check_number, check_whole
 
 WEIGHTS = ("count", "mean", "tail", "lowest", "bottom")
 
@@ -21,20 +22,14 @@ WEIGHTS = ("count", "mean", "tail", "lowest", "bottom")
 def _at_least(stage: Any, **least: int) -> None:
     for name, limit in least.items():
         value = getattr(stage, name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < limit:
-            kind = type(stage).__name__.lower()
-            raise ValueError(f"{kind}: {name} must be a whole number from {limit}, got {value!r}")
+        if value is not None:
+            check_whole(f"{type(stage).__name__.lower()}: {name}", value, limit)
 
 
 def check_temperature(name: str, value: float | None) -> None:
     """Refuse a temperature that is not finite or is negative."""
-    if value is None:
-        return
-    is_number = isinstance(cast("Any", value), int | float) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    if value is not None:
+        check_number(name, value)
 
 
 @dataclass(frozen=True, slots=True)

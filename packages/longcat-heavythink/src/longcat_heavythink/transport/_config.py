@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
+
+from longcat_heavythink._checks import check_number, check_whole
 
 from ._retry import Retry
 
@@ -45,16 +46,19 @@ class EndpointConfig:
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
         for name in ("timeout_s", "deadline_s", "hedge_after_s"):
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and math.isfinite(value)
-            if value is not None and not (is_number and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value!r}")
-        for name in ("max_connections", "max_tokens"):
-            value = getattr(self, name)
-            is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not is_whole and not (value is None and name == "max_tokens"):
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+            if name != "hedge_after_s" or self.hedge_after_s is not None:
+                check_number(name, getattr(self, name), zero=False)
+        check_whole("max_connections", self.max_connections)
+        if self.max_tokens is not None:
+            check_whole("max_tokens", self.max_tokens)
+        check_whole("seed", self.seed, None)
+        kinds = {"model": str, "retry": Retry, "headers": Mapping, "extra": Mapping}
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
         for name, value in {"api_key": self.api_key, **self.headers}.items():
+            if not isinstance(cast("Any", value), str):
+                raise ValueError(f"{name} must be text, got {type(value).__name__}")
             if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
                 raise ValueError(f"{name} must hold no control characters, such as a newline")
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import Random
 
+from longcat_heavythink._checks import check_number, check_whole
 from longcat_heavythink._replies import Failure, FailureKind
 
 _AGAIN = {
@@ -28,12 +29,9 @@ class Retry:
     """A server that asks for a longer pause is not waited for."""
 
     def __post_init__(self) -> None:
-        if self.max_tries < 1:
-            raise ValueError(f"max_tries must be at least 1, got {self.max_tries}")
+        check_whole("max_tries", self.max_tries)
         for name in ("base_s", "cap_s", "max_retry_after_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            check_number(name, getattr(self, name))
 
     def pause(self, failure: Failure, tries: int, refusals: int, random: Random) -> float | None:
         """Return seconds until the next try, or `None` where there is none.

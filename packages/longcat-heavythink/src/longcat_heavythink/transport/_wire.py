@@ -111,10 +111,9 @@ def read_reply(raw: bytes, url: str, *, model: str = "", timing: Timing | None =
     if fields.get("error"):
         return Reply(failure=_error_in_200(fields["error"], url, raw))
     choice = _first_choice(fields)
-    message: Any = choice.get("message") if choice is not None else None
-    if choice is None or not isinstance(message, dict):
+    told = _said(choice, "message") if choice is not None else None
+    if choice is None or told is None:
         return _malformed(url, "no choices", raw)
-    told = cast("dict[str, Any]", message)
     calls, logprobs = _called(told), choice.get("logprobs")
     return judged(
         told.get("content") or _text(told.get("refusal")) or None,
@@ -132,6 +131,14 @@ def _first_choice(fields: dict[str, Any]) -> dict[str, Any] | None:
     """Return the choice that was asked for; a server may send more (`n` among its defaults)."""
     choices = _maps(fields.get("choices"))
     return next((choice for choice in choices if choice.get("index") in (None, 0, "0")), None)
+
+
+def _said(choice: dict[str, Any], *names: str) -> dict[str, Any] | None:
+    """Return the message of a choice; an old completions server has its text alone."""
+    messages = [m for name in names if (m := _as_map(choice.get(name))) is not None]
+    if not messages and isinstance(choice.get("text"), str):
+        return {"content": choice["text"]}
+    return next(filter(None, messages), messages[0] if messages else None)
 
 
 class StreamReader:
@@ -231,7 +238,7 @@ class StreamReader:
             return
         self._finish = _text(choice.get("finish_reason")) or self._finish
         self._confidence += _confidence(choice.get("logprobs")) or ()
-        delta = _as_map(choice.get("delta")) or _as_map(choice.get("message")) or {}
+        delta = _said(choice, "delta", "message") or {}
         text, thoughts = plain_text(delta.get("content")), _thoughts(delta)
         for place, piece in enumerate(_maps(_called(delta))):
             self._add_call(piece, place)
