@@ -18,6 +18,13 @@ def test_an_endpoint_is_checked_before_it_is_used(field, value):
         EndpointConfig(**{"url": "http://x/v1", field: value})
 
 
+def test_a_time_that_may_not_be_zero_is_told_so():
+    with pytest.raises(ValueError, match="timeout_s must be positive and finite, got 0"):
+        EndpointConfig(url="http://x", timeout_s=0)
+    with pytest.raises(ValueError, match="base_s must be finite and not negative, got -1"):
+        Retry(base_s=-1)
+
+
 def test_a_key_is_never_shown():
     assert "secret" not in repr(EndpointConfig(url="http://x", api_key="secret"))
 
