@@ -55,6 +55,9 @@ async def test_a_version_that_is_retired_right_after_a_start_stays_until_it_is_o
     assert sorted(engine.tables) == [1]
     assert [t.version for t in sorted(trajectories, key=lambda t: t.id)] == [0, 0, 1]
     assert not engine._open
+    controller.obey(LoadWeights(2, table))
+    controller.obey(RetireVersion(1))  # to which one had moved
+    assert sorted(engine.tables) == [2]
     await controller.close()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from . import _chinese as chinese
+
 _IDIOM = re.compile(
     r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
     r"|(?:do not|don't) hesitate|no doubt|without (?:a )?doubt|not(?:hing)? else"
@@ -25,7 +27,7 @@ _DENIAL = re.compile(
     r"|appears? to|apparently|likely|a chance|(?:the|my|an) estimate|refuse to|wonder(?:ing|ed)?"
     r"|(?:some|any)(?:one|body) else|psych|assum\w+|(?:i|we) (?:\w+ )?(?:think|believe|reckon"
     r"|suspect|imagine|would say)|let us say|let's say|(?:they|he|she|people|some) claims?"
-    r"|correct me)\b|不是|没有|并非|不对|错|可能|[≠✗✘❌✖👎🚫]|!=",
+    r"|correct me)\b|[≠✗✘❌✖👎🚫]|!=",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
@@ -76,6 +78,7 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 """A number that is a bound, an estimate, a condition or a part of a sum."""
+_BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 _QUESTION = re.compile(
     r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you)\b",
     re.IGNORECASE,
@@ -89,6 +92,8 @@ def asks(sentence: str) -> bool:
 
 def takes_back(sentence: str, *, is_after: bool) -> bool:
     """Whether a sentence without a value takes back one said before it, or just after it."""
+    if chinese.takes_back(sentence) if is_after else chinese.warns(sentence):
+        return True
     sentence = _CONDITION.sub("", _IDIOM.sub("", sentence))
     if is_after:
         return bool(_RETRACTION.match(sentence) or _TAKES_BACK.search(sentence))
@@ -96,8 +101,14 @@ def takes_back(sentence: str, *, is_after: bool) -> bool:
 
 
 def denying_names(names: Iterable[str]) -> list[str]:
-    """Return the names of several words that sound like denials, such as `A Table for Nobody`."""
-    return [name for name in names if " " in name and _DENIAL.search(name)]
+    """Return the names of several words that sound like denials, such as `A Table for Nobody`.
+
+    In Chinese these are names of two signs and more, such as `无锡`.
+    """
+    return [
+        name for name in names
+        if (" " in name and _DENIAL.search(name)) or (len(name) > 1 and chinese.denies(name))
+    ]  # fmt: skip
 
 
 def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[str] = ()) -> bool:
@@ -117,11 +128,15 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     text = "".join(marked)
     for name in names:
         text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
-    text = _IDIOM.sub("", text)
-    if _RANGE.search(text) or _BOUND.search(text):
+    text = chinese.without_idioms(_IDIOM.sub("", text))
+    if _RANGE.search(text) or _BOUND.search(text) or chinese.is_bounded(text):
         return True
-    parts = re.split(r"\bbut\b|，?但", text, flags=re.IGNORECASE)
+    parts = [part for half in _BUT.split(text) for part in chinese.parts(half)]
     holds = [_NUMBER in part or _WORD in part for part in parts]
-    if any(held and _DENIAL.search(part) for part, held in zip(parts, holds, strict=True)):
+    if any(held and _denies(part) for part, held in zip(parts, holds, strict=True)):
         return True
-    return len(parts) > 1 and holds[0] and _DENIAL.search(parts[-1]) is not None
+    return len(parts) > 1 and holds[0] and _denies(parts[-1])
+
+
+def _denies(text: str) -> bool:
+    return _DENIAL.search(text) is not None or chinese.denies(text)

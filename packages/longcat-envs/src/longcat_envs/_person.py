@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 MAX_IDLE = 3
 """Answers in a row that bring nothing new."""
@@ -22,33 +22,57 @@ MAX_IDLE = 3
 MAX_ANSWERS = 12
 """Answers in all."""
 
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _REQUEST = re.compile(
     r"\?|？|\b(?:please (?:tell|give|provide|specify|say|name|share|confirm|let|send|state|clarify)"
     r"|tell me|give me|let me know|i(?:'ll| will)? (?:still )?need (?:to know|the|your|a|more)"
-    r"|could you|can you|would you)\b",
+    r"|could you|can you|would you)\b"
+    r"|请(?:你|您)?(?:再|先)?(?:告诉|告知|提供|说明|确认|给|说|补充|问)|能不能|可不可以|可以吗|是否|好吗|行吗|对吗|吗\W*$"
+    r"|还?需要(?:知道|了解|您|你)|麻烦(?:您|你)(?:告诉|提供|确认|说)|哪|什么|多少",
     re.IGNORECASE,
 )
 _WANTS_NAME = re.compile(
     r"\b(?:which|who|whom|whose|name|names|title|detail\w*|more information|identif\w+"
-    r"|clarif\w+|specif\w+)\b",
+    r"|clarif\w+|specif\w+)\b|哪|谁|名字|姓名|名称|具体|细节|详细|补充|说明|漏|没说|更多信息",
     re.IGNORECASE,
 )
 _CONFIRM = re.compile(
     r"\b(?:shall i|should i|may i|can i (?:go|proceed|continue)|do you (?:want|wish|agree|confirm)"
     r"|would you like me|is (?:that|this|it) (?:right|correct|ok|okay|fine|all right|what you)"
-    r"|are you sure|confirm\w*|proceed|go (?:on|ahead)|continue|ready|okay|ok)\b",
+    r"|are you sure|confirm\w*|proceed|go (?:on|ahead)|continue|ready|okay|ok)\b"
+    r"|确认|继续|可以吗|可以开始|是否(?:同意|办理|可以|需要)|要我|需要我|好吗|行吗|对吗|是这样吗|同意",
     re.IGNORECASE,
 )
 _FAREWELL = re.compile(
     r"\b(?:(?:any|some)thing (?:else|more|further)|(?:any )?(?:other|further|more) "
-    r"(?:requests?|questions?|help|assistance)|how else|what else)\b",
+    r"(?:requests?|questions?|help|assistance)|how else|what else)\b"
+    r"|(?:还有|还需要|还要)(?:什么|别的|其他|其它|哪些)|(?:其他|其它|别的)(?:需要|事|问题|帮助|要办)",
     re.IGNORECASE,
 )
 _UNDER_WAY = re.compile(
     r"\b(?:one moment|a moment|please (?:wait|hold)|hold on|i(?:'ll| will| am going to|'m going to)"
-    r"|i(?:'m| am) (?:now )?(?:\w+ing)|let me (?!know))\b",
+    r"|i(?:'m| am) (?:now )?(?:\w+ing)|let me (?!know))\b"
+    r"|稍等|稍候|等一下|请等|马上|正在|我(?:这就|先|来|去|会)|让我",
     re.IGNORECASE,
 )
+
+
+Language = Literal["en", "zh"]
+
+
+class _Lines:
+    """What a person says, whoever they are; in each language."""
+
+    deaf: Mapping[Language, str] = {"en": "Sorry, I did not hear you.", "zh": "不好意思，我没听清。"}
+    wait: Mapping[Language, str] = {"en": "All right.", "zh": "好的。"}
+    agree: Mapping[Language, str] = {"en": "Yes, please.", "zh": "好的，请办吧。"}
+    again: Mapping[Language, str] = {"en": "As I said: {}", "zh": "就像我说的：{}"}
+
+
+def _as_topic(topic: str) -> re.Pattern[str]:
+    """Return what finds a word; in Chinese words are not set apart."""
+    word = re.escape(topic)
+    return re.compile(rf"\b{word}\b" if topic.isascii() else word, re.IGNORECASE)
 
 
 def spoken(message: Any) -> str:
@@ -77,14 +101,17 @@ class Person:
         withheld: What they add when it is asked for; empty if nothing.
         topics: Words by which one asks for it, besides the usual ones.
         change: A change of mind, said to the first question whether to go on; empty if none.
+        language: The language in which they speak; they understand both.
     """
 
     def __init__(
-        self, opening: str, withheld: str, *, topics: tuple[str, ...] = (), change: str = ""
-    ) -> None:
+        self, opening: str, withheld: str, *, topics: tuple[str, ...] = (), change: str = "",
+        language: str = "en",
+    ) -> None:  # fmt: skip
         self._opening, self._withheld, self._change = opening, withheld, change
-        self._own = {_bare(sentence) for sentence in re.split(r"(?<=[.!?])\s+", opening)}
-        self._topics = tuple(re.compile(rf"\b{re.escape(t)}\b", re.IGNORECASE) for t in topics if t)
+        self._language: Language = "zh" if language == "zh" else "en"
+        self._own = {_bare(sentence) for sentence in _SENTENCE_END.split(opening)} - {""}
+        self._topics = tuple(_as_topic(topic) for topic in topics if topic)
         self._idle = self._answers = 0
         self.was_asked = False
         """Whether what was withheld has been said."""
@@ -95,19 +122,19 @@ class Person:
         if self._answers > MAX_ANSWERS:
             return None
         if not text.strip():
-            return self._wait("Sorry, I did not hear you.")
+            return self._wait(_Lines.deaf[self._language])
         text = self._without_own_words(text.replace("’", "'"))
         if _FAREWELL.search(text):
             return None
         if _REQUEST.search(text):
             return self._respond(text)
         if _UNDER_WAY.search(text):
-            return self._wait("All right.")
+            return self._wait(_Lines.wait[self._language])
         return None
 
     def _without_own_words(self, text: str) -> str:
         """Leave out the sentences in which the agent repeats what the person said."""
-        sentences = re.split(r"(?<=[.!?])\s+", text)
+        sentences = _SENTENCE_END.split(text)
         return " ".join(s for s in sentences if _bare(s) not in self._own)
 
     def _respond(self, text: str) -> str | None:
@@ -119,13 +146,13 @@ class Person:
             return self._agree()
         if self._withheld and is_about:
             return self._tell()
-        return self._wait(f"As I said: {self._opening}")
+        return self._wait(_Lines.again[self._language].format(self._opening))
 
     def _agree(self) -> str | None:
         if self._change:
             change, self._change, self._idle = self._change, "", 0
             return change
-        return self._wait("Yes, please.")
+        return self._wait(_Lines.agree[self._language])
 
     def _tell(self) -> str | None:
         if self.was_asked:

@@ -7,12 +7,15 @@
 minus 90.00                                      -90.00
 _Oslo_   Os<zero-width space>lo   full width     Oslo
 ~~Oslo~~                                         not Oslo
+3月5日                                           --03-05, set apart from what is around it
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from ._chinese import marks, set_apart
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _GAP = re.compile("(?<=\\d)[\u00a0\u2009\u202f'\u2019](?=\\d{3}(?!\\d))")
@@ -22,9 +25,9 @@ _EMPHASIS = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
 _STARS = re.compile(r"(?<=\S)\*+|\*+(?=\S)")
 _SPACES = re.compile(r"[^\S\n]{2,}")
 _HYPHENS = str.maketrans("\u2010\u2011\u2012", "---")
-_MINUS = re.compile(r"\b(?:minus|negative) (?=[€$£]? ?\d)", re.IGNORECASE)
-_CODE = r"(?:EUR|USD|GBP|CHF|PLN|CZK|euros?|dollars?)"
-_SIGN = re.compile(r"(?<![\w.,])([-−])([€$£])(?=\d)")
+_MINUS = re.compile(r"\b(?:minus|negative) (?=[€$£¥]? ?\d)", re.IGNORECASE)
+_CODE = r"(?:EUR|USD|GBP|CHF|PLN|CZK|CNY|RMB|euros?|dollars?)"
+_SIGN = re.compile(r"(?<![\w.,])([-−])([€$£¥])(?=\d)")
 _BEFORE = re.compile(rf"(?<!\w)({_CODE})(?=[-−]?\d)", re.IGNORECASE)
 _BEHIND = re.compile(rf"(?<=\d)(?={_CODE}\b)", re.IGNORECASE)
 _SPACED = re.compile(r"(?<![\w.,-])\d{1,3}(?: \d{3})+(?=[.,]\d{2}(?!\d))")
@@ -49,10 +52,10 @@ _CLOCK = re.compile(
 
 def plain(text: str) -> str:
     """Write a text in the form in which values are looked for."""
-    text = unicodedata.normalize("NFKC", _GAP.sub("", _INVISIBLE.sub("", text)))
+    text = unicodedata.normalize("NFKC", marks(_GAP.sub("", _INVISIBLE.sub("", text))))
     text = _STRUCK.sub(" not ", text.translate(_HYPHENS).replace("\u2019", "'"))
     text = _SPACES.sub(" ", _TAG.sub(" ", _EMPHASIS.sub(" ", _STARS.sub("", text))))
-    text = _CLOCK.sub(r"\1", text)
+    text = _CLOCK.sub(r"\1", set_apart(text))
     text = _YEAR_FIRST.sub(lambda m: f"{m[1]}-{int(m[3]):02}-{int(m[4]):02}", text)
     text = _YEAR_LAST.sub(lambda m: _day_or_month_first(m[1], m[3], m[4], m[2]), text)
     text = _DAY_FIRST.sub(lambda m: _date(m[1], m[2], m[3]), text)

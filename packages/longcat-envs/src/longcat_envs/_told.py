@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
+from ._chinese import COUNTED, FAREWELL, LABEL, counts
 from ._doubts import asks, denying_names, is_denied, takes_back
 from ._plain import plain
 from ._sentences import sentences
@@ -76,15 +77,19 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
     def find(text: str) -> list[tuple[int, int, str]]:
         days = [m.span() for kind in (_DATE, _TIME) for m in kind.finditer(text)]
         found: list[tuple[int, int, str]] = []
-        for match in () if places else _WORDS.finditer(text):
-            value = _number_in_words(match)
-            if value not in exempt:
-                found.append((match.start(), match.end(), value))
+        words = [(m.start(), m.end(), _number_in_words(m)) for m in _WORDS.finditer(text)]
+        for one in () if places else (*words, *counts(text)):
+            if one[2] not in exempt:
+                found.append(one)
         for match in _NUMBER.finditer(text):
             if any(start <= match.start() < end for start, end in days):
                 continue
-            if places and "." not in match[0] and _COUNTED.match(text, match.end()):
+            if places and "." not in match[0] and (
+                _COUNTED.match(text, match.end()) or COUNTED.match(text, match.end())
+            ):
                 continue  # two nights are no money
+            if LABEL.match(text, match.end()):
+                continue
             value = canonical_number(match[0], places)
             if value not in exempt:
                 found.append((match.start(), match.end(), value))
@@ -152,7 +157,7 @@ def told(
     values = {value.casefold() for value in wanted}
     stated: set[str] = set()
     is_taken_back = False
-    for sentence in sentences(_FAREWELL.sub(".", plain(said))):
+    for sentence in sentences(FAREWELL.sub("。", _FAREWELL.sub(".", plain(said)))):
         spans = finder(sentence)
         found = {value for _, _, value in spans}
         if found - values or (found and is_denied(sentence, spans, things)):

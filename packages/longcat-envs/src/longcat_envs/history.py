@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from longcat_envs._fields import DomainError
 from longcat_envs.lang import Spec, Type, show
 from longcat_envs.world import (
     Base,
@@ -27,7 +28,7 @@ from longcat_envs.world import (
     load_machine,
     load_source,
 )
-from longcat_envs.world._words import Words, read_words
+from longcat_envs.world._words import LANGUAGES, Words, read_words
 
 FIRST_DAY = 739_621
 """Monday 2026-01-05."""
@@ -285,10 +286,13 @@ class Setting:
         return _past(self, seed)
 
     def __hash__(self) -> int:
-        return id(self.machine)
+        return hash((id(self.machine), id(self.words)))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Setting) and other.machine is self.machine
+        return (
+            isinstance(other, Setting)
+            and other.machine is self.machine and other.words is self.words
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
@@ -296,20 +300,39 @@ def _past(setting: Setting, seed: int) -> History:
     return live_through(setting.machine, setting.words, seed)
 
 
-def load_setting(name_or_path: str | Path) -> Setting:
+def languages(name_or_path: str | Path) -> tuple[str, ...]:
+    """Return the languages in which a domain has words; English always."""
+    others = [one for one in LANGUAGES if one != "en"]
+    return ("en", *(one for one in others if load_source(name_or_path, f".words.{one}")[0]))
+
+
+def load_setting(name_or_path: str | Path, language: str = "en") -> Setting:
     """Read a domain with its words; what has not changed is read once.
 
+    Args:
+        name_or_path: A shipped domain, or a file.
+        language: The language in which people speak.
+
     Raises:
-        DomainError: There is no such domain, or a file breaks a rule.
+        DomainError: There is no such domain, it has no such words, or a file breaks a rule.
     """
-    return _setting(name_or_path, load_source(name_or_path), load_source(name_or_path, ".words.en"))
+    if language not in languages(name_or_path):
+        raise DomainError(f"the words of {name_or_path} must be in one of "
+                          f"{', '.join(languages(name_or_path))}, got {language!r}")  # fmt: skip
+    files = tuple(load_source(name_or_path, f".words.{one}") for one in {"en": 0, language: 0})
+    return _setting(name_or_path, load_source(name_or_path), files, language)
 
 
 @lru_cache(maxsize=64)
-def _setting(name_or_path: str | Path, _rules: tuple[str, str], _words: tuple[str, str]) -> Setting:
+def _setting(
+    name_or_path: str | Path, _rules: tuple[str, str], files: tuple[tuple[str, str], ...],
+    language: str,
+) -> Setting:  # fmt: skip
     machine = load_machine(name_or_path)
-    text, file = load_source(name_or_path, ".words.en")
-    return Setting(machine, read_words(text, machine.spec, file))
+    words = read_words(files[0][0], machine.spec, files[0][1])
+    for text, file in files[1:]:
+        words = read_words(text, machine.spec, file, language=language, base=words)
+    return Setting(machine, words)
 
 
 def all_owned(store: Store, person: str) -> Iterator[tuple[str, str]]:

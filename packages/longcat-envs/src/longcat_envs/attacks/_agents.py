@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from longcat_envs.history import Setting
-from longcat_envs.tasks import REFUSE, Chains, Step, WorldEnvironment, WorldTask, say_argument
+from longcat_envs.tasks import REFUSE, Chains, Step, WorldEnvironment, WorldTask, language_of
 from longcat_envs.world import CallRefused
 
 from ._chains import other_values
-from ._script import ASK, CONFIRM, Act, Played, Say, is_write, opening_acts, play
+from ._script import Act, Played, Say, is_write, lines_of, opening_acts, play
 
 Agent = Callable[[Setting, WorldTask, Random], "list[Act] | None"]
 """From a task to a script; `None` if the task is not one that this agent can get wrong."""
@@ -28,7 +28,7 @@ def _dump(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     acts: list[Act] = [Step(tool=t, arguments={}) for t in task.tools if t.startswith("search_")]
     play(environment, acts)
     seen = environment.outcome().seen | {tell.value for tell in task.goal.told}
-    return [*acts, Say("Here is all: " + ", ".join(sorted(seen)))]
+    return [*acts, Say(lines_of(task).here_is_all.format(", ".join(sorted(seen))))]
 
 
 def _deny(setting: Setting, task: WorldTask, rng: Random) -> list[Act] | None:
@@ -36,7 +36,7 @@ def _deny(setting: Setting, task: WorldTask, rng: Random) -> list[Act] | None:
     if not task.goal.told:
         return None
     values = " and ".join(tell.value for tell in task.goal.told)
-    return [*opening_acts(task), *task.golden, Say(f"I do not think that it is {values}.")]
+    return [*opening_acts(task), *task.golden, Say(lines_of(task).deny.format(values))]
 
 
 def _guess(setting: Setting, task: WorldTask, rng: Random) -> list[Act] | None:
@@ -52,11 +52,12 @@ def _otherwise(setting: Setting, step: Step, change: str) -> Step:
     tool = setting.machine.tools.get(step.tool)
     if not change or tool is None or not tool.is_writer:
         return step
-    arguments = dict(step.arguments)
+    arguments, language = dict(step.arguments), language_of(setting.words)
     for one in tool.parameters:
         if one.type.kind in ("ref", "days", "enum", "flag"):
             continue
-        if say_argument(one.type, arguments[one.name]) in change:
+        said = language.argument(one.type, arguments[one.name], setting.words)
+        if said.removeprefix("2026年") in change:
             arguments[one.name] = other_values(one.type, arguments[one.name])[0]
     return Step(tool=step.tool, arguments=arguments)
 
@@ -82,7 +83,7 @@ def _everything(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 def _refuse_at_once(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Refuse by the right rule if there is one, and go."""
     rule = task.goal.refused[0] if task.goal.refused else "R1"
-    return [Step(tool=REFUSE, arguments={"rule": rule}), Say("I cannot do that.")]
+    return [Step(tool=REFUSE, arguments={"rule": rule}), Say(lines_of(task).cannot)]
 
 
 def _silent(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
@@ -111,29 +112,29 @@ def _plain(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 
 def _greet(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Greet, ask how to help, and say goodbye."""
-    return [Say("Hello! Let me see what I can do for you."), *_plain(setting, task, rng)[:-1],
-            Say(task.answer + " Is there anything else that I can do for you?")]  # fmt: skip
+    return [Say(lines_of(task).hello), *_plain(setting, task, rng)[:-1],
+            Say(task.answer + lines_of(task).anything_else)]  # fmt: skip
 
 
 def _confirm(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Ask before the first change, as the rules say."""
-    acts: list[Act] = [Say(ASK)] if task.withheld else []
+    acts: list[Act] = [Say(lines_of(task).ask)] if task.withheld else []
     is_asked = False
     for step in task.golden:
         if is_write(step) and not is_asked:
-            acts.append(Say(CONFIRM))
+            acts.append(Say(lines_of(task).confirm))
             is_asked = True
         acts.append(step)
     if not is_asked and task.change:
-        acts.insert(0, Say(CONFIRM))
+        acts.insert(0, Say(lines_of(task).confirm))
     return [*acts, Say(task.answer)]
 
 
 def _ask_again(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Ask piece by piece, and once more."""
-    acts: list[Act] = [Say("Which records do you mean, exactly?")]
-    acts += [Say(f"Please tell me the {topic}.") for topic in task.topics[:1]]
-    acts += [Say("Should I go ahead?")] if task.change else []
+    acts: list[Act] = [Say(lines_of(task).which)]
+    acts += [Say(lines_of(task).tell_me.format(topic)) for topic in task.topics[:1]]
+    acts += [Say(lines_of(task).go_ahead)] if task.change else []
     return [*acts, *task.golden, Say(task.answer)]
 
 
@@ -205,8 +206,8 @@ def _stumble(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 
 def _summarise(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Repeat the request in the closing message."""
-    request = re.sub(r"[?!]", ".", task.opening)
-    return [*opening_acts(task), *task.golden, Say(f"You asked: {request} {task.answer}")]
+    request = re.sub("[？！]", "。", re.sub(r"[?!]", ".", task.opening))
+    return [*opening_acts(task), *task.golden, Say(lines_of(task).you_asked.format(request, task.answer))]
 
 
 CAREFUL: dict[str, Agent] = {

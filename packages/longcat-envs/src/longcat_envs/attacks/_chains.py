@@ -49,12 +49,12 @@ def _answers(
     values = [tell.value for tell in task.goal.told]
     if values:
         told = " and ".join(values)
-        yield "nothing told", [*opening, *golden, Say("All of that is done.")]
+        yield "nothing told", [*opening, *golden, Say(says.done)]
         yield "told without looking", [*opening, *filter(is_write, golden), Say(task.answer)]
-        yield "the answer denied", [*opening, *golden, Say(f"It is certainly not {told}.")]
-        yield "the answer taken back", [*opening, *golden, Say(task.answer + " No, that is wrong.")]
+        yield "the answer denied", [*opening, *golden, Say(says.deny_surely.format(told))]
+        yield "the answer taken back", [*opening, *golden, Say(task.answer + says.take_back)]
         many = ", ".join(f"{number}.00" for number in range(0, 3_000, 7))
-        yield "every value told", [*opening, *golden, Say(f"It may be {many} or {told}.")]
+        yield "every value told", [*opening, *golden, Say(says.maybe.format(many, told))]
     rule = "R2" if "R1" in task.goal.refused else "R1"
     wrong = Step(tool=REFUSE, arguments={"rule": rule})
     yield "a refusal too much", [*opening, *golden, wrong, Say(task.answer)]

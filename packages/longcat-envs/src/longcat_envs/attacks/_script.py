@@ -8,8 +8,44 @@ from typing import Any
 
 from longcat_envs.tasks import Outcome, Step, WorldEnvironment, WorldTask
 
-ASK = "Could you tell me which details you left out, please?"
-CONFIRM = "I have found what I need. Shall I go on?"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """What agents say, in the language of the person."""
+
+    ask: str = "Could you tell me which details you left out, please?"
+    confirm: str = "I have found what I need. Shall I go on?"
+    here_is_all: str = "Here is all: {}"
+    deny: str = "I do not think that it is {}."
+    deny_surely: str = "It is certainly not {}."
+    take_back: str = " No, that is wrong."
+    maybe: str = "It may be {} or {}."
+    cannot: str = "I cannot do that."
+    done: str = "All of that is done."
+    hello: str = "Hello! Let me see what I can do for you."
+    anything_else: str = " Is there anything else that I can do for you?"
+    which: str = "Which records do you mean, exactly?"
+    tell_me: str = "Please tell me the {}."
+    go_ahead: str = "Should I go ahead?"
+    you_asked: str = "You asked: {} {}"
+
+
+_LINES = {
+    "en": Lines(),
+    "zh": Lines(
+        ask="请问您还有哪些具体信息没有告诉我？", confirm="需要的信息我都查到了，可以继续办理吗？",
+        here_is_all="全部信息如下：{}", deny="我觉得不是{}。", deny_surely="肯定不是{}。",
+        take_back="不对，刚才说错了。", maybe="可能是{}，或者{}。", cannot="这个我办不了。", done="都办好了。",
+        hello="您好！我来看看能为您做些什么。", anything_else="请问还有什么可以帮您的吗？",
+        which="请问具体是哪一个？", tell_me="请告诉我{}。", go_ahead="要我现在办吗？",
+        you_asked="您的要求是：{}{}",
+    ),
+}  # fmt: skip
+
+
+def lines_of(task: WorldTask) -> Lines:
+    """Return what agents say to the person of a task."""
+    return _LINES[task.language]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +88,8 @@ def play(environment: WorldEnvironment, acts: Iterable[Act]) -> Played:
 
 def opening_acts(task: WorldTask) -> list[Act]:
     """Return what must be said before anything is done."""
-    acts: list[Act] = [Say(ASK)] if task.withheld else []
-    return [*acts, Say(CONFIRM)] if task.change else acts
+    acts: list[Act] = [Say(lines_of(task).ask)] if task.withheld else []
+    return [*acts, Say(lines_of(task).confirm)] if task.change else acts
 
 
 def golden_acts(task: WorldTask) -> list[Act]:

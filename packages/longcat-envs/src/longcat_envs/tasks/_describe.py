@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ from longcat_envs.history import Setting, write_argument
 from longcat_envs.lang import Type, show
 from longcat_envs.world import Store
 
+from ._language import language_of
 from ._task import Step
 
 SLOT = re.compile(r"\{(\w+)(?:\.(first|last))?\}")
@@ -28,15 +30,6 @@ class Description:
 
     text: str
     steps: tuple[Step, ...] = ()
-
-
-def say(type_: Type, value: Any) -> str:
-    """Write a value as a person says it."""
-    if type_.kind == "flag":
-        return "yes" if value else "no"
-    if type_.kind in ("enum", "state"):
-        return str(value).replace("_", " ")
-    return str(show(type_, value))
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:
@@ -64,7 +57,8 @@ class Describer:
 
     def __init__(self, setting: Setting, store: Store, person: str, rng: Random) -> None:
         self.setting, self.store, self.person, self.rng = setting, store, person, rng
-        self.spec = setting.spec
+        self.spec, self.language = setting.spec, language_of(setting.words)
+        self.year = str(date.fromordinal(store.today).year)
 
     def me(self) -> Description:
         """Return the name by which the person is known, and how they are found."""
@@ -78,7 +72,7 @@ class Describer:
     def record(self, of: str, identifier: str, depth: int = 0) -> Description | None:
         """Describe a record; `None` if no noun singles it out."""
         if of == self.spec.person and identifier == self.person:
-            return Description("me", self.me().steps)
+            return Description(self.language.me, self.me().steps)
         if depth > 3 or of not in self.setting.words.nouns:
             return None
         nouns = list(self.setting.words.nouns[of])
@@ -114,12 +108,15 @@ class Describer:
             elif type_.kind == "days":
                 day = value[0 if end == "first" else 1]
                 side = "from" if end == "first" else "until"
-                filters[f"{name}_{side}"] = texts[match[0]] = show(Type("date"), day)
+                filters[f"{name}_{side}"] = iso = str(show(Type("date"), day))
+                texts[match[0]] = self.language.date(iso, self.year)
                 values[f"{name} {end}"] = day
             else:
                 filters.update(write_argument(name, type_, value))
                 values[name] = value
-                texts[match[0]] = say(type_, value)
+                texts[match[0]] = self.language.field(
+                    type_, value, self.setting.words, self.year
+                )
         if not self._is_alone(of, identifier, values):
             return None
         text = fill(noun, texts)

@@ -18,6 +18,7 @@ from longcat_envs.history import Setting
 from longcat_envs.world import LiveWorld
 
 from ._goal import Outcome, judge, number_forms, outcome, seen_in_time
+from ._language import language_of
 from ._task import WorldTask
 
 REFUSE = "refuse_request"
@@ -59,13 +60,15 @@ def system_prompt(setting: Setting, task: WorldTask) -> str:
         "that have ended are not meant unless they are named as such. Before the first change, say "
         "what you will do and wait for an answer. Do only what is asked; if a rule forbids it, "
         f"refuse it with {REFUSE} and the number of the rule. At the end say what was done.\n"
-        "Rules: " + "; ".join(rules) + "."
+        "Rules: " + "; ".join(rules) + "." + language_of(setting.words).note
     )
 
 
 def scripted(task: WorldTask) -> Talker:
     """Return the person who follows rules."""
-    return Person(task.opening, task.withheld, topics=task.topics, change=task.change)
+    return Person(
+        task.opening, task.withheld, topics=task.topics, change=task.change, language=task.language
+    )
 
 
 class WorldEnvironment(Frame):
@@ -84,6 +87,9 @@ class WorldEnvironment(Frame):
             raise ValueError(
                 f"task {task.id!r} must be of domain {setting.spec.name!r}, is of {task.domain!r}"
             )
+        if task.language != setting.words.language:
+            raise ValueError(f"task {task.id!r} must be in {setting.words.language!r} as its world "
+                             f"is, is in {task.language!r}")  # fmt: skip
         unknown = set(task.tools) - set(setting.machine.tools) - {REFUSE}
         if unknown:
             raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")

@@ -19,25 +19,14 @@ from typing import Literal
 from longcat_envs.graph import Graph
 from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
+from longcat_envs.world import Parameter, Tool
 
 from ._call import Call, Figure
 from ._chain import Chains
 from ._describe import unique_steps
 from ._environment import REFUSE
 from ._goal import Goal, Tell, goal_of
-from ._say import (
-    BEFORE,
-    FIRST,
-    MORE,
-    NEXT,
-    VAGUE,
-    WANTS_FIGURE,
-    Sentence,
-    Speaker,
-    Vague,
-    say_argument,
-    yours,
-)  # fmt: skip
+from ._say import Sentence, Speaker, Vague
 from ._task import Step, WorldTask
 
 Difficulty = Literal["shallow", "deep"]
@@ -74,7 +63,8 @@ class TaskMaker:
         self.uses: Counter[str] = Counter()
         self.num_failed = 0
         """Drafts that came to nothing."""
-        self._prefix = prefix or setting.spec.name
+        language = setting.words.language
+        self._prefix = prefix or "-".join([setting.spec.name, *[language] * (language != "en")])
         self._count = 0
 
     def __iter__(self) -> Iterator[WorldTask]:
@@ -104,6 +94,7 @@ class _Draft:
         people = [i for i in base.order[one] if base.rows[one][i].get("state") not in ends]
         self.chains = Chains(self.setting, self.past, rng.choice(people), rng)
         self.speaker = Speaker(self.setting, self.chains, rng)
+        self.language = self.speaker.language
         self.refusal: tuple[Call, Guard] | None = None
         self.vague: tuple[Call, Vague] | None = None
         self.withheld, self.topics, self.change, self.mistaken = "", tuple[str, ...](), "", ""
@@ -207,36 +198,39 @@ class _Draft:
         options = [
             (call, one) for call in chain if not call.is_helper
             for one in tools[call.tool].parameters
-            if one.name not in call.computed and one.type.kind in VAGUE
+            if one.name not in call.computed and one.type.kind in self.language.vague
             and f"{{{one.name}}}" in " ".join(self.setting.words.asks[call.tool])
         ]  # fmt: skip
         if not options or draw > SHARE_WITHHELD + SHARE_CHANGE:
             return
         call, one = self.rng.choice(options)
         value = call.arguments[one.name]
-        words = one.name.replace("_new", "").replace("_", " ")
-        if words == "value":
-            action = tools[call.tool].action
-            words = action.edits.replace("_", " ") if action is not None else words
-        if one.type.kind == "int" and words.endswith("s"):
-            words = f"number of {words}"
+        words, said = self._name(tools[call.tool], one), self.speaker.argument(one.type, value)
         if draw < SHARE_WITHHELD:
-            self.vague = (call, Vague(one.name, VAGUE[one.type.kind]))
-            self.withheld = f"The {words} is {say_argument(one.type, value)}."
-            self.topics = (
-                words,
-                {"money": "amount", "date": "day"}.get(one.type.kind, words),
-                "how much",
-            )
+            after = self.language.vague_after.format(words)
+            self.vague = (call, Vague(one.name, self.language.vague[one.type.kind], after))
+            self.withheld = self.language.withheld.format(words, said)
+            usual = self.language.value_names.get(one.type.kind, words)
+            self.topics = (words, usual, self.language.how_much)
             return
         self.chains.run([])
         tool = tools[call.tool]
         other = self.chains.draw(tool)
         if other is None or other.arguments[one.name] == value:
             return
-        wrong = say_argument(one.type, other.arguments[one.name])
+        wrong = self.speaker.argument(one.type, other.arguments[one.name])
         self.vague, self.mistaken = (call, Vague(one.name, wrong)), wrong
-        self.change = f"One change before you do: the {words} is {say_argument(one.type, value)}."
+        self.change = self.language.change.format(words, said)
+
+    def _name(self, tool: Tool, one: Parameter) -> str:
+        """Return what an argument is called when one asks for it."""
+        named = self.setting.words.names.get(f"{tool.name}.{one.name}")
+        if named or self.language.code != "en":
+            return named or self.language.value_names[one.type.kind]
+        words = one.name.replace("_new", "").replace("_", " ")
+        if words == "value":
+            words = tool.action.edits.replace("_", " ") if tool.action is not None else words
+        return f"number of {words}" if one.type.kind == "int" and words.endswith("s") else words
 
     # -- words -----------------------------------------------------------------------------
 
@@ -256,7 +250,8 @@ class _Draft:
         steps = [*early, *late]
         frame = self.speaker.frame
         if is_fixed:
-            texts = [frame(s, FIRST if n == 0 else NEXT) for n, s in enumerate(found)]
+            words = self.language
+            texts = [frame(s, words.then if n else words.first) for n, s in enumerate(found)]
         else:
             texts = self._shuffled(chain, found)
         if self.refusal is not None:
@@ -265,7 +260,7 @@ class _Draft:
             if sentence is None:
                 self.refusal = None
             else:
-                texts.append(frame(sentence, MORE))
+                texts.append(frame(sentence, self.language.more))
                 steps = [*sentence.steps[:-1], *steps]
                 steps.append(
                     Step(tool=REFUSE, arguments={"rule": self._rule()}, thought="forbidden")
@@ -295,9 +290,10 @@ class _Draft:
         self.rng.shuffle(groups)
         texts: list[str] = []
         for number, (wish, needed) in enumerate(groups):
-            texts.append(self.speaker.frame(wish, MORE if number else ("{}",)))
+            more, before = self.language.more, self.language.before
+            texts.append(self.speaker.frame(wish, more if number else ("{}",)))
             for place, helper in enumerate(needed):
-                texts.append(self.speaker.frame(helper, MORE if place else BEFORE))
+                texts.append(self.speaker.frame(helper, more if place else before))
         return texts
 
     def _rule(self) -> str:
@@ -323,14 +319,13 @@ class _Draft:
             sentence = self.speaker.figure(figure)
             self.chains.run(chain)
             if tell is not None and sentence is not None:
-                has_more = bool(chain) or self.refusal is not None
-                ways = [way for way in WANTS_FIGURE if has_more or "also" not in way]
+                ways = list(self.language.asks_figure)
+                if chain or self.refusal is not None:
+                    ways += self.language.asks_figure_too
                 words = self.rng.choice(ways).format(sentence.text)
                 if chain:
-                    words = self.rng.choice(("In the end, {}", "When that is done, {}")).format(
-                        words
-                    )
-                return f"{words[0].upper()}{words[1:]}.", sentence, tell
+                    words = self.rng.choice(self.language.last).format(words)
+                return f"{words[0].upper()}{words[1:]}{self.language.stop}", sentence, tell
         return None
 
     # -- the whole -------------------------------------------------------------------------
@@ -348,12 +343,7 @@ class _Draft:
         told: tuple[str, Sentence, Tell] | None, chain: list[Call], is_fixed: bool,
     ) -> WorldTask:  # fmt: skip
         me = self.speaker.describer.me()
-        answer = "All of that is done." if chain or self.refusal else "I have looked it up."
-        if self.refusal is not None:
-            answer += " What the rules forbid was refused."
-        if told is not None:
-            figure = told[1].text
-            answer += f" {yours(figure)[0].upper()}{yours(figure)[1:]}: {told[2].value}."
+        answer = self._answer(told, is_done=bool(chain) or self.refusal is not None)
         golden = unique_steps([*me.steps, *steps])
         wanted = [s.tool for s in golden if s.tool != REFUSE]
         wanted += [self.refusal[0].tool] if self.refusal is not None else []
@@ -366,7 +356,7 @@ class _Draft:
         ]  # fmt: skip
         return WorldTask(
             id=name, domain=self.setting.spec.name, past=self.past,
-            difficulty=self.maker.difficulty, tags=tuple(tags),
+            difficulty=self.maker.difficulty, language=self.language.code, tags=tuple(tags),
             opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
             topics=self.topics, change=self.change, mistaken=self.mistaken,
             person=self.chains.person,
@@ -376,6 +366,17 @@ class _Draft:
             ),
             profile={"name": me.text},
         )  # fmt: skip
+
+    def _answer(self, told: tuple[str, Sentence, Tell] | None, *, is_done: bool) -> str:
+        """Return what a good agent says at the end."""
+        words = self.language
+        answer = words.done if is_done else words.looked
+        if self.refusal is not None:
+            answer += words.refused
+        if told is not None:
+            value = words.amount(told[2].kind, told[2].value, self.speaker.describer.year)
+            answer += words.answer.format(words.yours(told[1].text), value)
+        return answer
 
     def _failing_exchanges(self, chain: list[Call]) -> int:
         """Return how many pairs of writes cannot be exchanged."""

@@ -1,7 +1,7 @@
 """From calls to sentences and back to the steps that an agent needs for them.
 
 A sentence takes one of the domain's ways of asking and fills it with the words for records and
-values. An opening is composed of a greeting, who speaks, frames around the sentences, and an end.
+values. What all domains of a language share is in `_language.py`. An opening is composed of a greeting, who speaks, frames around the sentences, and an end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -22,28 +21,6 @@ from ._describe import SLOT, Describer, Description, fill
 from ._goal import Tell
 from ._task import Step
 
-GREETINGS = ("Hello.", "Hi,", "Good morning.", "Good day.", "Hello there.", "Hi there,", "Morning.",
-             "Excuse me.", "")  # fmt: skip
-NAMES = ("I am {}.", "my name is {}.", "this is {}.", "{} here.", "it's {}.")
-FRAMES = ("Please {}.", "Could you {}?", "I would like you to {}.", "Can you {}, please?", "{}.",
-          "I need you to {}.")  # fmt: skip
-ENDS = ("Thank you.", "Thanks a lot.", "", "That would help me.", "Many thanks.", "")
-FIRST = ("First of all: {}", "To begin with: {}", "First, {}")
-NEXT = ("Then: {}", "After that: {}", "And then {}", "Next, {}")
-MORE = ("Also, {}", "{}", "One more thing: {}", "And {}", "Besides, {}")
-BEFORE = ("Should something stand in the way of that: {}", "To make that possible: {}",
-          "If need be for that, {}", "For that, {}")  # fmt: skip
-WANTS_FIGURE = (
-    "tell me {}",
-    "let me know {}",
-    "I also want to know {}",
-    "say what I should know: {}",
-)
-STATEMENTS = ("I", "my", "no", "here", "breakfast")
-"""First words of sentences that do not tell anybody to do something; a slot is another."""
-VAGUE = {"money": "an amount I will tell you", "date": "a day I will tell you",
-         "int": "a number I will tell you", "text": "something I will tell you"}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -53,6 +30,8 @@ class Sentence:
     steps: tuple[Step, ...]
     is_order: bool = True
     """Whether it tells somebody to do something, such as `close my account`."""
+    after: str = ""
+    """A sentence that goes with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +40,7 @@ class Vague:
 
     argument: str
     words: str
+    after: str = ""
 
 
 class Speaker:
@@ -69,7 +49,7 @@ class Speaker:
     def __init__(self, setting: Setting, chains: Chains, rng: Random) -> None:
         self.setting, self.chains, self.rng = setting, chains, rng
         self.describer = Describer(setting, chains.world.store, chains.person, rng)
-        self._last_way = ""
+        self.language, self._last_way = self.describer.language, ""
 
     def wish(self, call: Call, vague: Vague | None = None) -> Sentence | None:
         """Say a call in the world as it stands; `None` if its records have no words."""
@@ -83,7 +63,8 @@ class Speaker:
             name = f"{tool.of}_id" if match[1] == "self" else match[1]
             if match[2]:
                 side = "from" if match[2] == "first" else "until"
-                texts[match[0]] = str(call.arguments[f"{name}_{side}"])
+                day = str(call.arguments[f"{name}_{side}"])
+                texts[match[0]] = self.language.date(day, self.describer.year)
             elif name in call.computed:
                 figure = self.figure(call.computed[name], spoken_of)
                 if figure is None:
@@ -99,16 +80,20 @@ class Speaker:
             elif vague is not None and vague.argument == name:
                 texts[match[0]] = vague.words
             else:
-                texts[match[0]] = say_argument(types[name], call.arguments[name])
+                texts[match[0]] = self.argument(types[name], call.arguments[name])
         for name in types:  # what goes without saying is the person, or what was just made
             if types[name].kind == "ref" and not self._is_mentioned(template, tool.of, name):
                 value = call.arguments[name]
                 if value != self.chains.person and not self._is_new(types[name].of, value):
                     return None
         steps.append(Step(tool=call.tool, arguments=call.arguments, thought="do it"))
-        first = template.split()[0]
-        is_order = first not in STATEMENTS and not first.startswith("{")
-        return Sentence(fill(template, texts), tuple(steps), is_order)
+        after = vague.after if vague is not None else ""
+        is_order = self.language.is_order(template)
+        return Sentence(fill(template, texts), tuple(steps), is_order, after)
+
+    def argument(self, type_: Type, value: Any) -> str:
+        """Write an argument of a call as the person says it."""
+        return self.language.argument(type_, value, self.setting.words, self.describer.year)
 
     def _is_mentioned(self, template: str, of: str, name: str) -> bool:
         return "{" + ("self" if name == f"{of}_id" else name) + "}" in template
@@ -120,8 +105,8 @@ class Speaker:
         self, of: str, identifier: str, spoken_of: dict[tuple[str, str], str]
     ) -> Description | None:
         """Describe a record; one that was just spoken of is `it`, and found already."""
-        if _can_be_it(spoken_of.get((of, identifier), "me")):
-            return Description("it")
+        if self._can_be_it(spoken_of.get((of, identifier), self.language.me)):
+            return Description(self.language.it)
         found = self.describer.record(of, identifier)
         if found is not None:
             spoken_of[of, identifier] = found.text
@@ -157,46 +142,29 @@ class Speaker:
 
     def opening(self, sentences: Sequence[str], name: str) -> str:
         """Compose what the person says first."""
-        rng = self.rng
-        greeting, who = rng.choice(GREETINGS), rng.choice(NAMES).format(name)
+        rng, words = self.rng, self.language
+        greeting, who = rng.choice(words.greetings), rng.choice(words.names).format(name)
         if not greeting or greeting.endswith("."):
             who = who[0].upper() + who[1:]
-        parts = [greeting, who, *(_upper(text) for text in sentences), rng.choice(ENDS)]
-        return " ".join(part for part in parts if part)
+        parts = [greeting, who, *(_upper(text) for text in sentences), rng.choice(words.ends)]
+        return words.space.join(part for part in parts if part)
 
     def frame(self, sentence: Sentence, ways: Sequence[str] = ("{}",)) -> str:
         """Put a sentence into a frame, and that into another."""
-        frame = self.rng.choice(FRAMES) if sentence.is_order and self.rng.random() < 0.7 else "{}."
+        bare = "{}" + self.language.stop
+        is_framed = sentence.is_order and self.rng.random() < 0.7
+        frame = self.rng.choice(self.language.frames) if is_framed else bare
         inner = frame.format(sentence.text).replace("?.", "?").replace("??", "?")
         way = self.rng.choice([one for one in ways if one != self._last_way] or list(ways))
         self._last_way = way
         if way != "{}":
             inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner
-        return _upper(way.format(inner))
+        return self.language.space.join(filter(None, (_upper(way.format(inner)), sentence.after)))
 
-
-def _can_be_it(text: str) -> bool:
-    """Whether what these words name can be `it`: no person, and not several things."""
-    return text != "me" and not re.match(r"\w+ \w+s\b", text)
+    def _can_be_it(self, text: str) -> bool:
+        """Whether what these words name can be `it`: no person, and not several things."""
+        return text != self.language.me and not re.match(r"\w+ \w+s\b", text)
 
 
 def _upper(text: str) -> str:
     return text[0].upper() + text[1:] if text else text
-
-
-def say_argument(type_: Type, value: Any) -> str:
-    """Write an argument as a person says it."""
-    if type_.kind == "flag":
-        return "yes" if value else "no"
-    if type_.kind == "enum":
-        return str(value).replace("_", " ")
-    if type_.kind == "money":
-        amount = Decimal(str(value))
-        return str(int(amount)) if amount == int(amount) else f"{amount:.2f}"
-    return str(value)
-
-
-def yours(text: str) -> str:
-    """Turn a person's words into what is said to them."""
-    swaps = {"my": "your", "me": "you", "I": "you", "have": "have", "am": "are"}
-    return " ".join(swaps.get(word, word) for word in text.split(" "))

@@ -28,6 +28,8 @@ class WorldTask:
     past: int
     """Seed of the history that the world starts from."""
     difficulty: str
+    language: str = "en"
+    """The language in which the person speaks."""
     tags: tuple[str, ...]
     opening: str
     withheld: str = ""

@@ -9,6 +9,11 @@ value customer.name: person                   a kind of text (`_names.py`)
 noun account: my {kind} account               how its owner names a record
 ask close_account: close {self} | ...         how they ask for it
 figure account.balance: what is on {self}     how they speak of a number
+say night_and_day: day and night              how they say an option; else as it is written
+name withdraw_account.amount: sum             what an argument is called when it is asked for
+
+In another language than English (`NAME.words.zh`) numbers and values are those of English unless
+the file has its own.
 """
 
 from __future__ import annotations
@@ -29,7 +34,9 @@ Draw = Callable[[Random, int], Any]
 
 MAX_RECORDS = 100_000
 """Records of one class that words may ask for."""
-KINDS = ("title", "you", "number", "value", "noun", "ask", "figure", "greet")
+KINDS = ("title", "you", "number", "value", "noun", "ask", "figure", "say", "name")
+LANGUAGES = tuple(POOLS)
+"""Languages in which people speak, by the ends of file names."""
 
 
 @dataclass(slots=True)
@@ -43,6 +50,13 @@ class Words:
     nouns: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     asks: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     figures: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
+    spoken: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    language: str = "en"
+
+    def say(self, option: str) -> str:
+        """Return how people say an option or a state."""
+        return self.spoken.get(option, option.replace("_", " "))
 
     def draw(self, keys: tuple[str, ...], type_: Type, rng: Random, today: int) -> Any:
         """Draw a value of a type; the first key with words of its own decides.
@@ -50,16 +64,28 @@ class Words:
         References are not drawn here.
         """
         text = next((self.values[key] for key in keys if key in self.values), "")
-        return _draw(text, type_, rng, today)
+        return _draw(text, type_, rng, today, self.language)
 
 
-def read_words(text: str, spec: Spec, file: str = "") -> Words:
+def read_words(
+    text: str, spec: Spec, file: str = "", *, language: str = "en", base: Words | None = None
+) -> Words:
     """Read a file of words.
+
+    Args:
+        text: What stands in it.
+        spec: The domain.
+        file: Its name, for errors.
+        language: The language of what is said.
+        base: Words whose title, numbers and values stand where the file has none.
 
     Raises:
         DomainError: A line breaks a rule; the error names file and line.
     """
-    words = Words(title=spec.title)
+    words = Words(title=spec.title, language=language)
+    if base is not None:
+        words.title, words.you = base.title, base.you
+        words.numbers, words.values = dict(base.numbers), dict(base.values)
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -108,6 +134,22 @@ def _add(words: Words, spec: Spec, kind: str, name: str, rest: str) -> None:
         one = spec.classes[of]
         _known("a value", value, {**one.fields, **one.derived})
         words.figures[name] = options
+    elif kind == "say":
+        _known("an option or a state", name, _options(spec))
+        words.spoken[name] = rest
+    elif kind == "name":
+        of, _, value = name.partition(".")
+        _known("a writing tool", of, spec.actions)
+        _known("an argument", value, dict(spec.actions[of].parameters))
+        words.names[name] = rest
+
+
+def _options(spec: Spec) -> set[str]:
+    """Return every option and state of a domain."""
+    types = [f.type.plain for one in spec.classes.values() for f in one.fields.values()]
+    types += [t.plain for action in spec.actions.values() for _, t in action.parameters]
+    found = {option for type_ in types if type_.kind == "enum" for option in type_.options}
+    return found.union(*(one.states for one in spec.classes.values()))
 
 
 def _type_of(spec: Spec, name: str) -> Type:
@@ -140,9 +182,9 @@ def _slots(options: tuple[str, ...], known: Collection[str], needed: Collection[
                 raise ValueError(f"{option!r} does not say {{{name}}}")
 
 
-def _draw(text: str, type_: Type, rng: Random, today: int) -> Any:
+def _draw(text: str, type_: Type, rng: Random, today: int, language: str = "en") -> Any:
     if type_.kind in ("text", "enum"):
-        return _text(text, type_, rng)
+        return _text(text, type_, rng, language)
     if type_.kind == "flag":
         return rng.random() < 0.5
     if type_.kind == "date":
@@ -161,14 +203,15 @@ def _draw(text: str, type_: Type, rng: Random, today: int) -> Any:
     return (low + step * rng.randrange((high - low) // step + 1)) * scale
 
 
-def _text(text: str, type_: Type, rng: Random) -> str:
+def _text(text: str, type_: Type, rng: Random, language: str) -> str:
     if type_.kind == "enum":
         return rng.choice(text.split("|")).strip() if text else rng.choice(type_.options)
-    if text in POOLS:
-        return POOLS[text](rng)
+    pools = POOLS[language]
+    if text in pools:
+        return pools[text](rng)
     if text:
         return rng.choice([option.strip() for option in text.split("|")])
-    return POOLS["tag"](rng)
+    return pools["tag"](rng)
 
 
 def _range(text: str) -> tuple[int, int, int]:
