@@ -8,7 +8,8 @@ from longcat_envs.tasks import TaskMaker
 from longcat_envs.tasks._call import Call, Figure
 from longcat_envs.tasks._chain import Chains
 from longcat_envs.tasks._describe import fill
-from longcat_envs.tasks._say import MORE, Sentence, Speaker
+from longcat_envs.tasks._language import ENGLISH
+from longcat_envs.tasks._say import Sentence, Speaker
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_two_sentences_after_one_another_begin_differently(bank):
     begins = ("Also, ", "One more thing: ", "And ", "Besides, ")
     last = ""
     for _ in range(60):
-        said = speaker.frame(sentence, MORE)
+        said = speaker.frame(sentence, ENGLISH.more)
         begin = next((one for one in begins if said.startswith(one)), "")
         assert not begin or begin != last
         last = begin

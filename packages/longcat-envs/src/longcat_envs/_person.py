@@ -63,7 +63,10 @@ Language = Literal["en", "zh"]
 class _Lines:
     """What a person says, whoever they are; in each language."""
 
-    deaf: Mapping[Language, str] = {"en": "Sorry, I did not hear you.", "zh": "不好意思，我没听清。"}
+    deaf: Mapping[Language, str] = {
+        "en": "Sorry, I did not hear you.",
+        "zh": "不好意思，我没听清。",
+    }
     wait: Mapping[Language, str] = {"en": "All right.", "zh": "好的。"}
     agree: Mapping[Language, str] = {"en": "Yes, please.", "zh": "好的，请办吧。"}
     again: Mapping[Language, str] = {"en": "As I said: {}", "zh": "就像我说的：{}"}

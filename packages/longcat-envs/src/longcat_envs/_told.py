@@ -84,8 +84,10 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
         for match in _NUMBER.finditer(text):
             if any(start <= match.start() < end for start, end in days):
                 continue
-            if places and "." not in match[0] and (
-                _COUNTED.match(text, match.end()) or COUNTED.match(text, match.end())
+            if (
+                places
+                and "." not in match[0]
+                and (_COUNTED.match(text, match.end()) or COUNTED.match(text, match.end()))
             ):
                 continue  # two nights are no money
             if LABEL.match(text, match.end()):

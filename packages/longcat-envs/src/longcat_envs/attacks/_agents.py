@@ -56,8 +56,8 @@ def _otherwise(setting: Setting, step: Step, change: str) -> Step:
     for one in tool.parameters:
         if one.type.kind in ("ref", "days", "enum", "flag"):
             continue
-        said = language.argument(one.type, arguments[one.name], setting.words)
-        if said.removeprefix("2026年") in change:
+        value = arguments[one.name]
+        if language.argument(one.type, value, setting.words, str(value)[:4]) in change:
             arguments[one.name] = other_values(one.type, arguments[one.name])[0]
     return Step(tool=step.tool, arguments=arguments)
 
@@ -207,7 +207,11 @@ def _stumble(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 def _summarise(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Repeat the request in the closing message."""
     request = re.sub("[？！]", "。", re.sub(r"[?!]", ".", task.opening))
-    return [*opening_acts(task), *task.golden, Say(lines_of(task).you_asked.format(request, task.answer))]
+    return [
+        *opening_acts(task),
+        *task.golden,
+        Say(lines_of(task).you_asked.format(request, task.answer)),
+    ]
 
 
 CAREFUL: dict[str, Agent] = {

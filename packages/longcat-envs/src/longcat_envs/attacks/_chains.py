@@ -11,7 +11,7 @@ from longcat_envs.lang import Type
 from longcat_envs.tasks import REFUSE, Step, WorldTask
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
-from ._script import Act, Say, golden_acts, is_write, opening_acts
+from ._script import Act, Say, golden_acts, is_write, lines_of, opening_acts
 
 EXTRA, OTHERS = 8, 2
 """Acts too many that are tried, and other values for each argument."""
@@ -46,7 +46,7 @@ def wrong_chains(setting: Setting, task: WorldTask, rng: Random) -> Iterator[tup
 def _answers(
     task: WorldTask, opening: list[Act], golden: list[Act]
 ) -> Iterator[tuple[str, list[Act]]]:
-    values = [tell.value for tell in task.goal.told]
+    says, values = lines_of(task), [tell.value for tell in task.goal.told]
     if values:
         told = " and ".join(values)
         yield "nothing told", [*opening, *golden, Say(says.done)]

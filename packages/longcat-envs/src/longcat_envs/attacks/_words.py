@@ -6,13 +6,18 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import date
 from typing import Any
 
+from longcat_envs._chinese import HAN, is_chinese
+from longcat_envs._plain import plain
 from longcat_envs._told import canonical_number, dates, numbers
 from longcat_envs.history import Setting
-from longcat_envs.tasks import REFUSE, Step, WorldEnvironment, WorldTask, system_prompt
+from longcat_envs.tasks import REFUSE, Step, WorldEnvironment, WorldTask, language_of, system_prompt
 
 _ID = re.compile(r"[A-Z]{2,6}\d{5}")
+LATIN = rf"[^\W{HAN}]"
+"""A sign of a word, of any script that sets words apart."""
 
 
 def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment) -> Iterator[str]:
@@ -22,7 +27,7 @@ def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment
             yield f"a placeholder is left in {text!r}"
     heard = " ".join((task.opening, task.withheld, task.change))
     prompt = system_prompt(setting, task)
-    known = _Known(heard)
+    known = _Known(setting, heard, today=setting.past(task.past).base.today)
     environment.start()
     for step in task.golden:
         for name, value in step.arguments.items():
@@ -41,16 +46,19 @@ def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment
         known.add(content)
         if step.tool.startswith("search_"):
             yield from _ambiguous(setting, task, step, content)
-    yield from _stray(task, heard)
-    yield from _untrue(task)
+    yield from _stray(task, heard, known.year)
+    yield from _untrue(setting, task, known.year)
 
 
 class _Known:
     """Every value said by the person or held by a result."""
 
-    def __init__(self, heard: str) -> None:
-        self._heard = _plain(heard)
-        self._numbers = {v.lstrip("-") for _, _, v in numbers(places=2)(heard)}
+    def __init__(self, setting: Setting, heard: str, *, today: int) -> None:
+        self.year = str(date.fromordinal(today).year)
+        self._words, self._language = setting.words, language_of(setting.words)
+        self._heard, form = _plain(heard), plain(heard)
+        self._numbers = {v.lstrip("-") for _, _, v in numbers(places=2)(form)}
+        self._days = {v for _, _, v in dates(year=self.year)(form)}
         self._values: set[str] = set()
 
     def add(self, value: Any) -> None:
@@ -69,20 +77,31 @@ class _Known:
     def holds(self, value: Any) -> bool:
         """Whether a literal of a call is known."""
         if isinstance(value, bool):
-            return re.search(r"\byes\b|\bno\b", self._heard) is not None
+            return any(
+                _is_in(word, self._heard) for word in (self._language.yes, self._language.no)
+            )
         text = str(value)
-        if text in self._values:
+        if text in self._values or text in self._days:
             return True
         if _ID.fullmatch(text):
             return False
         is_number = re.fullmatch(r"-?\d+(\.\d+)?", text) is not None
         if is_number and canonical_number(text, 2).lstrip("-") in self._numbers:
             return True
-        return re.search(rf"(?<!\w){re.escape(_plain(text))}(?!\w)", self._heard) is not None
+        return _is_in(_plain(self._words.say(text)), self._heard)
 
 
 def _plain(text: str) -> str:
     return text.replace("_", " ").casefold()
+
+
+def _is_in(word: str, text: str) -> bool:
+    """Whether a word stands in a text; Chinese words are not set apart."""
+    inner = re.escape(word)
+    return (
+        re.search(inner if is_chinese(word) else rf"(?<!{LATIN}){inner}(?!{LATIN})", text)
+        is not None
+    )
 
 
 def _ambiguous(
@@ -96,7 +115,7 @@ def _ambiguous(
         yield f"{len(live)} records of {of} fit {step.arguments}"
 
 
-def _stray(task: WorldTask, heard: str) -> Iterator[str]:
+def _stray(task: WorldTask, heard: str, year: str) -> Iterator[str]:
     """Every number and date that is said must be of use, or be the one that is changed later."""
     said = [*task.golden, *task.forbidden]
     used = {str(value) for step in said for value in step.arguments.values()}
@@ -104,24 +123,30 @@ def _stray(task: WorldTask, heard: str) -> Iterator[str]:
     texts = sorted((u for u in used if not re.fullmatch(r"-?\d+(\.\d+)?", u)), key=len)
     for text in reversed(texts):
         heard = re.sub(re.escape(_plain(text)), " ", heard, flags=re.IGNORECASE)
+    heard, mistaken = plain(heard), plain(task.mistaken)
     amounts = {canonical_number(u, 2) for u in used - set(texts)}
+    amounts |= {v for _, _, v in numbers(places=2)(mistaken)}
     stray = {v for _, _, v in numbers(places=2)(heard)} - amounts
-    stray |= {v for _, _, v in dates()(heard)}
+    stray |= {v for _, _, v in dates(year=year)(heard)} - used
     if stray:
         yield f"numbers are said that nothing needs: {sorted(stray)}"
 
 
-def _untrue(task: WorldTask) -> Iterator[str]:
+def _untrue(setting: Setting, task: WorldTask, year: str) -> Iterator[str]:
     """What is withheld or changed must be what the chain needs."""
-    used = {_plain(str(v)) for step in task.golden for v in step.arguments.values()}
-    used |= {canonical_number(u, 2) for u in used if re.fullmatch(r"-?\d+(\.\d+)?", u)}
-    for line in (task.withheld, task.change):
-        found = re.search(r"\bis (.+)\.$", line)
+    language, tools = language_of(setting.words), setting.machine.tools
+    used = {
+        language.argument(one.type, step.arguments[one.name], setting.words, year)
+        for step in task.golden
+        if step.tool in tools
+        for one in tools[step.tool].parameters
+        if one.name in step.arguments
+    }
+    forms = [re.compile(re.escape(form).replace(r"\{\}", "(.+)"))
+             for form in (language.withheld, language.change)]  # fmt: skip
+    for line, form in zip((task.withheld, task.change), forms, strict=True):
+        found = form.fullmatch(line)
         if line and found is None:
             yield f"{line!r} does not say what is"
-        elif found is not None:
-            value = _plain(found[1])
-            if re.fullmatch(r"-?\d+(\.\d+)?", value):
-                value = canonical_number(value, 2)
-            if value not in used and value not in ("yes", "no"):
-                yield f"{line!r} is not what the chain needs"
+        elif found is not None and found[2] not in used:
+            yield f"{line!r} is not what the chain needs"

@@ -114,9 +114,7 @@ class Describer:
             else:
                 filters.update(write_argument(name, type_, value))
                 values[name] = value
-                texts[match[0]] = self.language.field(
-                    type_, value, self.setting.words, self.year
-                )
+                texts[match[0]] = self.language.field(type_, value, self.setting.words, self.year)
         if not self._is_alone(of, identifier, values):
             return None
         text = fill(noun, texts)

@@ -29,9 +29,7 @@ SHOPS = (
     "|Harbour Fish|Iron Tools|Juniper Pharmacy|Kite Toys|Lumen Electronics|Maple Furniture"
     "|Northside Market|Opal Jewellers|Pine Cinema|Quartz Watches|River Cycles|Sage Organics"
 )
-ZH_LAST = (
-    "王 李 张 刘 陈 杨 赵 黄 周 吴 徐 孙 胡 朱 高 林 何 郭 马 罗 梁 宋 郑 谢 韩 唐 冯 于 董 萧 程 曹 袁 邓 许 傅 沈 曾 彭 吕"
-)
+ZH_LAST = "王 李 张 刘 陈 杨 赵 黄 周 吴 徐 孙 胡 朱 高 林 何 郭 马 罗 梁 宋 郑 谢 韩 唐 冯 于 董 萧 程 曹 袁 邓 许 傅 沈 曾 彭 吕"
 ZH_FIRST = (
     "伟 芳 娜 敏 静 丽 强 磊 军 洋 勇 艳 杰 娟 涛 明 超 秀英 霞 平 刚 桂英 建华 志强 晓东 雨桐 子涵 欣怡 浩然 宇轩 思远 嘉怡 文博 雅琴 俊杰 "
     "晨曦 梦洁 天佑 海燕 国栋 春梅 立新 少华 佳宁 若溪 一鸣 家豪 慧敏 玉兰 振华"
@@ -39,9 +37,7 @@ ZH_FIRST = (
 ZH_EMAIL = (
     "wang li zhang liu chen yang zhao huang zhou wu xu sun hu zhu gao lin he guo ma luo liang song"
 )
-ZH_TOWNS = (
-    "苏州 杭州 南京 扬州 绍兴 宁波 厦门 福州 泉州 长沙 武汉 宜昌 成都 绵阳 昆明 大理 桂林 洛阳 开封 西安 太原 大连 青岛 烟台 济南 合肥"
-)
+ZH_TOWNS = "苏州 杭州 南京 扬州 绍兴 宁波 厦门 福州 泉州 长沙 武汉 宜昌 成都 绵阳 昆明 大理 桂林 洛阳 开封 西安 太原 大连 青岛 烟台 济南 合肥"
 ZH_STREETS = "中山 人民 解放 建设 和平 新华 文化 湖滨 青年 东风 花园 长江"
 HOSTS = "post.example mail.example inbox.example letters.example home.example"
 STREETS = "Mill Station Church Bridge Market Castle Harbour Garden Forest Park Lake Hill"

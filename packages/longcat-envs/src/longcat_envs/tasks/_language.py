@@ -1,0 +1,184 @@
+"""How people speak, one language each: what openings are composed of, and forms of values.
+
+A domain's own words are in its file of words; here is what all domains share. Texts hold `{}`
+where a sentence, a name or a value stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from longcat_envs.lang import Type, show
+from longcat_envs.world._words import Words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """What people say in one language, whatever the domain."""
+
+    code: str
+    space: str
+    """What stands between two sentences."""
+    greetings: tuple[str, ...]
+    names: tuple[str, ...]
+    frames: tuple[str, ...]
+    """What is put around a sentence that tells somebody to do something."""
+    ends: tuple[str, ...]
+    first: tuple[str, ...]
+    then: tuple[str, ...]
+    more: tuple[str, ...]
+    before: tuple[str, ...]
+    """What comes before a wish that makes another one possible."""
+    asks_figure: tuple[str, ...]
+    asks_figure_too: tuple[str, ...]
+    """Ways to ask for a number that need another wish before them."""
+    last: tuple[str, ...]
+    """What comes before the number that is asked for when all else is done."""
+    stop: str
+    statements: tuple[str, ...]
+    """First words of sentences that do not tell anybody to do something."""
+    vague: Mapping[str, str]
+    """By type, what stands for a value that is withheld."""
+    vague_after: str
+    """A sentence that says so afterwards, with the name of the value; empty if none is needed."""
+    value_names: Mapping[str, str]
+    """By type, what a value is usually called; in Chinese if the words have no other name."""
+    withheld: str
+    """Says a value that was withheld: its name and itself."""
+    change: str
+    how_much: str
+    yes: str
+    no: str
+    me: str
+    it: str
+    money: str
+    money_exact: str
+    short_amounts: bool = False
+    """Whether whole amounts of records are said without cents."""
+    day: str
+    """A date as people write it; empty for the ISO form. It has month and day."""
+    done: str
+    looked: str
+    refused: str
+    answer: str
+    """Says a number at the end: what it is and itself."""
+    note: str = ""
+    """What the agent is told about the language."""
+
+    def argument(self, type_: Type, value: Any, words: Words, year: str = "") -> str:
+        """Write an argument of a call as a person says it.
+
+        Args:
+            type_: Its type.
+            value: As it stands in a call.
+            words: Of the domain; they name options.
+            year: The year that goes without saying.
+        """
+        if type_.kind == "flag":
+            return self.yes if value else self.no
+        if type_.kind in ("enum", "state"):
+            return words.say(str(value))
+        if type_.kind == "money":
+            amount = Decimal(str(value))
+            short = str(int(amount)) if amount == int(amount) else f"{amount:.2f}"
+            return self.money.format(short)
+        return self.date(str(value), year) if type_.kind == "date" else str(value)
+
+    def field(self, type_: Type, value: Any, words: Words, year: str = "") -> str:
+        """Write a field of a record as a person says it."""
+        if type_.kind in ("flag", "enum", "state"):
+            return self.argument(type_, value, words)
+        shown = str(show(type_, value))
+        if type_.kind == "money" and self.short_amounts:
+            return self.argument(type_, shown, words)
+        if type_.kind == "money":
+            return self.money_exact.format(shown)
+        return self.date(shown, year) if type_.kind == "date" else shown
+
+    def date(self, day: str, year: str) -> str:
+        """Write a date in ISO form as people of this language do."""
+        if not self.day or len(day) != 10:
+            return day
+        told = self.day.format(int(day[5:7]), int(day[8:]))
+        return told if day[:4] == year else f"{day[:4]}年{told}"
+
+    def amount(self, kind: str, value: str, year: str) -> str:
+        """Write a number that is told, from its canonical form."""
+        if kind == "money":
+            return self.money_exact.format(value)
+        return self.date(value, year) if kind == "date" else value
+
+    def is_order(self, text: str) -> bool:
+        """Whether a way of asking tells somebody to do something."""
+        if self.space:
+            first = text.split()[0]
+            return first not in self.statements and not first.startswith("{")
+        return not text.startswith((*self.statements, "{"))
+
+    def yours(self, text: str) -> str:
+        """Turn a person's words into what is said to them, at the beginning of a sentence."""
+        if not self.space:
+            return text.replace("我", "您")
+        swaps = {"my": "your", "me": "you", "I": "you", "have": "have", "am": "are"}
+        text = " ".join(swaps.get(word, word) for word in text.split(" "))
+        return text[0].upper() + text[1:]
+
+
+ENGLISH = Language(
+    code="en", space=" ", stop=".",
+    greetings=("Hello.", "Hi,", "Good morning.", "Good day.", "Hello there.", "Hi there,",
+               "Morning.", "Excuse me.", ""),
+    names=("I am {}.", "my name is {}.", "this is {}.", "{} here.", "it's {}."),
+    frames=("Please {}.", "Could you {}?", "I would like you to {}.", "Can you {}, please?", "{}.",
+            "I need you to {}."),
+    ends=("Thank you.", "Thanks a lot.", "", "That would help me.", "Many thanks.", ""),
+    first=("First of all: {}", "To begin with: {}", "First, {}"),
+    then=("Then: {}", "After that: {}", "And then {}", "Next, {}"),
+    more=("Also, {}", "{}", "One more thing: {}", "And {}", "Besides, {}"),
+    before=("Should something stand in the way of that: {}", "To make that possible: {}",
+            "If need be for that, {}", "For that, {}"),
+    asks_figure=("tell me {}", "let me know {}", "say what I should know: {}"),
+    asks_figure_too=("I also want to know {}",),
+    last=("In the end, {}", "When that is done, {}"),
+    statements=("I", "my", "no", "here", "breakfast"),
+    vague={"money": "an amount I will tell you", "date": "a day I will tell you",
+           "int": "a number I will tell you", "text": "something I will tell you"},
+    vague_after="", value_names={"money": "amount", "date": "day"},
+    withheld="The {} is {}.", change="One change before you do: the {} is {}.",
+    how_much="how much", yes="yes", no="no", me="me", it="it", money="{}", money_exact="{}", day="",
+    done="All of that is done.", looked="I have looked it up.",
+    refused=" What the rules forbid was refused.", answer=" {}: {}.",
+)  # fmt: skip
+
+CHINESE = Language(
+    code="zh", space="", stop="。",
+    greetings=("你好，", "您好，", "你好！", "早上好，", "下午好，", "嗨，", "打扰一下，", "请问有人在吗？", ""),
+    names=("我是{}。", "我叫{}。", "我的名字是{}。"),
+    frames=("请{}。", "麻烦{}。", "能帮我{}吗？", "请帮我{}。", "{}，可以吗？", "{}。", "麻烦你{}。"),
+    ends=("谢谢。", "谢谢！", "", "麻烦你了。", "多谢。", "辛苦了，谢谢。", ""),
+    first=("首先，{}", "先说第一件：{}", "第一步，{}"),
+    then=("然后，{}", "接着，{}", "之后，{}", "再下一步，{}"),
+    more=("另外，{}", "{}", "还有一件事：{}", "还有，{}", "对了，{}"),
+    before=("要是办不了，就先做这个：{}", "为了能办成，{}", "如果需要的话，{}", "为此，{}"),
+    asks_figure=("请告诉我{}", "我想知道{}", "麻烦查一下{}", "帮我看看{}"),
+    asks_figure_too=("我还想知道{}",),
+    last=("最后，{}", "都办完以后，{}"),
+    statements=("我", "你们", "早餐"),
+    vague={"money": "一定金额", "date": "另一天", "int": "几", "text": "新的内容"},
+    vague_after="{}我一会儿告诉你。",
+    value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量", "text": "具体内容"},
+    withheld="{}是{}。", change="办之前我要改一处：{}是{}。",
+    how_much="多少", yes="要", no="不要", me="我", it="它", money="{}元", money_exact="{}元", short_amounts=True,
+    day="{}月{}日", done="都办好了。", looked="我查过了。", refused="按规定办不了的，已经回绝。",
+    answer="{}是{}。", note=" This person writes Chinese: answer in Chinese.",
+)  # fmt: skip
+
+_LANGUAGES = {one.code: one for one in (ENGLISH, CHINESE)}
+
+
+def language_of(words: Words) -> Language:
+    """Return the language of a domain's words."""
+    return _LANGUAGES[words.language]
