@@ -295,7 +295,7 @@ def test_a_sequence_without_an_advantage_is_refused():
     ("top_p", NAN), ("old_log_probs", "mine"), ("epochs", 0), ("epochs", 1.5), ("decay", "step"),
     ("micro_batch_tokens", 0), ("max_tokens", -1), ("learning_rate", 10**400), ("betas", 0.9),
     ("betas", ("0.9", "0.9")), ("betas", None), ("betas", (True, 0.9)), ("top_p", "1"),
-    ("top_p", True), ("packed", "no"), ("chunked_log_probs", 1), ("master_weights", None),
+    ("top_p", True), ("packed", "no"), ("shared_prefixes", 1), ("chunked_log_probs", 1), ("master_weights", None),
     ("clip", 0.2), ("clip", TripletClip()), ("triplet_clip", (0.2, 0.3)), ("correction", "token"),
 ])  # fmt: skip
 def test_nonsense_is_refused_at_construction(name, value):
@@ -307,6 +307,8 @@ def test_nonsense_in_pairs_is_refused_too():
     for options, said in (
         ({"chunked_log_probs": True, "top_k": 5}, "neither top_k"),
         ({"chunked_log_probs": True, "packed": True}, "nor packed"),
+        ({"chunked_log_probs": True, "shared_prefixes": True}, "nor packed"),
+        ({"packed": True, "shared_prefixes": True}, "either packed or shared_prefixes"),
         ({"correction": Correction(level="sequence"), "old_log_probs": "engine"}, "a correction"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -67,6 +67,11 @@ class TrainerConfig:
     packed: bool = False
     """Lay the sequences of a micro-batch end to end in one row, without padding, told apart by
     `position_ids`: for models of transformers."""
+    shared_prefixes: bool = False
+    """Also in one row, where what sequences begin with alike (the prompt of attempts at one task)
+    is computed once: the same gradient for a fraction of the work. For models of transformers with
+    full attention and `attn_implementation="sdpa"`. Its mask is the row's tokens squared, so that
+    `micro_batch_tokens` should be some thousands at most."""
     chunked_log_probs: bool = False
     """Never hold all tokens by all words: see `linear_log_probs`. For large vocabularies."""
     master_weights: bool = True
@@ -76,8 +81,9 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         self._check_numbers()
         for name, kind in (
-            ("packed", bool), ("chunked_log_probs", bool), ("master_weights", bool),
-            ("clip", ClipRange), ("triplet_clip", TripletClip), ("correction", Correction | None),
+            ("packed", bool), ("shared_prefixes", bool), ("chunked_log_probs", bool),
+            ("master_weights", bool), ("clip", ClipRange), ("triplet_clip", TripletClip),
+            ("correction", Correction | None),
         ):  # fmt: skip
             if not isinstance(getattr(self, name), kind):
                 said = getattr(kind, "__name__", "Correction or None")
@@ -99,11 +105,14 @@ class TrainerConfig:
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")
         self._check_old()
-        if self.chunked_log_probs and (self.is_truncated or self.packed):
+        in_row = self.packed or self.shared_prefixes
+        if self.chunked_log_probs and (self.is_truncated or in_row):
             raise ValueError(
                 "chunked_log_probs works with neither top_k and top_p, which need all logits, "
-                "nor packed"
+                "nor packed and shared_prefixes"
             )
+        if self.packed and self.shared_prefixes:
+            raise ValueError("give either packed or shared_prefixes, which is packed already")
 
     def _check_numbers(self) -> None:
         positive = ("learning_rate", "epsilon", "max_grad_norm", "temperature")

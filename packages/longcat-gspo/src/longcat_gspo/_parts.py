@@ -5,15 +5,18 @@ Dimension key: T learned tokens, S sequences, both of one micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._batch_loss import divergence
+from ._config import TrainerConfig
 from ._objective import LossStats, log_gap, sequence_mean
 from ._samples import Rows, Sample, micro_batches
+from ._shared import shared_batches
 
 
 @dataclass(slots=True)
@@ -68,12 +71,17 @@ class Mismatch:
         return cls(*picked, num_sequences=len(part.advantage_S))
 
 
+def cut(config: TrainerConfig) -> Callable[..., list[list[Any]]]:
+    """Return what cuts items into micro-batches."""
+    return shared_batches if config.shared_prefixes else micro_batches
+
+
 def lay_out(
-    pairs: Sequence[tuple[Sample, float]], version: int, max_tokens: int, device: torch.device
+    pairs: Sequence[tuple[Sample, float]], version: int, config: TrainerConfig, device: torch.device
 ) -> list[Part]:
     """Cut samples with their advantages into micro-batches."""
     parts: list[Part] = []
-    for batch in micro_batches(pairs, lambda pair: pair[0], max_tokens):
+    for batch in cut(config)(pairs, lambda pair: pair[0], config.micro_batch_tokens):
         samples = [sample for sample, _ in batch]
         on_policy = [sample.version in (None, version) for sample in samples]
         parts.append(Part(

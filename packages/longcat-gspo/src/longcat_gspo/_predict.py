@@ -21,6 +21,7 @@ from ._adapters import base_model
 from ._config import TrainerConfig
 from ._linear import CHUNK_BYTES, linear_log_probs_and_entropy
 from ._samples import Rows
+from ._shared import check_sharing, shared_logits
 
 Predict = Callable[[Rows], tuple[Tensor, Tensor]]
 """Log-probs of the targets, (T,), and the entropy where they stand, (T,), without a gradient."""
@@ -28,21 +29,23 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> Predict:
-    """Ask the model for logits; only for the wanted ones if its call takes `logits_mask`.
+    """Ask the model for logits; for no others than the wanted ones if it can tell them apart.
 
     Raises:
-        ValueError: `packed`, and the model does not tell packed sequences apart.
+        ValueError: `packed` or `shared_prefixes`, and the model does not tell sequences apart.
     """
-    takes_mask = "logits_mask" in inspect.signature(model.forward).parameters
     options = no_cache(model)
     call = _packed_logits if config.packed else _padded_logits
+    if config.shared_prefixes:
+        check_sharing(model, options)
+        call = shared_logits
     if config.packed:
         _check_packing(model)
 
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
         try:
             with autocast():
-                logits_TV = call(model, rows, takes_mask, options)
+                logits_TV = call(model, rows, options)
         except IndexError as error:
             most = int(rows.ids_BL.max())
             raise ValueError(f"token_ids up to {most} must be the model's: {error}") from error
@@ -59,29 +62,39 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
     return predict
 
 
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether its call has such an argument; an adapter passes it on."""
+    return name in inspect.signature(base_model(model).forward).parameters
+
+
 def no_cache(model: nn.Module) -> dict[str, bool]:
     """Models of transformers keep every key and value of a forward pass unless told otherwise."""
     has_cache = hasattr(getattr(model, "config", None), "use_cache")
     return {"use_cache": False} if has_cache else {}
 
 
-def _padded_logits(
-    model: nn.Module, rows: Rows, takes_mask: bool, options: dict[str, bool]
-) -> Tensor:
-    if takes_mask:
+def _padded_logits(model: nn.Module, rows: Rows, options: dict[str, bool]) -> Tensor:
+    """Side by side; where a model can, no logits are computed that nobody wants."""
+    if takes(model, "logits_mask"):
         masked = {"attention_mask": rows.real_BL, "logits_mask": rows.wanted_BL}
         return model(rows.ids_BL, **masked).logits
-    return model(rows.ids_BL, attention_mask=rows.real_BL, **options).logits[rows.wanted_BL]
+    if not takes(model, "logits_to_keep"):
+        return model(rows.ids_BL, attention_mask=rows.real_BL, **options).logits[rows.wanted_BL]
+    columns = rows.wanted_BL.any(0).nonzero()[:, 0]
+    out = model(rows.ids_BL, attention_mask=rows.real_BL, logits_to_keep=columns, **options)
+    return out.logits[rows.wanted_BL[:, columns]]
 
 
-def _packed_logits(
-    model: nn.Module, rows: Rows, takes_mask: bool, options: dict[str, bool]
-) -> Tensor:
+def _packed_logits(model: nn.Module, rows: Rows, options: dict[str, bool]) -> Tensor:
     """One row without padding; where a position is 0, another sequence begins."""
     real_BL = rows.real_BL.bool()
     positions_BL = torch.arange(real_BL.shape[1], device=real_BL.device).expand_as(real_BL)
-    out = model(rows.ids_BL[real_BL][None], position_ids=positions_BL[real_BL][None], **options)
-    return out.logits[0][rows.wanted_BL[real_BL]]
+    ids, positions = rows.ids_BL[real_BL][None], positions_BL[real_BL][None]
+    wanted = rows.wanted_BL[real_BL]
+    if not takes(model, "logits_to_keep"):
+        return model(ids, position_ids=positions, **options).logits[0][wanted]
+    keep = {"logits_to_keep": wanted.nonzero()[:, 0]}
+    return model(ids, position_ids=positions, **keep, **options).logits[0]
 
 
 def _check_packing(model: nn.Module) -> None:

@@ -36,9 +36,9 @@ from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
 from ._old import look_at_engine, set_old
 from ._optimizer import MakeOptimizer, adamw, clip_finite, parameter_groups
-from ._parts import Part, Seen, idle_part, lay_out, summary
+from ._parts import Part, Seen, cut, idle_part, lay_out, summary
 from ._predict import Predict, from_hidden_states, from_logits
-from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
+from ._samples import Attempt, Rows, Sample, as_samples
 from ._sharding import is_sharded
 from ._state import engine_bytes, export, read_checkpoint, rotate, write_checkpoint
 from ._tensors import hold_in_float32, is_low_precision, num_words, set_train_mode
@@ -210,7 +210,7 @@ class GspoTrainer:
         """Lay out what has a gradient, in micro-batches."""
         if not self.config.kl_coefficient:
             pairs = [(sample, advantage) for sample, advantage in pairs if advantage != 0]
-        parts = lay_out(pairs, self.num_batches, self.config.micro_batch_tokens, self.device)
+        parts = lay_out(pairs, self.num_batches, self.config, self.device)
         missing = range(self._together.num_missing(len(parts)))
         parts += [idle_part(self.device) for _ in missing]
         is_open = self.config.old_log_probs == "auto" and self.config.correction is None
@@ -272,7 +272,7 @@ class GspoTrainer:
         set_train_mode(self.model, dropout=True)
         total = 0.0
         held = [sample for sample in samples if sample.num_learned]
-        batches = micro_batches(held, lambda sample: sample, self.config.micro_batch_tokens)
+        batches = cut(self.config)(held, lambda s: s, self.config.micro_batch_tokens)
         num_missing = self._together.num_missing(
             len(batches)
         )  # before the first pass: processes meet here
@@ -296,7 +296,7 @@ class GspoTrainer:
         held = [sample for sample in samples if sample.num_learned]
         total = 0.0
         with torch.no_grad():
-            for batch in micro_batches(held, lambda s: s, self.config.micro_batch_tokens):
+            for batch in cut(self.config)(held, lambda s: s, self.config.micro_batch_tokens):
                 log_probs_T, _ = self._predict(Rows.of(batch, self.device))
                 total -= log_probs_T.sum().item()
         return total / num_tokens

@@ -214,9 +214,9 @@ class Checker:
                 "C2", f"{name} is produced, but {self.closed.get(name, 'not being sampled')}"
             )
             return
-        known = [*self.before.pop(name, ()), self.open[name]]
+        known = (*self.before.pop(name, ()), self.open[name])
         seen = event.get("versions", (version,))
-        if version not in known or any(each not in known for each in seen):
+        if version not in known or not set(known).issuperset(seen):
             self.breach("C1", f"{name} was started on {known[0]}, sampled on {list(seen)}")
         self.open[name] = version  # it may have been finished before it heard that it was moved
         self.produced.add(name)
