@@ -80,7 +80,7 @@ def learn(folder):
         if folder.recipe.fuse.road == "distil":
             model, facts = distil.run(folder, display)
         else:
-            model, facts = fuse._imitate(folder, fuse.samples_of(folder), display)
+            model, facts = fuse.imitate(folder, fuse.samples_of(folder), display)
     model.save_pretrained(folder.fused)
     save_tokenizer(load_tokenizer(folder.cold_start), folder.fused, declare=fuse.DECLARE)
     facts |= {"seconds": time.monotonic() - began, "cpu_here": time.process_time() - spent}

@@ -96,7 +96,7 @@ def test_no_steps_leave_the_merge_and_say_so(distilled):
     folder, _ = distilled
     recipe = folder.recipe
     none = dataclasses.replace(recipe, fuse=dataclasses.replace(recipe.fuse, distil_steps=0))
-    model, facts = fuse._imitate(RunFolder(folder.path, none), [], Display(["fuse"]))
+    model, facts = fuse.imitate(RunFolder(folder.path, none), [], Display(["fuse"]))
     kept = LongcatForCausalLM.from_pretrained(folder.merged).state_dict()
     assert all(torch.equal(t, kept[name]) for name, t in model.state_dict().items())
     assert facts["steps"] == 0

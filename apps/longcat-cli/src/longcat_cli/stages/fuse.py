@@ -45,7 +45,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     if recipe.fuse.road == "distil" and recipe.fuse.distil_steps:
         model, facts = distil.run(folder, display)
     else:
-        model, facts = _imitate(folder, samples, display)
+        model, facts = imitate(folder, samples, display)
     model.save_pretrained(folder.fused)
     save_tokenizer(load_tokenizer(folder.merged), folder.fused, declare=DECLARE)
     moved = relative_change(folder.merged, folder.fused)
@@ -61,9 +61,13 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     }
 
 
-def _imitate(
+def imitate(
     folder: RunFolder, samples: list[Sample], display: Display
 ) -> tuple[LongcatForCausalLM, dict[str, Any]]:
+    """Return the merged model after steps on what the experts did well, and what was done.
+
+    Without steps to take it is the merged model as it is.
+    """
     recipe = folder.recipe
     model = LongcatForCausalLM.from_pretrained(folder.merged).train()
     steps = recipe.fuse.steps if samples and recipe.fuse.road == "imitate" else 0
