@@ -1,10 +1,13 @@
 """Held-out tasks are none that are trained on."""
 
-from longcat_cli.agent import read_tasks
+import subprocess
+import sys
+
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
 from longcat_cli.stages import grow
+from longcat_cli.worlds import read_tasks
 
 
 def _contents(folder, split):
@@ -26,3 +29,8 @@ def test_nothing_held_out_is_among_the_trained_whatever_the_seeds(tmp_path, monk
     with Display(["grow"]) as display:
         assert list(grow.run(folder, display)) == ["shop.eval"]
     assert folder.tasks("shop", "eval").read_bytes() == before
+
+
+def test_processes_that_grow_tasks_load_no_torch():
+    code = "import sys, longcat_cli.stages.grow; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0  # six seconds each

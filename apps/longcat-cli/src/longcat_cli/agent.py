@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,6 @@ from .noise import in_noise
 
 DECLARE = "brief"
 """Small models are trained on the tools themselves; their names are reminder enough."""
-
-
-def read_tasks(path: Path) -> list[Task]:
-    """Read a file of tasks."""
-    return [Task.from_json(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def make_environment(
@@ -95,12 +90,6 @@ def _failed_turns(messages: Sequence[Mapping[str, Any]], has_failed: list[bool])
         elif message["role"] == "tool" and next(results) and turn not in failed:
             failed.append(turn)
     return failed
-
-
-def load_worlds(domains: Iterable[str]) -> dict[str, World]:
-    """Load worlds by their domain's own name."""
-    worlds = [World.load(domain) for domain in domains]
-    return {world.domain.name: world for world in worlds}
 
 
 def load_agent(

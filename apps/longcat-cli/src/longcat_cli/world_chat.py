@@ -16,12 +16,13 @@ from longcat_envs import Environment, Invalid, Message, Task
 from rich.console import Console
 from rich.markup import escape
 
-from .agent import load_agent, load_worlds, make_environment, read_tasks, transcript
+from .agent import load_agent, make_environment, transcript
 from .chat import command
 from .errors import UsageError
 from .folder import RunFolder
 from .line_input import LineInput, history_file, is_command
 from .train import newest_run
+from .worlds import load_worlds, read_tasks
 
 COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": "bold"}
 

@@ -10,8 +10,9 @@ import torch
 from longcat_envs import TaskEnvironment, demonstrate
 from longcat_moe import ChatFormat, LongcatForCausalLM, init_induction, load_tokenizer, space_twins
 
-from longcat_cli.agent import DECLARE, load_worlds, read_tasks
+from longcat_cli.agent import DECLARE
 from longcat_cli.folder import RunFolder
+from longcat_cli.worlds import load_worlds, read_tasks
 
 from ._again import said_again
 

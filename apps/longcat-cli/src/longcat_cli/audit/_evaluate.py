@@ -8,10 +8,11 @@ from typing import Any
 
 from longcat_dora import Session
 
-from longcat_cli.agent import act, load_agent, load_worlds, read_tasks
+from longcat_cli.agent import act, load_agent
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
 from longcat_cli.stages.evaluate import NUM_SLOTS, models
+from longcat_cli.worlds import load_worlds, read_tasks
 
 
 def complaints(folder: RunFolder, limit: int) -> list[str]:

@@ -18,10 +18,11 @@ from longcat_dora import (
 )
 from longcat_moe import ChatFormat, LongcatForCausalLM, load_tokenizer
 
-from longcat_cli.agent import DECLARE, load_worlds, read_tasks
+from longcat_cli.agent import DECLARE
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
 from longcat_cli.stages import experts
+from longcat_cli.worlds import load_worlds, read_tasks
 
 from ._again import attempt_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from longcat_envs import Task
 
-from longcat_cli.agent import load_worlds, read_tasks
 from longcat_cli.folder import RunFolder
+from longcat_cli.worlds import load_worlds, read_tasks
 
 from ._again import said_again
 

@@ -74,7 +74,7 @@ def ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
 async def _ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
     from longcat_envs import Task
 
-    from longcat_cli.agent import load_worlds
+    from longcat_cli.worlds import load_worlds
 
     tasks = [Task.from_json(line) for line in question.tasks]
     worlds = load_worlds([question.domain])

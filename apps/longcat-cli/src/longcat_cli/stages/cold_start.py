@@ -29,11 +29,12 @@ from longcat_moe import (
 )
 from tokenizers import Tokenizer
 
-from longcat_cli.agent import DECLARE, load_worlds, read_tasks
+from longcat_cli.agent import DECLARE
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
+from longcat_cli.worlds import load_worlds, read_tasks
 
 SAVE_EVERY = 50
 TOKENIZER_TEXTS = 1500

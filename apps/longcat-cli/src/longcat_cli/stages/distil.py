@@ -18,11 +18,11 @@ from longcat_dora import Task as Job
 from longcat_gspo import MopdTrainer, TrainerConfig
 from longcat_moe import LongcatForCausalLM
 
-from longcat_cli.agent import read_tasks
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe import Recipe
+from longcat_cli.worlds import read_tasks
 
 from .experts import runtime_of, worker_for
 

@@ -10,11 +10,12 @@ from typing import Any
 from longcat_dora import Session
 from longcat_envs import InvalidEpisode
 
-from longcat_cli.agent import act, load_agent, load_worlds, read_tasks, transcript
+from longcat_cli.agent import act, load_agent, transcript
 from longcat_cli.display import Display
 from longcat_cli.evals.trials import sampled
 from longcat_cli.folder import RunFolder, write_json
 from longcat_cli.processes import count, tune_process, worker_pool
+from longcat_cli.worlds import load_worlds, read_tasks
 
 NUM_SLOTS = 64
 NUM_EXAMPLES = 8

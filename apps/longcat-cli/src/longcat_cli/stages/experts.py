@@ -38,13 +38,14 @@ from longcat_moe import (
 )
 from longcat_noise import CurriculumConfig, NoiseCurriculum
 
-from longcat_cli.agent import DECLARE, act, load_worlds, read_tasks, transcript
+from longcat_cli.agent import DECLARE, act, transcript
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder, write_json
 from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
+from longcat_cli.worlds import load_worlds, read_tasks
 
 
 def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:

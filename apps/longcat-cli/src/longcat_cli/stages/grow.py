@@ -11,12 +11,12 @@ from typing import Any
 
 from longcat_envs import Grower, GrowthConfig, Task, load_domain
 
-from longcat_cli.agent import read_tasks
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import count, worker_pool
 from longcat_cli.recipe import Recipe
+from longcat_cli.worlds import read_tasks
 
 TRAIN_SEED, EVAL_SEED = 1, 1_000_003
 MOST_REPEATED = 2000
