@@ -18,6 +18,15 @@ from longcat_moe import LongcatForCausalLM
 SIZES = {"road": "distil", "distil_steps": 3, "distil_attempts": 8, "head_steps": 0}
 
 
+SHOWN = []
+
+
+class _Watched(Display):
+    def update(self, **values):
+        SHOWN.append(values)
+        super().update(**values)
+
+
 @pytest.fixture(scope="module")
 def distilled(trained, tmp_path_factory):
     """A smoke run whose merged model was distilled from its experts, and the facts."""
@@ -28,7 +37,8 @@ def distilled(trained, tmp_path_factory):
     recipe = dataclasses.replace(recipe, fuse=dataclasses.replace(recipe.fuse, **SIZES))
     folder = RunFolder(path, recipe)
     folder.save()
-    with Display(["fuse"]) as display:
+    SHOWN.clear()
+    with _Watched(["fuse"]) as display:
         facts = fuse.run(folder, display)
     folder.mark_done("fuse", facts)
     return folder, facts
@@ -42,6 +52,17 @@ def test_every_domain_is_sampled_and_the_audit_takes_the_steps_again(distilled):
     assert "C1 C2 C3 hold" in facts["contract"]
     assert not _fuse.complaints(folder, 2)
     assert not unlearned(folder)
+
+
+def test_each_step_is_shown_while_it_goes_on(distilled):
+    steps = [values for values in SHOWN if "step" in values]
+    assert [(values["step"], values["done"]) for values in steps] == [(n, n / 3) for n in (1, 2, 3)]
+    assert all(values["teacher_kl"] and values["pass_rate"] >= 0 for values in steps)
+    folder, _ = distilled
+    student = LongcatForCausalLM.from_pretrained(folder.merged).train()
+    longer = dataclasses.replace(folder.recipe.fuse, distil_steps=40)
+    other = RunFolder(folder.path, dataclasses.replace(folder.recipe, fuse=longer))
+    assert distil.make_trainer(student, other).config.warmup_steps == 2  # a twentieth
 
 
 def test_the_audit_notices_other_teachers(distilled, monkeypatch):
