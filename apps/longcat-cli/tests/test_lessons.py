@@ -76,11 +76,14 @@ def test_a_group_counts_once_for_the_noise_with_the_share_that_passed(tmp_path):
     source = TaskSource.__new__(TaskSource)
     source.noise = SimpleNamespace(record=lambda *a, **k: seen.append((a, k)), state=dict)
     source._keys = SimpleNamespace(record=lambda *a: seen.append(a))
+    source._budget = SimpleNamespace(record=lambda *a: seen.append(a))
     source.pass_rate, source.num_without = 0.0, 0
     source._state, source.samples = tmp_path / "curriculum.json", {"first": [], "last": []}
     info = {"key": "shop/loan", "level": 0.3, "refused": 0, "transcript": []}
     source.record([SimpleNamespace(reward=r, info=info) for r in (1.0, 0.5, 0.0, 1.0)])
-    assert seen == [("shop/loan", 0.625), ((0.3,), {"passed": 0.5, "key": "shop/loan"})]
+    assert seen == [
+        ("shop/loan", 0.625), (0.625,), ((0.3,), {"passed": 0.5, "key": "shop/loan"})
+    ]  # fmt: skip
     assert source.pass_rate == 0.625
     assert source.num_without == 0
 

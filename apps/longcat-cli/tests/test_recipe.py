@@ -94,6 +94,8 @@ WRONG = [
     ("rl.at_bound=drop", "rl.at_bound must be one of"),
     ("rl.runtime=slurm", "rl.runtime must be one of local, ray"),
     ("rl.num_controllers=0", "rl.num_controllers must be at least 1"),
+    ("rl.budget=greedy", "rl.budget must be one of even, knapsack, coba"),
+    ("rl.budget_low=1", "rl.budget_low must be at least 2"),
     ("rl.max_running=4", "rl.max_running must be at least rl.group_size=8, got 4"),
     ("rl.max_tokens=704", "rl.max_tokens must be below rl.max_length=704"),
     ("rl.max_length=5000", "rl.max_length must be at most model.max_position_embeddings=1024"),

@@ -4,6 +4,7 @@ Any iterable, by domain, passed over by id when a run goes on, and sent to anoth
 are.
 """
 
+import collections
 import dataclasses
 import subprocess
 import sys
@@ -121,6 +122,45 @@ def test_a_task_that_is_no_plain_data_comes_again_when_the_run_goes_on(tmp_path)
         f"n{n}": n for n in range(4)
     }
     again.close()
+
+
+def _sizes(folder):
+    """Of the groups that were trained on: task to members."""
+    events = list(read_events(folder))
+    group_of = {e["trajectory"]: e["group"] for e in events if e["kind"] == "started"}
+    task_of = {e["group"]: e["task"] for e in events if e["kind"] == "admitted"}
+    learned = [name for e in events if e["kind"] == "committed" for name in e["trajectories"]]
+    return collections.Counter(task_of[group_of[name]] for name in learned)
+
+
+def test_each_task_is_tried_as_often_as_it_says(tmp_path):
+    tasks = [Task(f"n{n}", n % 8, attempts=(None, 3, 5, 4)[n % 4]) for n in range(400)]
+    for steps in (3, 6):  # the second goes on, with what was admitted before
+        config = RunConfig(folder=tmp_path / "run", max_steps=steps, scheduler=CONFIG, save_every=1)
+        LocalRuntime(config, factory=tabular_worker, trainer=TabularTrainer(), tasks=tasks).run()
+    sizes = _sizes(tmp_path / "run" / "log")
+    assert len(sizes) == 6 * 2
+    assert sizes == {task: (2, 3, 5, 4)[int(task[1:]) % 4] for task in sizes}
+    assert len(set(sizes.values())) > 1
+    assert check(tmp_path / "run" / "log").is_clean
+    assert decode_task(encode_task(tasks[1])) == tasks[1]
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 2.0, True, "3"])
+def test_attempts_that_are_no_number_are_one_error(tmp_path, attempts):
+    with pytest.raises(LongcatDoraError, match="attempts must be a whole number from 1, or None"):
+        _manager(tmp_path, [Task("a", 1, attempts=attempts)]).feed()
+
+
+def test_one_attempt_is_refused_where_equal_rewards_are_dropped(tmp_path):
+    tasks = [Task("a", 1, attempts=1)]
+    with pytest.raises(LongcatDoraError, match="attempts must be 2 or more, or keep_equal_rewards"):
+        _manager(tmp_path / "a", tasks).feed()
+    config = dataclasses.replace(CONFIG, keep_equal_rewards=True)
+    manager = RolloutManager(tmp_path / "b", config, tasks=tasks)
+    manager.feed()
+    manager.close()
+    assert [e["size"] for e in read_events(tmp_path / "b") if e["kind"] == "admitted"] == [1]
 
 
 @pytest.mark.parametrize("tasks", ["abc", None, 7, Task("a", 1)])

@@ -10,6 +10,7 @@ def test_draws_follow_share_and_frontier():
     curriculum = PassRateCurriculum({"common": 90.0, "rare": 10.0}, seed=0, floor=0.02)
     for _ in range(3):
         curriculum.record("rare", 0.0)  # 0.5, then the mean of 0.5 and three zeros: 0.125
+    assert (curriculum.pass_rate("rare"), curriculum.pass_rate("common")) == (0.125, 0.5)
     weights = {"common": 90 * (0.25 + 0.02), "rare": 10 * (0.125 * 0.875 + 0.02)}
     assert {key: curriculum.weight(key) for key in weights} == pytest.approx(weights)
     counts = Counter(curriculum.draw() for _ in range(5000))

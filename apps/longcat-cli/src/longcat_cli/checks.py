@@ -52,6 +52,9 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
          f"rl.max_tokens must be below rl.max_length={rl.max_length}, got {rl.max_tokens}"),
         (rl.max_running >= rl.group_size,
          f"rl.max_running must be at least rl.group_size={rl.group_size}, got {rl.max_running}"),
+        (rl.budget == "even" or rl.budget_low <= rl.group_size <= rl.budget_high,
+         (f"rl.group_size={rl.group_size} must be from rl.budget_low to rl.budget_high, "
+         f"got {rl.budget_low} and {rl.budget_high}")),
         (recipe.evaluate.tasks <= recipe.grow.eval_tasks,
          (f"evaluate.tasks must be at most grow.eval_tasks={recipe.grow.eval_tasks}, "
          f"got {recipe.evaluate.tasks}")),

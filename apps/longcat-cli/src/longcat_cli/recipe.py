@@ -131,7 +131,14 @@ class Rl:
     max_groups_per_step: int = _number(48, least=1)
     """Groups tried per step on average, at most: ends a run that finds nothing to learn."""
     group_size: int = _number(8, least=2)
-    """Attempts at one task."""
+    """Attempts at one task; at the tasks of a batch on average, if `budget` is not `even`."""
+    budget: Literal["even", "knapsack", "coba"] = "even"
+    """How attempts are shared out among tasks: alike, or by what they are worth at the pass rates
+    seen so far (see `longcat_gspo.allocate_budget`). Measured, it did not pay: so alike."""
+    budget_low: int = _number(4, least=2)
+    """Fewest attempts at a task, if `budget` is not `even`."""
+    budget_high: int = _number(24, least=2)
+    """Most attempts at a task, if `budget` is not `even`."""
     soft_staleness: int = _number(2)
     """Mean staleness that is aimed at, in versions."""
     hard_staleness: int = _number(4)

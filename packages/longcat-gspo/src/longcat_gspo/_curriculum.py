@@ -50,6 +50,10 @@ class PassRateCurriculum(Generic[Key]):
         rate = self._rates[key]
         return self._shares[key] * (rate * (1 - rate) + self._floor)
 
+    def pass_rate(self, key: Key) -> float:
+        """Return the average of what was recorded for a key; one half before anything was."""
+        return self._rates[key]
+
     def draw(self) -> Key:
         """Return a key."""
         keys = list(self._rates)

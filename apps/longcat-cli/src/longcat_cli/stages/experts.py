@@ -39,6 +39,7 @@ from longcat_moe import (
 from longcat_noise import CurriculumConfig, NoiseCurriculum
 
 from longcat_cli.agent import DECLARE, act, transcript
+from longcat_cli.budget import Budget
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder, write_json
@@ -207,25 +208,32 @@ class TaskSource:
             {key: float(len(tasks)) for key, tasks in self._tasks.items()},
             seed=self._rng.randrange(2**31),
         )
+        self._budget = Budget(recipe.rl)
         self._num = 0
         self.num_without = 0
         """Groups that were to be noisy and had a perfect world, since no draw was certified."""
 
     def __iter__(self) -> Iterator[Job]:
         while self._num < self._max_groups:
-            key = self._keys.draw()
-            task = self._rng.choice(self._tasks[key])
-            clean = self._rng.random() < self._share_clean
-            level = 0.0 if clean else self.noise.level
-            episode = f"{task.id}:{self._num}"
-            self._num += 1
-            payload = {"task": task.to_json(), "level": level, "episode": episode, "key": key}
-            yield Job(task.id, payload, task.domain)
+            keys = [self._keys.draw() for _ in range(self._budget.num_tasks)]
+            rates = [self._keys.pass_rate(key) for key in keys]
+            for key, attempts in zip(keys, self._budget.attempts(rates), strict=True):
+                yield self._job(key, attempts)
+
+    def _job(self, key: str, attempts: int | None) -> Job:
+        task = self._rng.choice(self._tasks[key])
+        clean = self._rng.random() < self._share_clean
+        level = 0.0 if clean else self.noise.level
+        episode = f"{task.id}:{self._num}"
+        self._num += 1
+        payload = {"task": task.to_json(), "level": level, "episode": episode, "key": key}
+        return Job(task.id, payload, task.domain, attempts)
 
     def record(self, group: list[Trajectory]) -> None:
         """Take note of a complete group."""
         rate = sum(t.reward for t in group) / len(group)
         self._keys.record(group[0].info["key"], rate)
+        self._budget.record(rate)
         self.pass_rate = 0.9 * self.pass_rate + 0.1 * rate if self.pass_rate else rate
         info = group[0].info
         self.num_without += info.get("refused", 0) > 0 and not info["level"]

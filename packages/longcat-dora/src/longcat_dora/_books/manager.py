@@ -20,7 +20,14 @@ from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.log import SEGMENT_BYTES, EventLog
 from longcat_dora._log.payloads import PayloadFile, PayloadReader
 from longcat_dora._rollout.messages import AbortRollout, Controller, MoveRollout, StartRollout
-from longcat_dora._types import EndReason, Finished, Payload, Task, Trajectory
+from longcat_dora._types import (
+    EndReason,
+    Finished,
+    LongcatDoraError,
+    Payload,
+    Task,
+    Trajectory,
+)
 
 from .balance import LoadBalancer
 from .clock import Clock
@@ -173,13 +180,19 @@ class RolloutManager:
         self._tell_notes()
         if task is None:
             return
+        if task.attempts == 1 and not self.scheduler.config.keep_equal_rewards:
+            raise LongcatDoraError(
+                f"a task's attempts must be 2 or more, or keep_equal_rewards set: {task.id!r} has 1"
+            )
         name = f"g{self._num_groups:05d}"
         self._num_groups += 1
         self._task_of[name] = task
         data = encode_task(task)
         # What is no plain data is not kept: it comes again when the run is continued.
         fields = {} if data is None else {"payload": _fields_of(self._task_file.append([data]))}
-        self.scheduler.admit(name, task=task.id, domain=task.domain, **fields)
+        self.scheduler.admit(
+            name, task=task.id, domain=task.domain, size=task.attempts, **fields
+        )  # fmt: skip
 
     # -- reports -----------------------------------------------------------------------------
 

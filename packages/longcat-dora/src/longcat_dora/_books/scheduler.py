@@ -151,11 +151,13 @@ class Scheduler:
 
     # -- transitions -------------------------------------------------------------------------
 
-    def admit(self, group: str, *, task: str, domain: str, **fields: Any) -> None:
-        """Open a group of `group_size` attempts at a task; `fields` are for the log."""
+    def admit(
+        self, group: str, *, task: str, domain: str, size: int | None = None, **fields: Any
+    ) -> None:
+        """Open a group of `size` attempts at a task, or `group_size`; `fields` are for the log."""
         if group in self._index.groups:
             raise LongcatDoraError(f"group {group!r} is open already")
-        size = self.config.group_size
+        size = self.config.group_size if size is None else size
         attempts = size * (self.config.max_attempts - 1)
         seats = [Seat(member, 0) for member in range(size)]
         self._add(Group(group, task, domain, self._num_groups, seats, attempts))

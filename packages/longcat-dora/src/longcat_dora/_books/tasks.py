@@ -143,6 +143,12 @@ class TaskFeed:
             value: Any = getattr(task, name)
             if not isinstance(value, str):
                 raise LongcatDoraError(f"a task's {name} must be text, got {value!r:.80}")
+        attempts: Any = task.attempts
+        is_whole = isinstance(attempts, int) and not isinstance(attempts, bool)
+        if attempts is not None and not (is_whole and attempts >= 1):
+            raise LongcatDoraError(
+                f"a task's attempts must be a whole number from 1, or None, got {attempts!r:.80}"
+            )
         if not self.by_domain or task.domain == domain:
             return task
         if task.domain:
@@ -171,7 +177,10 @@ def encode_task(task: Task) -> bytes | None:
     try:
         if not _is_plain(task.payload):
             return None
-        return json.dumps([task.id, task.payload, task.domain], separators=(",", ":")).encode()
+        fields = [task.id, task.payload, task.domain]
+        if task.attempts is not None:
+            fields.append(task.attempts)
+        return json.dumps(fields, separators=(",", ":")).encode()
     except RecursionError:  # nested too deeply to be kept
         return None
 

@@ -12,12 +12,14 @@ from .errors import LongcatDoraError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to be tried `group_size` times."""
+    """Something to be tried `attempts` times, or `group_size` times where that is not said."""
 
     id: str
     payload: Any
     """What the rollout function receives; picklable."""
     domain: str = ""
+    attempts: int | None = None
+    """Members of its group: a dynamic rollout budget gives tasks what they are worth."""
 
 
 @dataclass(frozen=True, slots=True)
