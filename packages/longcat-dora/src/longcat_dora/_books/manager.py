@@ -20,14 +20,7 @@ from longcat_dora._log.lock import FolderLock
 from longcat_dora._log.log import SEGMENT_BYTES, EventLog
 from longcat_dora._log.payloads import PayloadFile, PayloadReader
 from longcat_dora._rollout.messages import AbortRollout, Controller, MoveRollout, StartRollout
-from longcat_dora._types import (
-    EndReason,
-    Finished,
-    LongcatDoraError,
-    Payload,
-    Task,
-    Trajectory,
-)
+from longcat_dora._types import EndReason, Finished, Payload, Task, Trajectory
 
 from .balance import LoadBalancer
 from .clock import Clock
@@ -73,7 +66,7 @@ class RolloutManager:
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self.on_group, self.seed = on_group, seed
-        self._tasks = TaskFeed(tasks)
+        self._tasks = TaskFeed(tasks, keeps_equal=config.keep_equal_rewards)
         self.controllers: list[Controller] = []
         self.balancer = LoadBalancer()
         self._task_of: dict[str, Task] = {}
@@ -180,10 +173,6 @@ class RolloutManager:
         self._tell_notes()
         if task is None:
             return
-        if task.attempts == 1 and not self.scheduler.config.keep_equal_rewards:
-            raise LongcatDoraError(
-                f"a task's attempts must be 2 or more, or keep_equal_rewards set: {task.id!r} has 1"
-            )
         name = f"g{self._num_groups:05d}"
         self._num_groups += 1
         self._task_of[name] = task

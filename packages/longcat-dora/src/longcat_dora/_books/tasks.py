@@ -41,13 +41,15 @@ class TaskFeed:
 
     Args:
         tasks: An iterable of tasks, or by domain: the key is then the domain of its tasks.
+        keeps_equal: Groups of equal rewards are trained on, and so groups of one attempt are.
 
     Raises:
         TypeError: It is neither.
         LongcatDoraError: It is a dictionary of no domain.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, *, keeps_equal: bool = False) -> None:
+        self._keeps_equal = keeps_equal
         self.by_domain = isinstance(tasks, Mapping)
         given = cast("Mapping[Any, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
         if not given:
@@ -143,12 +145,7 @@ class TaskFeed:
             value: Any = getattr(task, name)
             if not isinstance(value, str):
                 raise LongcatDoraError(f"a task's {name} must be text, got {value!r:.80}")
-        attempts: Any = task.attempts
-        is_whole = isinstance(attempts, int) and not isinstance(attempts, bool)
-        if attempts is not None and not (is_whole and attempts >= 1):
-            raise LongcatDoraError(
-                f"a task's attempts must be a whole number from 1, or None, got {attempts!r:.80}"
-            )
+        self._check_attempts(task)
         if not self.by_domain or task.domain == domain:
             return task
         if task.domain:
@@ -157,6 +154,18 @@ class TaskFeed:
                 f" {task.domain!r}"
             )
         return replace(task, domain=domain)
+
+    def _check_attempts(self, task: Task) -> None:
+        attempts: Any = task.attempts
+        is_whole = isinstance(attempts, int) and not isinstance(attempts, bool)
+        if attempts is not None and not (is_whole and attempts >= 1):
+            raise LongcatDoraError(
+                f"a task's attempts must be a whole number from 1, or None, got {attempts!r:.80}"
+            )
+        if attempts == 1 and not self._keeps_equal:
+            raise LongcatDoraError(
+                f"a task's attempts must be 2 or more, or keep_equal_rewards set: {task.id!r} has 1"
+            )
 
 
 def _iterator(tasks: Any) -> Iterator[Task]:
