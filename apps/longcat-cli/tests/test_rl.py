@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import sys
 import types
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import typer
 from longcat_cli.errors import UsageError
 from longcat_cli.models import loaded
-from longcat_cli.rl import RlOptions, _run_config, open_tracker, rl, split_tasks
+from longcat_cli.rl import _run_config, open_tracker, rl
+from longcat_cli.rl_options import RlOptions, split_tasks
 from longcat_cli.sft import sft
 from typer.testing import CliRunner
 
@@ -93,9 +95,7 @@ def test_a_run_leaves_what_others_load_and_goes_on(place, how):
     assert list((place / "run" / "tensorboard").iterdir())
     if "--reward" in how:  # what goes on is the same for both
         return
-    options = json.loads((place / "run" / "rl.json").read_text())
-    (place / "run" / "rl.json").write_text(json.dumps({**options, "steps": 5}))
-    again = _run("rl", "--resume", "--out", "run")
+    again = _run("rl", "--resume", "--out", "run", "--steps", 5)
     assert again.exit_code == 0, again.output
     assert "step    5  reward" in again.output
     assert "step    2  reward" not in again.output
@@ -128,7 +128,12 @@ def test_supervised_learning_learns_the_chats(place, how):
     ({"runtime": "slurm"}, "--runtime must be"), ({"tracker": "paper"}, "--tracker must be"),
     ({"steps": 0}, "--steps must be"), ({"group_size": 1}, "at least 2"),
     ({"temperature": 0.0}, "--temperature"), ({"lora": -1}, "--lora"),
-    ({"lora": 0, "adapter": True}, "--adapter needs one"),
+    ({"lora": 0, "adapter": True}, "--adapter needs one"), ({"dtype": "int4"}, "--dtype must be"),
+    ({"staleness": -1}, "--staleness must be at least 0"), ({"seed": -1}, "--seed must be"),
+    ({"evaluate_every": -1}, "--evaluate-every must be"), ({"max_length": 1}, "--max-length must"),
+    ({"max_tokens": 64, "max_length": 64}, "--max-tokens must be below"),
+    ({"temperature": math.inf}, "--temperature"), ({"learning_rate": 0.0}, "--learning-rate must"),
+    ({"learning_rate": math.nan}, "--learning-rate must be positive and finite"),
 ])  # fmt: skip
 def test_mistakes_are_found_before_anything_runs(changes, said):
     good = {"model": "m", "tasks": "t.jsonl", "reward": "r.py:score"}
@@ -165,8 +170,6 @@ def test_files_are_read_before_a_model_is(place):
             split_tasks(RlOptions(model="m", tasks="bad.jsonl", reward="r.py:score"))
     train, held = split_tasks(RlOptions(model="m", tasks="tasks.jsonl", reward="r.py:score"))
     assert (len(train), len(held)) == (6, 2)
-    with pytest.raises(UsageError, match="needs a run"):
-        _run("rl", "--resume", "--out", "nowhere")
     (place / "run").mkdir()
     (place / "run" / "rl.json").write_text("{}")
     with pytest.raises(UsageError, match="holds a run already"):
@@ -176,6 +179,21 @@ def test_files_are_read_before_a_model_is(place):
     (place / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}')
     with pytest.raises(UsageError, match=r"conversation 1: .*assistant"):
         _run("sft", "--model", "model", "--data", "chat.jsonl")
+
+
+@pytest.mark.parametrize(("text", "how", "said"), [
+    (None, (), "needs a run in --out"), ("{", (), "must hold a run's options"),
+    ("[]", (), "must hold a run's options"), ('{"modle": "m"}', (), "unexpected keyword"),
+    ("{}", ("--lora", 16, "--group-size", 4, "--steps", 9), "got --lora, --group-size$"),
+    ('{"model": "m", "tasks": "t", "reward": "r"}', ("--steps", 0), "--steps must be at least 1"),
+])  # fmt: skip
+def test_what_cannot_be_gone_on_with_is_one_line(place, text, how, said):
+    """What is given beside `--resume` was ignored without a word, a damaged file a traceback."""
+    if text is not None:
+        (place / "run").mkdir()
+        (place / "run" / "rl.json").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        _run("rl", "--resume", "--out", "run", *how)
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "your_model_and_reward.py"

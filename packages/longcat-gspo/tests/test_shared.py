@@ -9,6 +9,7 @@ import torch
 from longcat_gspo import ClipRange, GspoTrainer, Sample, TrainerConfig
 from longcat_gspo._samples import Rows
 from longcat_gspo._shared import Tree, shared_batches
+from longcat_gspo.transformers import shares_prefixes
 
 _spec = importlib.util.spec_from_file_location("gspo_models", Path(__file__).with_name("models.py"))
 models = importlib.util.module_from_spec(_spec)
@@ -119,3 +120,5 @@ def test_models_that_cannot_share_are_refused():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             GspoTrainer(model, TrainerConfig(shared_prefixes=True))
+        assert not shares_prefixes(model)
+    assert shares_prefixes(with_lora(llama(dtype=torch.bfloat16)))

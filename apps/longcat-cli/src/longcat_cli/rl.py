@@ -17,7 +17,7 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ import typer
 
 from .errors import UsageError
 from .models import loaded, model_folder
+from .rl_options import RlOptions, options_of, read_jsonl, split_tasks
 
 if TYPE_CHECKING:
     from longcat_dora import Progress, RunConfig, Task, Worker
@@ -32,103 +33,10 @@ if TYPE_CHECKING:
     from longcat_gspo import GspoTrainer
 
 
-@dataclass(frozen=True, kw_only=True)
-class RlOptions:
-    """One run; checked whole before anything is loaded."""
-
-    model: str
-    tasks: str = ""
-    reward: str = ""
-    world: str = ""
-    held_out: str = ""
-    engine: str = "transformers"
-    runtime: str = "local"
-    lora: int = 16
-    steps: int = 50
-    groups: int = 4
-    group_size: int = 8
-    max_tokens: int = 128
-    max_length: int = 1024
-    temperature: float = 1.0
-    learning_rate: float = 1e-4
-    staleness: int = 2
-    evaluate_every: int = 10
-    adapter: bool = False
-    tracker: str = ""
-    dtype: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if bool(self.reward) == bool(self.world):
-            raise UsageError("give either --reward FILE.py:NAME or --world FILE.py:NAME")
-        if not self.tasks:
-            raise UsageError(
-                "--tasks must be a JSONL file: one task a line, with prompt or messages"
-            )
-        for name, allowed in (
-            ("engine", ("transformers", "vllm")), ("runtime", ("local", "ray")),
-            ("tracker", ("", "tensorboard", "wandb", "trackio")),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                said = ", ".join(filter(None, allowed))
-                raise UsageError(f"--{name} must be one of {said}, got {getattr(self, name)!r}")
-        for name in ("steps", "groups", "group_size", "max_tokens", "max_length"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} must be at least 1, got {getattr(self, name)}")
-        if self.group_size < 2:
-            raise UsageError(
-                "--group-size must be at least 2: attempts are compared with each other"
-            )
-        if self.temperature <= 0:
-            raise UsageError(f"--temperature must be positive, got {self.temperature}")
-        if self.lora < 0 or (self.adapter and not self.lora):
-            raise UsageError("--lora must be a rank, or 0 for all weights; --adapter needs one")
-
-
-def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
-    """Read objects, one a line.
-
-    Raises:
-        UsageError: There is no such file, a line is no object, or there is none.
-    """
-    if not path.is_file():
-        raise UsageError(f"{what} must be a file, there is none at {path}")
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from error
-        if not isinstance(item, dict):
-            raise UsageError(f"{path}, line {number}: must be an object, got {type(item).__name__}")
-        found.append(item)
-    if not found:
-        raise UsageError(f"{path} must hold at least one line, it is empty")
-    return found
-
-
 def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Add objects to a file, one a line."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Tasks to train on and to evaluate on: a file of their own, or every fifth, 64 at most."""
-    tasks = read_jsonl(Path(options.tasks), "--tasks")
-    if options.reward:
-        for number, task in enumerate(tasks, start=1):
-            if "prompt" not in task and "messages" not in task:
-                raise UsageError(f"{options.tasks}, task {number}: must have prompt or messages")
-    if options.held_out:
-        return tasks, read_jsonl(Path(options.held_out), "--held-out")
-    if len(tasks) < 5:
-        return tasks, []
-    held = tasks[::5][:64]
-    return [task for task in tasks if task not in held], held
 
 
 def build_worker(options: RlOptions, model: str) -> Worker:
@@ -242,6 +150,7 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     from longcat_dora import LocalRuntime, Task
     from longcat_dora.transformers import score_file
     from longcat_gspo import GspoTrainer, TrainerConfig
+    from longcat_gspo.transformers import shares_prefixes
 
     train, held = split_tasks(options)
     score_file(options.reward or options.world)  # before a model is loaded
@@ -252,7 +161,10 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = loaded(name, lora=options.lora, dtype=options.dtype, device=device)
-    config = TrainerConfig(learning_rate=options.learning_rate, temperature=options.temperature)
+    config = TrainerConfig(
+        learning_rate=options.learning_rate, temperature=options.temperature,
+        shared_prefixes=shares_prefixes(model), micro_batch_tokens=2048,
+    )  # fmt: skip
     sends_adapter = bool(options.lora) and options.engine == "transformers"
     trainer = GspoTrainer(model, config, send="adapter" if sends_adapter else "merged")
     is_new = not (out / "run" / "log").is_dir()
@@ -325,6 +237,7 @@ def draw_curve(out: Path) -> Path | None:
 
 
 def rl(
+    ctx: typer.Context,
     model: Annotated[str, typer.Option(help="A fetched model, a folder, or a hub's name.")] = "",
     tasks: Annotated[
         str, typer.Option(help="JSONL: one task a line, with prompt or messages.")
@@ -356,12 +269,10 @@ def rl(
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a model on your tasks with your reward function or world."""
-    said = {k: v for k, v in locals().items() if k not in ("out", "resume")}
+    said = {k: v for k, v in locals().items() if k not in ("ctx", "out", "resume")}
     path = out / "rl.json"
     if resume:
-        if not path.is_file():
-            raise UsageError(f"--resume needs a run in --out, {path} is not there")
-        options = RlOptions(**json.loads(path.read_text("utf-8")))
+        options = options_of(path, ctx)
     else:
         if path.exists():
             raise UsageError(f"{out} holds a run already; continue it with --resume --out {out}")

@@ -10,7 +10,7 @@ import typer
 
 from .errors import UsageError
 from .models import loaded, model_folder
-from .rl import read_jsonl
+from .rl_options import read_jsonl
 
 
 def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], int]:

@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from ._config import TrainerConfig
+from ._predict import no_cache
 from ._samples import Sample
+from ._shared import check_sharing
 from ._trainer import GspoTrainer
 
 try:
@@ -71,6 +73,15 @@ def load_model(
         )
         model = peft.get_peft_model(model, config)
     return model, tokenizer
+
+
+def shares_prefixes(model: nn.Module) -> bool:
+    """Whether `TrainerConfig(shared_prefixes=True)` takes a model; two short passes."""
+    try:
+        check_sharing(model, no_cache(model))
+    except ValueError:
+        return False
+    return True
 
 
 def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()) -> Sample:

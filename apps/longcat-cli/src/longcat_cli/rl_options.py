@@ -1,0 +1,150 @@
+"""What `longcat rl` is asked for, checked whole before anything is loaded, and its files read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlOptions:
+    """One run; checked whole before anything is loaded."""
+
+    model: str
+    tasks: str = ""
+    reward: str = ""
+    world: str = ""
+    held_out: str = ""
+    engine: str = "transformers"
+    runtime: str = "local"
+    lora: int = 16
+    steps: int = 50
+    groups: int = 4
+    group_size: int = 8
+    max_tokens: int = 128
+    max_length: int = 1024
+    temperature: float = 1.0
+    learning_rate: float = 1e-4
+    staleness: int = 2
+    evaluate_every: int = 10
+    adapter: bool = False
+    tracker: str = ""
+    dtype: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.reward) == bool(self.world):
+            raise UsageError("give either --reward FILE.py:NAME or --world FILE.py:NAME")
+        if not self.tasks:
+            raise UsageError(
+                "--tasks must be a JSONL file: one task a line, with prompt or messages"
+            )
+        for name, allowed in (
+            ("engine", ("transformers", "vllm")), ("runtime", ("local", "ray")),
+            ("tracker", ("", "tensorboard", "wandb", "trackio")),
+            ("dtype", ("auto", "float32", "bfloat16", "float16")),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                said = ", ".join(filter(None, allowed))
+                raise UsageError(f"--{name} must be one of {said}, got {getattr(self, name)!r}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name, least in (
+            ("steps", 1), ("groups", 1), ("group_size", 1), ("max_tokens", 1), ("max_length", 2),
+            ("staleness", 0), ("evaluate_every", 0), ("seed", 0),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} must be at least {least}, got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise UsageError(
+                "--group-size must be at least 2: attempts are compared with each other"
+            )
+        if self.max_tokens >= self.max_length:
+            raise UsageError(
+                f"--max-tokens must be below --max-length, which holds the prompt too, got "
+                f"{self.max_tokens} and {self.max_length}"
+            )
+        for name in ("temperature", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} must be positive and finite, got {getattr(self, name)}")
+        if self.lora < 0 or (self.adapter and not self.lora):
+            raise UsageError("--lora must be a rank, or 0 for all weights; --adapter needs one")
+
+
+def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
+    """Read objects, one a line.
+
+    Raises:
+        UsageError: There is no such file, a line is no object, or there is none.
+    """
+    if not path.is_file():
+        raise UsageError(f"{what} must be a file, there is none at {path}")
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+        if not isinstance(item, dict):
+            raise UsageError(f"{path}, line {number}: must be an object, got {type(item).__name__}")
+        found.append(item)
+    if not found:
+        raise UsageError(f"{path} must hold at least one line, it is empty")
+    return found
+
+
+def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Tasks to train on and to evaluate on: a file of their own, or every fifth, 64 at most."""
+    tasks = read_jsonl(Path(options.tasks), "--tasks")
+    if options.reward:
+        for number, task in enumerate(tasks, start=1):
+            if "prompt" not in task and "messages" not in task:
+                raise UsageError(f"{options.tasks}, task {number}: must have prompt or messages")
+    if options.held_out:
+        return tasks, read_jsonl(Path(options.held_out), "--held-out")
+    if len(tasks) < 5:
+        return tasks, []
+    held = tasks[::5][:64]
+    return [task for task in tasks if task not in held], held
+
+
+def options_of(path: Path, ctx: typer.Context) -> RlOptions:
+    """What a run was asked for; of what is given beside `--resume`, it may get more steps.
+
+    Raises:
+        UsageError: There is no run, its file was damaged, or more is asked for.
+    """
+    if not path.is_file():
+        raise UsageError(f"--resume needs a run in --out, {path} is not there")
+    asked = {
+        name: value for name, value in ctx.params.items()
+        if name not in ("out", "resume") and _is_given(ctx, name)
+    }  # fmt: skip
+    if others := [f"--{name.replace('_', '-')}" for name in asked if name != "steps"]:
+        raise UsageError(
+            f"--resume goes on with what {path} says, and takes --steps alone beside it, got "
+            f"{', '.join(others)}"
+        )
+    try:
+        options = RlOptions(**json.loads(path.read_text("utf-8")) | asked)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} must hold a run's options: {error}") from error
+    path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
+    return options
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
