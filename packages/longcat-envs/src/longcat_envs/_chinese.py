@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 
 HAN = "\u3400-\u9fff"
+_LATIN = rf"[^\W{HAN}]"
+"""A sign of a word, of any script that sets words apart."""
 _MARKS = str.maketrans({"，": ", ", "！": "! ", "？": "? ", "；": "; ", "：": ": ", "￥": "¥"})
 _THOUSANDS = re.compile(r"(?<=\d)，(?=\d{3}(?!\d))")
 _DAY = re.compile(r"(?:(?<!\d)(\d{4}) ?年 ?)?(?<!\d)(\d{1,2}) ?月 ?(\d{1,2}) ?[日号]")
@@ -39,19 +41,23 @@ _IDIOM = re.compile(
     r"没(?:有)?(?:任何)?问题|没错|不错|不客气|不用谢|不用客气|(?:不用|不必|别)(?:再)?担心|不好意思"
     r"|(?:没有?|未|不会?)(?:再)?(?:做|动|改|作|变)?(?:过)?(?:了)?(?:任何)?(?:其他|其它|别的)[^,.!?;。]{0,8}"
     r"|(?:其他|其它|别的|其余)[^,.!?;。0-9\0\1]{0,6}(?:没有?|未|不)(?:动|改动|改|变)(?:过)?"
-    r"|[正准]确无误|核对无误|毫无疑问|不仅|不但|非常|无论|不论|错过"
+    r"|[正准]确无误|核对无误|毫无疑问|不仅|不但|非常|无论|不论|错过|不(?:含|包括|计)[^,.!?;。() \0\1]{1,8}"
+    r"|(?:未|没有?)(?:付|还|缴|交|结|支付|结清|归还|取)"
 )
 _DENIAL = re.compile(
     r"不|没|未(?!来)|非|无|否|假(?![期日])|错|谎|骗|编的|编造|瞎|胡说|乱说|玩笑|可能|也许|或许|大概|估计|恐怕"
-    r"|应该(?=[是有在会为])|好像|似乎|貌似|据说|听说|猜|怀疑|疑|假设|如果|要是|倘若|除非|以为|我(?:觉得|认为|想)"
-    r"|想必|难说|相反|反话|吗|么(?!么)|另有|别的|其他|其它|是否|难道|才怪|别(?:信|当真|听)|本来|原本|原来|过去是|曾"
+    r"|应该(?=[是有在会为])|好像|似乎|貌似|据说|听说|猜|怀疑|疑|假设|以为|我(?:觉得|认为|想)"
+    r"|想必|难说|相反|反话|另有|别的|其他|其它|才怪|别(?:信|当真|听)|本来|原本|原来|过去是|曾"
 )
+_IF = "(?:如果|要是|假如|倘若|若是|除非)"
 _BOUND = re.compile(
+    rf"{_IF}[^,\0]{{0,60}}\0|\0.*{_IF}|"
     r"(?:大约|大概|约(?!定)|将近|接近|差不多|超过|不到|不足|至少|至多|最多|最少|高于|低于|多于|少于|大于|小于|上限|下限"
     r"|以外的?|[两双]倍|一半|之外)(?:是|为|有|的)?\s*(?:[€$£¥]|[A-Z]{3}\b)?\s*\0"
     r"|\0 ?(?:万|千|百|亿|多(?!谢|么)|余(?!额)|左右|上下|以上|以下|以内|以外|之外|开外|(?:元|块钱?)(?:多(?!谢)|左右|上下|以上"
     r"|以下|以内|不到|不等|加|减)|(?:元|块钱?)? ?的(?:一半|两倍|几倍|[二三四五]分之))"
 )
+_ASKS = re.compile(r"[吗么](?=\W*$)|是不是|是否|难道")
 _BUT = re.compile(r",?\s*(?:但是?|不过|然而|只是)")
 _BEGINS = r"^\W*(?:(?:哦|啊|嗯|等等|等一下|等下|抱歉|对不起|其实|事实上|说实话|老实说|哎呀?|哈+|噢)[\W]*)*(?:但是?|不过)?\W*"
 _RETRACTION = re.compile(
@@ -74,6 +80,14 @@ _AHEAD = re.compile("下面|接下来|以下|下一句|下一条|后面|后续|�
 def is_chinese(text: str) -> bool:
     """Whether a text holds Chinese characters."""
     return re.search(f"[{HAN}]", text) is not None
+
+
+def is_in(word: str, text: str, flags: int = 0) -> bool:
+    """Whether a word stands in a text; Chinese words are not set apart."""
+    inner = re.escape(word)
+    if not is_chinese(word):
+        inner = rf"(?<!{_LATIN}){inner}(?!{_LATIN})"
+    return re.search(inner, text, flags) is not None
 
 
 def set_apart(text: str) -> str:
@@ -118,6 +132,11 @@ def without_idioms(text: str) -> str:
 def denies(text: str) -> bool:
     """Whether a part of a sentence denies or doubts."""
     return _DENIAL.search(text) is not None
+
+
+def asks(sentence: str) -> bool:
+    """Whether a sentence is a question, with its mark or without."""
+    return _ASKS.search(sentence) is not None
 
 
 def parts(text: str) -> list[str]:

@@ -87,7 +87,7 @@ _QUESTION = re.compile(
 
 def asks(sentence: str) -> bool:
     """Whether a sentence is a question."""
-    return _QUESTION.search(sentence) is not None
+    return _QUESTION.search(sentence) is not None or chinese.asks(sentence)
 
 
 def takes_back(sentence: str, *, is_after: bool) -> bool:

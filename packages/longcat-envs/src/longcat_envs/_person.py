@@ -33,7 +33,7 @@ _REQUEST = re.compile(
 )
 _WANTS_NAME = re.compile(
     r"\b(?:which|who|whom|whose|name|names|title|detail\w*|more information|identif\w+"
-    r"|clarif\w+|specif\w+)\b|哪|谁|名字|姓名|名称|具体|细节|详细|补充|说明|漏|没说|更多信息",
+    r"|clarif\w+|specif\w+)\b|哪|谁|名字|姓名|名称|具体|细节|详细|补充|说明|漏|没有?(?:说|告诉)|(?:什么|更多)信息",
     re.IGNORECASE,
 )
 _CONFIRM = re.compile(
@@ -46,7 +46,8 @@ _CONFIRM = re.compile(
 _FAREWELL = re.compile(
     r"\b(?:(?:any|some)thing (?:else|more|further)|(?:any )?(?:other|further|more) "
     r"(?:requests?|questions?|help|assistance)|how else|what else)\b"
-    r"|(?:还有|还需要|还要)(?:什么|别的|其他|其它|哪些)|(?:其他|其它|别的)(?:需要|事|问题|帮助|要办)",
+    r"|(?:还有|还需要|还要)(?:什么|别的|其他|其它|哪些)"
+    r"(?![^。！？!?]{0,8}(?:信息|细节|没有?[说告]|漏))|(?:其他|其它|别的)(?:需要|事|问题|帮助|要办)",
     re.IGNORECASE,
 )
 _UNDER_WAY = re.compile(
@@ -89,7 +90,7 @@ def spoken(message: Any) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"\W+", " ", re.sub(r"^[\w ]*:", "", text)).strip().casefold()
+    return re.sub(r"\W+", " ", re.sub(r"^[\w ]*[:：]", "", text)).strip().casefold()
 
 
 def _is_map(value: Any) -> bool:

@@ -33,7 +33,7 @@ class Lines:
 _LINES = {
     "en": Lines(),
     "zh": Lines(
-        ask="请问您还有哪些具体信息没有告诉我？", confirm="需要的信息我都查到了，可以继续办理吗？",
+        ask="请问您刚才没说的具体信息是什么？", confirm="需要的信息我都查到了，可以继续办理吗？",
         here_is_all="全部信息如下：{}", deny="我觉得不是{}。", deny_surely="肯定不是{}。",
         take_back="不对，刚才说错了。", maybe="可能是{}，或者{}。", cannot="这个我办不了。", done="都办好了。",
         hello="您好！我来看看能为您做些什么。", anything_else="请问还有什么可以帮您的吗？",

@@ -9,15 +9,13 @@ from contextlib import suppress
 from datetime import date
 from typing import Any
 
-from longcat_envs._chinese import HAN, is_chinese
+from longcat_envs._chinese import is_in
 from longcat_envs._plain import plain
 from longcat_envs._told import canonical_number, dates, numbers
 from longcat_envs.history import Setting
 from longcat_envs.tasks import REFUSE, Step, WorldEnvironment, WorldTask, language_of, system_prompt
 
 _ID = re.compile(r"[A-Z]{2,6}\d{5}")
-LATIN = rf"[^\W{HAN}]"
-"""A sign of a word, of any script that sets words apart."""
 
 
 def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment) -> Iterator[str]:
@@ -77,9 +75,7 @@ class _Known:
     def holds(self, value: Any) -> bool:
         """Whether a literal of a call is known."""
         if isinstance(value, bool):
-            return any(
-                _is_in(word, self._heard) for word in (self._language.yes, self._language.no)
-            )
+            return any(is_in(word, self._heard) for word in (self._language.yes, self._language.no))
         text = str(value)
         if text in self._values or text in self._days:
             return True
@@ -88,20 +84,11 @@ class _Known:
         is_number = re.fullmatch(r"-?\d+(\.\d+)?", text) is not None
         if is_number and canonical_number(text, 2).lstrip("-") in self._numbers:
             return True
-        return _is_in(_plain(self._words.say(text)), self._heard)
+        return is_in(_plain(self._words.say(text)), self._heard)
 
 
 def _plain(text: str) -> str:
     return text.replace("_", " ").casefold()
-
-
-def _is_in(word: str, text: str) -> bool:
-    """Whether a word stands in a text; Chinese words are not set apart."""
-    inner = re.escape(word)
-    return (
-        re.search(inner if is_chinese(word) else rf"(?<!{LATIN}){inner}(?!{LATIN})", text)
-        is not None
-    )
 
 
 def _ambiguous(
@@ -122,7 +109,8 @@ def _stray(task: WorldTask, heard: str, year: str) -> Iterator[str]:
     used |= {task.mistaken} - {""}
     texts = sorted((u for u in used if not re.fullmatch(r"-?\d+(\.\d+)?", u)), key=len)
     for text in reversed(texts):
-        heard = re.sub(re.escape(_plain(text)), " ", heard, flags=re.IGNORECASE)
+        whole = rf"(?<![\d.]){re.escape(_plain(text))}(?!\d)"
+        heard = re.sub(whole, " ", heard, flags=re.IGNORECASE)
     heard, mistaken = plain(heard), plain(task.mistaken)
     amounts = {canonical_number(u, 2) for u in used - set(texts)}
     amounts |= {v for _, _, v in numbers(places=2)(mistaken)}

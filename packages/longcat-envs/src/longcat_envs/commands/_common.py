@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat_envs._fields import DomainError
+from longcat_envs.history import Setting, load_setting
 from longcat_envs.loaders import NAMES, ForeignSet, load_foreign
 from longcat_envs.tasks import WorldTask
 
@@ -25,6 +26,12 @@ def command(
     one: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
     if domain:
         one.add_argument("domain", help="name of a shipped domain, or a file")
+        one.add_argument(
+            "--language",
+            default="en",
+            metavar="CODE",
+            help="in which people speak, such as zh, if the domain has such words",
+        )
     one.add_argument("--json", action="store_true", help="print JSON")
     one.set_defaults(run=run)
     return one
@@ -45,8 +52,15 @@ def foreign_argument(one: argparse.ArgumentParser) -> None:
     one.epilog = f"Tasks of other benchmarks: {', '.join(NAMES)}; all of them unless --tasks says."
 
 
+def setting_of(given: argparse.Namespace) -> Setting:
+    """Return the domain that was named, with words in the language that was."""
+    return load_setting(given.domain, given.language)
+
+
 def foreign_of(given: argparse.Namespace) -> ForeignSet:
     """Return the foreign set that was named."""
+    if given.language != "en":
+        raise DomainError("--language is for our own domains")
     return load_foreign(given.domain, given.folder)
 
 
@@ -65,12 +79,13 @@ def count(text: str) -> int:
     return number
 
 
-def read_tasks(path: Path, domain: str) -> list[WorldTask]:
-    """Read tasks of one domain from JSONL, as `grow --out` writes them.
+def read_tasks(path: Path, setting: Setting) -> list[WorldTask]:
+    """Read tasks of one domain and language from JSONL, as `grow --out` writes them.
 
     Raises:
         DomainError: A line is not a task of the domain.
     """
+    domain, language = setting.spec.name, setting.words.language
     tasks: list[WorldTask] = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         if not line.strip():
@@ -81,6 +96,9 @@ def read_tasks(path: Path, domain: str) -> list[WorldTask]:
             raise DomainError(f"{path}:{number}:1: a line is a task as JSON: {error}") from None
         if task.domain != domain:
             raise DomainError(f"{path}:{number}:1: a task must be of {domain}, is of {task.domain}")
+        if task.language != language:
+            raise DomainError(f"{path}:{number}:1: a task must be in {language!r}, the language of "
+                              f"this run (--language), is in {task.language!r}")  # fmt: skip
         tasks.append(task)
     return tasks
 

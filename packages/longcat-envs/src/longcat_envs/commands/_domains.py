@@ -14,7 +14,7 @@ from longcat_envs.graph import Graph, contracts
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import TaskMaker
 
-from ._common import Commands, command, count, say, show
+from ._common import Commands, command, count, say, setting_of, show
 
 
 def register(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def _list(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     if given.damage:
         show(given, damage_figures(setting, number=given.damage))
         return 0
@@ -59,14 +59,14 @@ def _compare(given: argparse.Namespace) -> None:
 
 
 def _graph(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     path = given.out or Path(f"{setting.spec.name}.svg")
     path.write_text(draw(Graph(setting.machine.tools), setting.spec.title), encoding="utf-8")
     say(f"wrote {path}")
 
 
 def _contracts(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     for line in contracts(setting.machine.tools):
         say(line)
     maker = TaskMaker(setting, seed=given.seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 from longcat_envs._fields import DomainError
 from longcat_envs._loop import Policy
-from longcat_envs.history import Setting, load_setting
+from longcat_envs.history import Setting
 from longcat_envs.loaders import ForeignSet, is_foreign
 from longcat_envs.running import (
     AnyPolicy,
@@ -41,6 +41,7 @@ from ._common import (
     num_tasks,
     read_tasks,
     say,
+    setting_of,
     show,
     task_arguments,
 )  # fmt: skip
@@ -88,7 +89,7 @@ def _run(given: argparse.Namespace) -> int:
         raise DomainError("--k and --concurrency must be at least 1")
     if is_foreign(given.domain):
         return _run_foreign(given)
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     endpoint = endpoint_of(given)
     person = None
     if given.user != "rules":
@@ -98,7 +99,7 @@ def _run(given: argparse.Namespace) -> int:
     if given.judge is not None:
         judge = WindowJudge(replace(_endpoint(given, given.judge, given.judge_name), settings={}))
     if given.file is not None:
-        tasks = read_tasks(given.file, setting.spec.name)
+        tasks = read_tasks(given.file, setting)
     else:
         maker = TaskMaker(setting, seed=given.seed, difficulty=given.difficulty)
         tasks = [next(maker) for _ in range(num_tasks(given))]

@@ -11,7 +11,7 @@ from longcat_envs._fields import DomainError
 from longcat_envs.attacks import admitted, agents_domain, audit_domain
 from longcat_envs.difficulty import Cut, cut, solve_figures
 from longcat_envs.figures import grow_figures, growth_figures
-from longcat_envs.history import Setting, load_setting
+from longcat_envs.history import Setting
 from longcat_envs.loaders import audit_foreign_set, foreign_agents, is_foreign
 from longcat_envs.playing import play_in_terminal
 from longcat_envs.running import Trial, pass_rates, read_trials
@@ -25,6 +25,7 @@ from ._common import (
     foreign_of,
     num_tasks,
     read_tasks,
+    setting_of,
     show,
     task_arguments,
     write_tasks,
@@ -91,7 +92,7 @@ def _share_range(text: str) -> tuple[float, float]:
 
 def _made(setting: Setting, given: argparse.Namespace) -> list[WorldTask]:
     if given.file is not None:
-        return read_tasks(given.file, setting.spec.name)
+        return read_tasks(given.file, setting)
     maker = TaskMaker(setting, seed=given.seed, difficulty=given.difficulty)
     return [next(maker) for _ in range(given.tasks)]
 
@@ -101,7 +102,7 @@ def _audit(given: argparse.Namespace) -> None:
         show(given, audit_foreign_set(foreign_of(given), given.tasks))
         return
     show(given, audit_domain(
-        load_setting(given.domain), num_tasks=num_tasks(given), seed=given.seed,
+        setting_of(given), num_tasks=num_tasks(given), seed=given.seed,
         difficulty=given.difficulty,
     ))  # fmt: skip
 
@@ -115,7 +116,7 @@ def _agents(given: argparse.Namespace) -> None:
             _beside(given, found, run_agent(source, agent, list(source.tasks)[: given.tasks]))
         show(given, found)
         return
-    setting, number = load_setting(given.domain), num_tasks(given)
+    setting, number = setting_of(given), num_tasks(given)
     found = agents_domain(setting, num_tasks=number, seed=given.seed, difficulty=given.difficulty)
     if agent is not None:
         tasks = admitted(setting, seed=given.seed, difficulty=given.difficulty)
@@ -135,7 +136,7 @@ def _beside(given: argparse.Namespace, found: dict[str, Any], trials: list[Trial
 
 
 def _grow(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     tasks, summary = grow_figures(
         setting, num_tasks=given.tasks, seed=given.seed, difficulty=given.difficulty
     )
@@ -144,7 +145,7 @@ def _grow(given: argparse.Namespace) -> None:
 
 
 def _growth(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     show(given, growth_figures(
         setting, num_environments=given.environments, seed=given.seed,
         num_goals=max(1, min(30, given.environments // 5)),
@@ -152,12 +153,12 @@ def _growth(given: argparse.Namespace) -> None:
 
 
 def _solve(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     show(given, solve_figures(setting, _made(setting, given)))
 
 
 def _difficulty(given: argparse.Namespace) -> None:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     bounds = Cut(writes=given.writes, attempts=given.attempts, pass_rate=given.pass_rate)
     if given.results is not None and not given.results.is_file():
         raise DomainError(f"--results must be a file that `run --out` kept, got {given.results}")
@@ -175,6 +176,6 @@ def _difficulty(given: argparse.Namespace) -> None:
 
 
 def _play(given: argparse.Namespace) -> int:
-    setting = load_setting(given.domain)
+    setting = setting_of(given)
     task = next(TaskMaker(setting, seed=given.seed, difficulty=given.difficulty))
     return play_in_terminal(setting, task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from longcat_envs._plain import plain
 from longcat_envs._protocol import Message
 from longcat_envs.tasks import Talker, WorldTask
 
@@ -37,12 +38,14 @@ class ModelPerson:
             facts += f"- Only when you are asked for it, you add: {task.withheld}\n"
         if task.change:
             facts += f"- When the agent asks whether to go on, you say first: {task.change}\n"
+        if task.language != "en":
+            facts += f"- You write as you do in your request, in the language {task.language}.\n"
         prompt = _PROMPT.format(
             place=place, name=task.profile.get("name", "yourself"), opening=task.opening,
             facts=facts, end=END,
         )  # fmt: skip
         self._endpoint, self._num_answers = endpoint, 0
-        self._withheld = re.findall(r"[\w.@+-]*\w", task.withheld)[-1:]
+        self._withheld = re.findall(r"[\w.@+-]*\w", plain(task.withheld).rstrip("元月日 。"))[-1:]
         # To the model the agent is the user, and what the person says is its own.
         self._messages: list[Message] = [
             {"role": "system", "content": prompt},
@@ -59,6 +62,6 @@ class ModelPerson:
         self._messages.append({"role": "user", "content": text or "(silence)"})
         said = str(self._endpoint.ask(self._messages)["content"]).strip()
         self._messages.append({"role": "assistant", "content": said})
-        self.was_asked |= any(value in said for value in self._withheld)
+        self.was_asked |= any(value in plain(said) for value in self._withheld)
         is_end = END in said or not said
         return None if is_end else said

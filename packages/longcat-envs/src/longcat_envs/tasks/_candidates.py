@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from datetime import date
 from itertools import islice, product
 from typing import Any, cast
 
+from longcat_envs._chinese import is_in
+from longcat_envs._plain import plain
 from longcat_envs._told import dates, numbers
 from longcat_envs.history import Setting, owned
 from longcat_envs.lang import Type, show
@@ -38,8 +41,9 @@ class Candidates:
         ]  # fmt: skip
         self._named = _named(task.goal)
         self._amounts = _amounts(task.goal)
-        self._numbers = _unique(v.lstrip("-") for _, _, v in numbers(places=2)(self.heard))
-        self._days = sorted({value for _, _, value in dates()(self.heard)})
+        form, year = plain(self.heard), str(date.fromordinal(world.store.today).year)
+        self._numbers = _unique(v.lstrip("-") for _, _, v in numbers(places=2)(form))
+        self._days = sorted({value for _, _, value in dates(year=year)(form)})
         self._values = _changed(task.goal)
 
     def calls(self, fields: set[str], made: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -81,7 +85,7 @@ class Candidates:
         return _unique(found)
 
     def _is_heard(self, text: str) -> bool:
-        return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", self.heard, re.I) is not None
+        return is_in(text, self.heard, re.IGNORECASE)
 
     def _options(self, tool: Tool, one: Parameter) -> Iterable[Any]:
         """Return values of an argument, likely ones first."""
@@ -98,7 +102,7 @@ class Candidates:
         if kind == "flag":
             return [True, False]
         if kind == "enum":
-            said = [o for o in one.type.options if self._is_heard(o.replace("_", " "))]
+            said = [o for o in one.type.options if self._is_heard(self.setting.words.say(o))]
             return _unique([*said, *one.type.options])
         if kind == "days":
             pairs = [(a, b) for a in self._days for b in self._days if a < b]

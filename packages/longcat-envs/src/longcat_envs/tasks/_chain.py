@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from longcat_envs.history import Caller, Setting, owned, write_argument
-from longcat_envs.lang import Guard, show
+from longcat_envs.lang import Guard, Type, show
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
 from ._call import Call, Figure
@@ -295,10 +295,19 @@ class Chains:
         for one, other in combinations(chain[:-1], 2):
             if self.run([c for c in chain if c not in (one, other)])[1] is None:
                 return None  # two helpers that need only one another
-        if self._takes_back(chain):
+        if self._takes_back(chain) or not self._is_computed(chain):
             return None
         helpers = [Call(c.tool, c.arguments, c.computed, is_helper=True) for c in chain[:-1]]
         return [*helpers, chain[-1]] if helpers else None
+
+    def _is_computed(self, chain: list[Call]) -> bool:
+        """Whether the figures of each call are as they were drawn, whatever was dropped since."""
+        for place, call in enumerate(chain):
+            self.run(chain[:place])
+            for name, figure in call.computed.items():
+                if show(Type("money"), abs(self.value(figure))) != call.arguments[name]:
+                    return False
+        return True
 
     def _takes_back(self, chain: list[Call]) -> bool:
         """Whether all that some helper did is as before at the end."""

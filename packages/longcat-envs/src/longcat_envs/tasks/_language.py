@@ -41,7 +41,7 @@ class Language:
     statements: tuple[str, ...]
     """First words of sentences that do not tell anybody to do something."""
     vague: Mapping[str, str]
-    """By type, what stands for a value that is withheld."""
+    """By type, what stands for a value that is withheld, with its name where `{}` is."""
     vague_after: str
     """A sentence that says so afterwards, with the name of the value; empty if none is needed."""
     value_names: Mapping[str, str]
@@ -162,16 +162,17 @@ CHINESE = Language(
     first=("首先，{}", "先说第一件：{}", "第一步，{}"),
     then=("然后，{}", "接着，{}", "之后，{}", "再下一步，{}"),
     more=("另外，{}", "{}", "还有一件事：{}", "还有，{}", "对了，{}"),
-    before=("要是办不了，就先做这个：{}", "为了能办成，{}", "如果需要的话，{}", "为此，{}"),
-    asks_figure=("请告诉我{}", "我想知道{}", "麻烦查一下{}", "帮我看看{}"),
+    before=("需要的话，先办这个：{}", "为了能办成，{}", "如果需要的话，{}", "为此，{}"),
+    asks_figure=("请查一下{}", "我想知道{}", "麻烦看一下{}", "帮忙查查{}"),
     asks_figure_too=("我还想知道{}",),
     last=("最后，{}", "都办完以后，{}"),
-    statements=("我", "你们", "早餐"),
-    vague={"money": "一定金额", "date": "另一天", "int": "几", "text": "新的内容"},
+    statements=("我", "以后"),
+    vague={"money": "一定金额", "date": "某一天", "int": "几", "text": "{}"},
     vague_after="{}我一会儿告诉你。",
-    value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量", "text": "具体内容"},
+    value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量"},
     withheld="{}是{}。", change="办之前我要改一处：{}是{}。",
-    how_much="多少", yes="要", no="不要", me="我", it="它", money="{}元", money_exact="{}元", short_amounts=True,
+    how_much="多少", yes="要", no="不要", me="我", it="它",
+    money="{}元", money_exact="{}元", short_amounts=True,
     day="{}月{}日", done="都办好了。", looked="我查过了。", refused="按规定办不了的，已经回绝。",
     answer="{}是{}。", note=" This person writes Chinese: answer in Chinese.",
 )  # fmt: skip

@@ -200,6 +200,7 @@ class _Draft:
             for one in tools[call.tool].parameters
             if one.name not in call.computed and one.type.kind in self.language.vague
             and f"{{{one.name}}}" in " ".join(self.setting.words.asks[call.tool])
+            and self._name(tools[call.tool], one)
         ]  # fmt: skip
         if not options or draw > SHARE_WITHHELD + SHARE_CHANGE:
             return
@@ -207,8 +208,9 @@ class _Draft:
         value = call.arguments[one.name]
         words, said = self._name(tools[call.tool], one), self.speaker.argument(one.type, value)
         if draw < SHARE_WITHHELD:
+            vague = self.language.vague[one.type.kind].format(words)
             after = self.language.vague_after.format(words)
-            self.vague = (call, Vague(one.name, self.language.vague[one.type.kind], after))
+            self.vague = (call, Vague(one.name, vague, after))
             self.withheld = self.language.withheld.format(words, said)
             usual = self.language.value_names.get(one.type.kind, words)
             self.topics = (words, usual, self.language.how_much)
@@ -223,10 +225,10 @@ class _Draft:
         self.change = self.language.change.format(words, said)
 
     def _name(self, tool: Tool, one: Parameter) -> str:
-        """Return what an argument is called when one asks for it."""
+        """Return what an argument is called when one asks for it; empty if nothing is known."""
         named = self.setting.words.names.get(f"{tool.name}.{one.name}")
         if named or self.language.code != "en":
-            return named or self.language.value_names[one.type.kind]
+            return named or self.language.value_names.get(one.type.kind, "")
         words = one.name.replace("_new", "").replace("_", " ")
         if words == "value":
             words = tool.action.edits.replace("_", " ") if tool.action is not None else words

@@ -1,7 +1,8 @@
 """From calls to sentences and back to the steps that an agent needs for them.
 
 A sentence takes one of the domain's ways of asking and fills it with the words for records and
-values. What all domains of a language share is in `_language.py`. An opening is composed of a greeting, who speaks, frames around the sentences, and an end.
+values. What all domains of a language share is in `_language.py`.
+An opening is composed of a greeting, who speaks, frames around the sentences, and an end.
 """
 
 from __future__ import annotations

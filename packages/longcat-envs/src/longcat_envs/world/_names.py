@@ -37,7 +37,7 @@ ZH_FIRST = (
 ZH_EMAIL = (
     "wang li zhang liu chen yang zhao huang zhou wu xu sun hu zhu gao lin he guo ma luo liang song"
 )
-ZH_TOWNS = "苏州 杭州 南京 扬州 绍兴 宁波 厦门 福州 泉州 长沙 武汉 宜昌 成都 绵阳 昆明 大理 桂林 洛阳 开封 西安 太原 大连 青岛 烟台 济南 合肥"
+ZH_TOWNS = "苏州 无锡 常州 杭州 南京 扬州 绍兴 宁波 厦门 福州 泉州 长沙 武汉 宜昌 成都 绵阳 昆明 大理 桂林 洛阳 开封 西安 太原 大连 青岛 烟台 济南 合肥"
 ZH_STREETS = "中山 人民 解放 建设 和平 新华 文化 湖滨 青年 东风 花园 长江"
 HOSTS = "post.example mail.example inbox.example letters.example home.example"
 STREETS = "Mill Station Church Bridge Market Castle Harbour Garden Forest Park Lake Hill"
