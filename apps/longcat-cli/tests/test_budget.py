@@ -9,7 +9,7 @@ from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
 from longcat_cli.stages import grow
-from longcat_cli.stages.experts import TaskSource
+from longcat_cli.stages.experts import TaskSource, trainer_config
 from longcat_cli.worlds import load_worlds
 
 RATES = [0.0, 0.1, 0.35, 0.5, 0.9, 1.0, 0.35, 0.5]
@@ -34,6 +34,11 @@ def test_alike_is_what_dora_does_by_itself():
     budget = Budget(_recipe().rl)
     assert budget.num_tasks == 1
     assert budget.attempts([0.5]) == [None]
+    assert trainer_config(_recipe()).weigh == "attempts"
+
+
+def test_a_task_does_not_count_more_because_it_was_tried_more_often():
+    assert trainer_config(_recipe("rl.budget=coba")).weigh == "groups"
 
 
 def test_cobas_value_follows_what_the_policy_can_do():

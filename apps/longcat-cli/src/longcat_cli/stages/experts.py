@@ -176,6 +176,8 @@ def trainer_config(recipe: Recipe) -> TrainerConfig:
         objective=rl.objective,
         baseline=rl.baseline,
         clip=ClipRange(low=rl.clip_low, high=rl.clip_high),
+        # A task must not count more because it was tried more often.
+        weigh="attempts" if rl.budget == "even" else "groups",
         max_tokens=rl.max_length if rl.objective == "triplet" else 0,
     )
 
