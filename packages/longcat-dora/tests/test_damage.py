@@ -330,7 +330,7 @@ def test_a_run_goes_on_after_a_power_cut_that_kept_events_and_lost_payloads(tmp_
 
 
 def test_resuming_and_archiving_take_memory_that_does_not_grow_with_the_log(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import resume
 
     fresh, _ = resume.proceed(tmp_path / "fresh", 0)
