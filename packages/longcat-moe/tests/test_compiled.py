@@ -69,7 +69,7 @@ def test_trl_takes_ten_steps():
     """In an environment that has TRL and what this package needs; `LONGCAT_TRL` is its Python."""
     if "LONGCAT_TRL" not in os.environ:
         pytest.skip("LONGCAT_TRL must be a Python that has trl and peft")
-    script = Path(__file__).parents[1] / "benchmarks" / "sft_by_trl.py"
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "sft_by_trl.py"
     source = Path(longcat_moe.__file__).parents[1]
     done = subprocess.run(
         [os.environ["LONGCAT_TRL"], str(script)], env={**os.environ, "PYTHONPATH": str(source)},
