@@ -1,15 +1,18 @@
 """How wishes are put into words."""
 
+import re
 from random import Random
 
 import pytest
-from longcat_envs.history import load_setting
-from longcat_envs.tasks import TaskMaker
+from longcat_envs.figures import check_figures
+from longcat_envs.history import languages, load_setting
+from longcat_envs.tasks import REFUSE, TaskMaker, skeletons
 from longcat_envs.tasks._call import Call, Figure
 from longcat_envs.tasks._chain import Chains
 from longcat_envs.tasks._describe import fill
 from longcat_envs.tasks._language import ENGLISH
 from longcat_envs.tasks._say import Sentence, Speaker
+from longcat_envs.world import builtin_worlds
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,36 @@ def test_a_lone_question_wants_nothing_also(bank):
     alone = [t for t in tasks if not any(s.tool in bank.words.asks for s in t.golden)]
     assert alone
     assert not any("also want" in task.opening for task in alone)
+
+
+SPOKEN = [(name, code) for name in builtin_worlds() for code in languages(name)]
+
+
+@pytest.mark.parametrize(("name", "code"), SPOKEN)
+def test_a_domain_has_three_hundred_sentence_skeletons(name, code):
+    setting = load_setting(name, code)
+    found = skeletons(setting)
+    assert len(found) >= 300
+    assert all(one.endswith((".", "?", "。", "？")) and "{}" not in one for one in found)
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_what_people_say_is_one_of_the_skeletons(code):
+    setting = load_setting("hotel", code)
+    maker = TaskMaker(setting, seed=41)
+    seen = set()
+    for task in [next(maker) for _ in range(8)]:
+        for step in task.writes:
+            if step.tool == REFUSE:
+                continue
+            ways = setting.words.asks[step.tool]
+            known = [one for one in skeletons(setting) if any(way in one for way in ways)]
+            said = [one for one in known if re.search(_pattern(one), task.opening, re.IGNORECASE)]
+            assert said, (step.tool, task.opening)
+            seen |= {one.replace(way, "{}") for one in said for way in ways if way in one}
+    assert check_figures(setting)["skeletons"] == len(skeletons(setting))
+    assert len(seen) >= 6  # frames, and not the bare sentence alone
+
+
+def _pattern(skeleton):
+    return re.sub(r"\\\{[\w.\\]+\\\}", ".+?", re.escape(skeleton))

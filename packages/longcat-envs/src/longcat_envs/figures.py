@@ -11,7 +11,7 @@ from typing import Any
 
 from .graph import Graph
 from .history import LEAST, Setting, languages, load_setting
-from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask
+from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask, skeletons
 from .world import Machine, Store, builtin_worlds, export, violations_by_sql
 
 MOST_ALIKE = 0.6
@@ -35,7 +35,8 @@ def list_rows() -> list[dict[str, Any]]:
             "domain": name, "split": "held_out" if name in apart else "train",
             "tools": len(tools), "readers": readers, "parts": len(spec.parts),
             "writes": len(tools) - readers, "events": _num_events(load_setting(name)),
-            "lines": spec.lines, "languages": list(languages(name)),
+            "lines": spec.lines, "skeletons": len(skeletons(load_setting(name))),
+            "languages": list(languages(name)),
             "dependencies": Graph(tools).num_edges,
         })  # fmt: skip
     return rows
@@ -90,7 +91,9 @@ def check_figures(setting: Setting) -> dict[str, Any]:
         "rows": past.base.num_rows, "dead_tools": list(past.dead), "least_successes": LEAST,
         "violations": len(setting.machine.violations(store)),
         "violations_by_sql": len(violations_by_sql(spec, export(store))),
-        "tools_people_ask_for": len(setting.words.asks), "language": setting.words.language,
+        "tools_people_ask_for": len(setting.words.asks),
+        "ways_of_asking": sum(map(len, setting.words.asks.values())),
+        "skeletons": len(skeletons(setting)), "language": setting.words.language,
         "escapes": 0,
     }  # fmt: skip
 

@@ -8,11 +8,12 @@ from ._environment import REFUSE, WorldEnvironment, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._language import Language, language_of
 from ._make import Difficulty, TaskMaker
+from ._skeletons import skeletons
 from ._solve import MAX_NODES, Solution, solve
 from ._task import Step, WorldTask
 
 __all__ = [
     "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Language", "Outcome",
     "Solution", "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of",
-    "judge", "language_of", "outcome", "solve", "system_prompt",
+    "judge", "language_of", "outcome", "skeletons", "solve", "system_prompt",
 ]  # fmt: skip
