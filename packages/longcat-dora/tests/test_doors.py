@@ -46,6 +46,14 @@ def test_tasks_of_a_file_are_tried_once_each_over_two_runs(tmp_path):
     assert admitted == [f"q{n}" for n in range(len(admitted))]
 
 
+def test_a_row_may_say_how_often_it_is_tried(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"attempts": 3}\n{"tries": 5}\n')
+    assert [task.attempts for task in from_jsonl(file)] == [None, None]  # not asked for
+    found = from_jsonl(file, attempts_field="tries")
+    assert [task.attempts for task in found] == [None, 5]
+
+
 def test_a_file_that_is_wrong_names_its_line(tmp_path):
     file = tmp_path / "train.jsonl"
     for text, told in [

@@ -29,6 +29,7 @@ def from_rows(
     id_field: str = "id",
     payload_field: str | None = None,
     domain_field: str = "domain",
+    attempts_field: str | None = None,
 ) -> Iterator[Task]:
     """Yield a task for each row, in order.
 
@@ -38,6 +39,7 @@ def from_rows(
         id_field: Of a row; two rows of one id are an error.
         payload_field: What the rollout receives; the whole row when absent.
         domain_field: Of a row; no domain where it is absent.
+        attempts_field: Of a row, how often it is tried; `group_size` times where it is absent.
 
     Raises:
         LongcatDoraError: A row is no dictionary, lacks `payload_field`, or has the id of an earlier
@@ -64,7 +66,8 @@ def from_rows(
                 f"{name}:{number} must have {payload_field!r}, it has {sorted(row)}"
             )
         payload = dict(row) if payload_field is None else row[payload_field]
-        yield Task(identifier, payload, str(row.get(domain_field, "")))
+        attempts = None if attempts_field is None else row.get(attempts_field)
+        yield Task(identifier, payload, str(row.get(domain_field, "")), attempts)
 
 
 def from_jsonl(path: Path | str, **options: Any) -> Iterator[Task]:
