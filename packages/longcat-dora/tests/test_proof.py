@@ -180,6 +180,59 @@ def test_a_gap_in_the_steps_is_a_breach(events, told):
     assert told in str(report.breaches)
 
 
+def _begun(at_bound="continue"):
+    return [
+        {**OPENED, "at_bound": at_bound}, {"kind": "published", "version": 0},
+        {"kind": "started", "trajectory": "t0", "group": "g", "version": 0},
+    ]  # fmt: skip
+
+
+MOVED = {"kind": "moved", "trajectory": "t0", "version": 0}
+PRODUCED = {"kind": "produced", "trajectory": "t0", "group": "g", "version": 0}
+ENDED = {"kind": "ended", "trajectory": "t0", "reason": "expired"}
+
+
+@pytest.mark.parametrize(("at_bound", "events", "told"), [
+    ("wait", [MOVED], "t0 is moved to 0, which at_bound does not allow"),
+    ("continue", [{**MOVED, "version": 1}], "t0 is moved to version 1, newest is 0"),
+    ("continue", [{**MOVED, "trajectory": "t1"}], "t1 is moved, but is not being sampled"),
+    ("continue", [PRODUCED, MOVED], "t0 is moved, but is not being sampled"),
+    ("continue", [ENDED, MOVED], "t0 is moved, but ended (expired)"),
+    ("continue", [PRODUCED, PRODUCED], "t0 is produced, but not being sampled"),
+    ("continue", [ENDED, PRODUCED], "t0 is produced, but ended (expired)"),
+])  # fmt: skip
+def test_what_is_not_being_sampled_is_neither_moved_nor_produced(at_bound, events, told):
+    (breach,) = check([*_begun(at_bound), *events]).breaches
+    assert told in breach
+
+
+@pytest.mark.parametrize("at_bound", ["continue", "mask"])
+def test_what_may_move_moves(at_bound):
+    report = check([*_begun(at_bound), MOVED, MOVED, {**PRODUCED, "versions": [0, 0]}])
+    assert report.breaches == []
+    assert report.num_moved == 2
+
+
+def test_other_weights_of_a_version_after_a_restart_are_told():
+    weights = [{"kind": "weights", "version": 0, "digest": digest} for digest in "aab"]
+    assert not check([*_begun(), *weights[:2]]).notes
+    (note,) = check([*_begun(), *weights]).notes
+    assert "version 0 had weights a, and has b after a restart" in note
+
+
+def test_a_step_that_is_undone_counts_nothing_of_what_it_used_again():
+    step = {"kind": "committed", "version": 0, "trajectories": ["t0"]}
+    again = {"kind": "committed", "version": 1, "trajectories": [], "reused": ["t0"]}
+    to_1, to_2 = ({"kind": "published", "version": version} for version in (1, 2))
+    events = [*_begun(), PRODUCED, step, to_1, again, to_2]
+    assert check(events).num_reused == 1
+    undone = [*events, {"kind": "restored", "version": 1}]
+    assert check(undone).num_reused == 0
+    report = check([*undone, again, to_2])
+    assert report.breaches == []
+    assert (report.num_reused, report.num_committed) == (1, 1)
+
+
 def test_what_is_used_again_must_be_young_enough_too():
     events = [
         {**OPENED, "hard_staleness": 1}, {"kind": "published", "version": 0},
