@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -367,7 +368,7 @@ def test_a_checkout_gives_its_own_data(wheels):
     [
         ("tau2:telecom", None, "airline, retail"),
         ("bfcl:simple", None, "base, miss_func"),
-        ("tau2:airline", None, "pip install inspect-evals"),
+        ("tau2:airline", None, r"pip install .longcat-envs\[tau2\]"),
         ("tau2:retail", "nowhere", "must be a folder"),
         ("tau2:retail", ".", "must hold"),
         ("bfcl:base", ".", "from its wheel alone"),
@@ -386,13 +387,20 @@ def test_without_the_wheels_the_commands_say_what_to_install(capsys, monkeypatch
     monkeypatch.setitem(sys.modules, "inspect_evals.tau2", None)
     monkeypatch.setitem(sys.modules, "bfcl_eval", None)
     for name, words in (
-        ("tau2:airline", "pip install inspect-evals"),
-        ("bfcl:base", "--no-deps bfcl-eval"),
+        ("tau2:airline", "pip install 'longcat-envs[tau2]'"),
+        ("bfcl:base", "pip install --no-deps bfcl-eval mpmath"),
     ):
         assert main(["audit", name]) == 2
         said = capsys.readouterr().err
         assert words in said
         assert said.count("\n") == 1
+
+
+def test_the_extra_that_the_error_names_brings_what_the_loader_imports():
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]
+    assert [one.partition(">")[0] for one in extras["tau2"]] == ["inspect-evals"]
+    assert set(extras) == {"tau2"}  # the pins of bfcl-eval would hold back numpy for everybody
 
 
 def test_commands_audit_and_run_agents_and_models_on_foreign_tasks(wheels, capsys, tmp_path):

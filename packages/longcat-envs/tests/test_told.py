@@ -192,3 +192,30 @@ def test_a_long_message_is_read_quickly():
         start = time.process_time()
         told(said, {"1240.50"}, numbers(places=2), {"1240.50"})
         assert time.process_time() - start < 2, piece
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1240.50 (no fee)", "It is 1240.50 EUR (no fee).", "€1,240.50 (no late fees or charges)",
+        "1240.50 [no tax included]", "1240.50 (without breakfast). Done.", "1240.50, no fee.",
+        "It comes to 1240.50 euros (not including tax), and it is paid.", "1240.50, without tax",
+        "1240.50 (no penalty applies); anything else?", "1240.50元（没有手续费）。", "1240.50（不收任何费用）",
+    ],
+)  # fmt: skip
+def test_what_an_amount_comes_without_denies_nothing(said):
+    assert _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1240.50 (not 900.00)", "1240.50 (no, wait, 900.00)", "1240.50 (not correct)", "1240.50 (no)",
+        "1240.50 (no way)", "1240.50 (no longer)", "1240.50 (no fee, and not true)", "1240.50 (no idea)",
+        "1240.50 (no fee) is wrong", "There is no fee of 1240.50.", "No fee: 1240.50", "1240.50 (no fee?)",
+        "It is not 1240.50 (no fee).", "1240.50 (no such fee)", "1240.50, no fee is right",
+        "1240.50 (no fee) (not really)", "1240.50（没有这回事）", "不是1240.50元（没有手续费）", "1240.50 (no refund of 900.00)",
+    ],
+)  # fmt: skip
+def test_a_denial_in_brackets_denies(said):
+    assert not _says(said, numbers(places=2), "1240.50")

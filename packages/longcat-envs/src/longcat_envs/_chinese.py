@@ -44,6 +44,11 @@ _IDIOM = re.compile(
     r"|[正准]确无误|核对无误|毫无疑问|不仅|不但|非常|无论|不论|错过|不(?:含|包括|计)[^,.!?;。() \0\1]{1,8}"
     r"|(?:未|没有?)(?:付|还|缴|交|结|支付|结清|归还|取)"
 )
+_ASIDE = re.compile(
+    r"(?<=\0)(?: ?(?:元|块钱?))? ?\( ?(?:没有|无|不收|未收|不另收)(?:任何|其他|另外的?)?"
+    r"(?:手续费|服务费|费用|税费?|利息|小费|折扣|优惠|押金|违约金|罚款) ?\)"
+)
+"""What an amount comes without, in brackets behind it."""
 _DENIAL = re.compile(
     r"不|没|未(?!来)|非|无|否|假(?![期日])|错|谎|骗|编的|编造|瞎|胡说|乱说|玩笑|可能|也许|或许|大概|估计|恐怕"
     r"|应该(?=[是有在会为])|好像|似乎|貌似|据说|听说|猜|怀疑|疑|假设|以为|我(?:觉得|认为|想)"
@@ -126,7 +131,7 @@ def is_bounded(text: str) -> bool:
 
 def without_idioms(text: str) -> str:
     """Take out what only looks like a denial."""
-    return _IDIOM.sub("", text)
+    return _IDIOM.sub("", _ASIDE.sub("", text))
 
 
 def denies(text: str) -> bool:

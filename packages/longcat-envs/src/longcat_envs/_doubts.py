@@ -78,6 +78,22 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 """A number that is a bound, an estimate, a condition or a part of a sum."""
+_COSTS = (
+    r"(?:fees?|charges?|tax(?:es)?|vat|interest|tips?|discounts?|deposits?|penalt(?:y|ies)|costs?"
+    r"|surcharges?|commissions?|postage|shipping|breakfast|extras|rebates?|refunds?|insurance|fines?)"
+)
+_NO_COSTS = (
+    r"(?:(?:with )?no|without|not (?:including|counting)|free of) (?:(?:any|the|further|additional"
+    r"|extra|late|hidden|other|cancellation|service|handling|booking) )*"
+    rf"{_COSTS}(?: (?:and|or) {_COSTS})?"
+    r"(?: (?:is|was|are|were|appl(?:y|ies)|included|added|charged|due|taken|deducted|yet))*"
+)
+_ASIDE = re.compile(
+    rf"(?<=\0)((?: ?(?:[€$£¥]|[A-Z]{{3}}\b|euros?\b|dollars?\b))?)"
+    rf"(?: ?[(\[] ?{_NO_COSTS} ?[)\]]|, {_NO_COSTS}(?= ?[.,;!]| ?$))",
+    re.IGNORECASE,
+)
+"""What an amount comes without, beside it: `1240.50 (no fee)`; it denies nothing."""
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 _QUESTION = re.compile(
     r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you)\b",
@@ -128,7 +144,7 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     text = "".join(marked)
     for name in names:
         text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
-    text = chinese.without_idioms(_IDIOM.sub("", text))
+    text = chinese.without_idioms(_IDIOM.sub("", _ASIDE.sub(r"\1", text)))
     if _RANGE.search(text) or _BOUND.search(text) or chinese.is_bounded(text):
         return True
     parts = [part for half in _BUT.split(text) for part in chinese.parts(half)]

@@ -1,6 +1,6 @@
 """BFCL's executable multi-turn sets, from the wheel of `bfcl-eval`.
 
-    pip install --no-deps bfcl-eval && pip install mpmath
+    pip install --no-deps bfcl-eval mpmath
 
 Only its back-ends and data are used, none of its model handlers, so that its other dependencies
 are not needed. A session holds back-ends of its own (the benchmark keeps them in module globals),
@@ -306,8 +306,7 @@ def load_bfcl(category: str) -> BfclSet:
         }
     except ImportError as error:
         raise DomainError(
-            f"bfcl:{category} needs its wheel: pip install --no-deps bfcl-eval; "
-            f"pip install mpmath ({error})"
+            f"bfcl:{category} needs its wheel: pip install --no-deps bfcl-eval mpmath ({error})"
         ) from None
     files: dict[str, str] = config.MULTI_TURN_FUNC_DOC_FILE_MAPPING
     docs = {one: _lines(data / "multi_turn_func_doc" / files[one]) for one in used}

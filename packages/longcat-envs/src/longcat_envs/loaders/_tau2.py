@@ -1,6 +1,6 @@
 """tau2-bench's airline and retail: tools from `inspect-evals`, data from there or from a checkout.
 
-    pip install inspect-evals          # never `pip install tau2`: that is another project
+    pip install 'longcat-envs[tau2]'   # never `pip install tau2`: that is another project
 
 The tools are the port in `inspect_evals.tau2`. A checkout of `sierra-research/tau2-bench` gives
 tasks, database and policy instead of those in the wheel. An episode keeps the records that it looks
@@ -250,7 +250,7 @@ def load_tau2(domain: str, folder: Path | None) -> Tau2Set:
         definition = importlib.import_module("inspect_ai.tool").ToolDef
     except ImportError as error:
         raise DomainError(
-            f"tau2:{domain} needs its tools: pip install inspect-evals ({error})"
+            f"tau2:{domain} needs its tools: pip install 'longcat-envs[tau2]' ({error})"
         ) from None
     version = f"inspect-evals {importlib.metadata.version('inspect-evals')}"
     data = Path(str(module.__file__)).parent / "data" / "domains" / domain
