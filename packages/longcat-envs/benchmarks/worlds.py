@@ -6,10 +6,11 @@ import json
 from longcat_envs.attacks import CAREFUL, CARELESS, audit_task, run_agents
 from longcat_envs.figures import grow_figures, list_rows
 from longcat_envs.history import load_setting
+from longcat_envs.tasks import skeletons
 from longcat_envs.world import builtin_worlds
 
 COLUMNS = [
-    "domain", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
+    "domain", "language", "skeletons", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
     "one edge, grown", "one edge, filled", "two edges, grown", "two edges, filled",
     "writes median", "exchange fails", "computed", "refusal",
     "audit rejects", "wrong chains", "verifier mutants", "mutants admitted",
@@ -17,8 +18,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def row(listed, number):
-    setting = load_setting(listed["domain"])
+def row(listed, language, number):
+    setting = load_setting(listed["domain"], language)
     tasks, grown = grow_figures(setting, num_tasks=number, seed=0, difficulty="deep")
     found = [audit_task(setting, task) for task in tasks]
     admitted = [t for t, f in zip(tasks, found, strict=True) if not f.faults]
@@ -27,7 +28,7 @@ def row(listed, number):
         for kind, agents in (("careless", CARELESS), ("careful", CAREFUL))
     }
     return [
-        listed["domain"], listed["tools"], round(listed["readers"] / listed["tools"], 3),
+        listed["domain"], language, len(skeletons(setting)), listed["tools"], round(listed["readers"] / listed["tools"], 3),
         listed["parts"], number, grown["toolsets"], grown["tools_min"], grown["tools_max"],
         grown["within_one_edge_grown"], grown["within_one_edge_filled"],
         grown["within_two_edges_grown"], grown["within_two_edges_filled"],
@@ -43,13 +44,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=40)
     number = parser.parse_args().tasks
-    rows = [row(listed, number) for listed in list_rows()]
-    assert len(rows) == len(builtin_worlds())
+    rows = [row(one, language, number) for one in list_rows() for language in one["languages"]]
+    assert {one[0] for one in rows} == set(builtin_worlds())
     for name, *values in zip(COLUMNS, *rows, strict=True):
         print(f"{name:>18}", *(f"{value!s:>10}" for value in values))
-    rejected, passed = sum(r[16] for r in rows), sum(r[21] for r in rows)
+    rejected, passed = (
+        sum(r[COLUMNS.index(name)] for r in rows) for name in ("audit rejects", "careless passed")
+    )
     print(json.dumps({
-        "title": "Deep tasks of every domain",
+        "title": "Deep tasks of every domain and language",
         "claim": f"Of {number * len(rows)} deep tasks as made, the audit rejects {rejected}; "
         f"of the admitted ones {passed} are passed by a careless agent.",
         "columns": COLUMNS, "rows": rows,

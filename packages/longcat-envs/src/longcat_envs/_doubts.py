@@ -80,7 +80,8 @@ _BOUND = re.compile(
 """A number that is a bound, an estimate, a condition or a part of a sum."""
 _COSTS = (
     r"(?:fees?|charges?|tax(?:es)?|vat|interest|tips?|discounts?|deposits?|penalt(?:y|ies)|costs?"
-    r"|surcharges?|commissions?|postage|shipping|breakfast|extras|rebates?|refunds?|insurance|fines?)"
+    r"|surcharges?|commissions?|postage|shipping|breakfast|extras|rebates?|refunds?|insurance"
+    r"|fines?)"
 )
 _NO_COSTS = (
     r"(?:(?:with )?no|without|not (?:including|counting)|free of) (?:(?:any|the|further|additional"
