@@ -37,6 +37,7 @@ from torch.func import functional_call
 from longcat_dora import Completion, LongcatDoraError
 
 from ._cache import Kept, RowCache
+from ._draw import drawn
 from ._weights import adapter_names, fitted, read_tensors
 
 _PASSES = 8
@@ -70,6 +71,10 @@ class _Version:
     tensors: dict[str, Tensor]
     cache: RowCache
     active: list[_Request] = field(default_factory=list[_Request])
+    has_adapter: bool = False
+
+    def __post_init__(self) -> None:
+        self.has_adapter = any("lora_" in name or ".default" in name for name in self.tensors)
 
 
 class TransformersEngine:
@@ -277,20 +282,19 @@ class TransformersEngine:
 
     def _forward(self, version: _Version, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Logits of the last position of each row, in float32."""
-        has_adapter = any("lora_" in name or ".default" in name for name in version.tensors)
         options = {
             "input_ids": ids, "position_ids": positions, "attention_mask": mask,
             "past_key_values": version.cache, "use_cache": True, "logits_to_keep": 1,
         }  # fmt: skip
-        model = cast("nn.Module", self._peft if has_adapter else self.model)
-        out: Any = functional_call(model, version.tensors, (), options, tie_weights=True)
+        ours = version.has_adapter  # whose tensors are tied to nothing
+        model = cast("nn.Module", self._peft if ours else self.model)
+        out: Any = functional_call(model, version.tensors, (), options, tie_weights=not ours)
         return out.logits[:, -1].float()
 
     def _prefill(self, version: _Version, joining: list[_Request]) -> None:
         alike: dict[tuple[int, ...], tuple[int, Tensor]] = {}
         for request in joining:
             c, row = request.conversation, len(version.active)
-            version.active.append(request)
             key = tuple(c.tokens)
             if key in alike and c.kept is None:
                 source, logits = alike[key]
@@ -299,12 +303,15 @@ class TransformersEngine:
                 if c.kept is not None:
                     version.cache.put(row, c.kept)
                     c.kept = None
+                else:
+                    c.num_cached = _begin_as_others(version, row, c)
                 new = torch.tensor([c.tokens[c.num_cached :]], device=self.device)
                 mask = version.cache.one(row, c.num_cached, new.shape[1], self.device)
                 places = torch.arange(c.num_cached, len(c.tokens), device=self.device)[None]
                 logits = self._forward(version, new, places, mask)
                 alike[key] = row, logits
             c.num_cached = len(c.tokens)
+            version.active.append(request)
             self._sample(logits, [request])
 
     def _decode(self, version: _Version) -> None:
@@ -324,11 +331,10 @@ class TransformersEngine:
         heat = [request.temperature or 1.0 for request in requests]
         logs_BV = (logits_BV / torch.tensor(heat, device=self.device)[:, None]).log_softmax(-1)
         draws = [[request.conversation.rng.random()] for request in requests]
-        sums_BV = logs_BV.double().exp().cumsum(-1)
-        level = torch.tensor(draws, dtype=torch.float64, device=self.device) * sums_BV[:, -1:]
-        drawn_B1 = torch.searchsorted(sums_BV, level, right=True).clamp_max(logs_BV.shape[1] - 1)
-        cold = torch.tensor([[r.temperature == 0] for r in requests], device=self.device)
-        drawn_B1 = torch.where(cold, logs_BV.argmax(-1, keepdim=True), drawn_B1)
+        drawn_B1 = drawn(logs_BV, torch.tensor(draws, dtype=torch.float64, device=self.device))
+        if any(request.temperature == 0 for request in requests):
+            cold = torch.tensor([[r.temperature == 0] for r in requests], device=self.device)
+            drawn_B1 = torch.where(cold, logs_BV.argmax(-1, keepdim=True), drawn_B1)
         picked = logs_BV.gather(1, drawn_B1)[:, 0].tolist()
         for request, token, log in zip(requests, drawn_B1[:, 0].tolist(), picked, strict=True):
             request.conversation.tokens.append(token)
@@ -355,6 +361,23 @@ class TransformersEngine:
                 version.active[row] = version.active[last]
             version.active.pop()
             ended.append(request)
+
+
+def _begin_as_others(version: _Version, row: int, conversation: _Conversation) -> int:
+    """Copy what a row has in common with the one that begins most alike; return how much."""
+    most, source = 0, -1
+    for place, request in enumerate(version.active):
+        other = request.conversation
+        num = min(other.num_cached, len(conversation.tokens) - 1)
+        if num <= most or other.tokens[:most] != conversation.tokens[:most]:
+            continue
+        pairs = enumerate(zip(other.tokens[:num], conversation.tokens, strict=False))
+        num = next((n for n, (a, b) in pairs if a != b), num)
+        if num > most:
+            most, source = num, place
+    if most:
+        version.cache.copy(source, row, most)
+    return most
 
 
 def _stop_ids(model: Any) -> set[int]:
