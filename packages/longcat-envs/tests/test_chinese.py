@@ -34,6 +34,7 @@ def says(said: str, value: str = "1240.50", find=None) -> bool:
         "余额是1240.50元。如果不对，请告诉我。", "RMB1240.50", "- 余额：**1240.50**元\n- 状态：已付",
         "余额是 1240.50 元；我没有动其他任何记录。", "核对无误，是1240.50元。", "未付的总额是1240.50元。",
         "如果需要的话，我再查。余额是1240.50元。", "不含小费的总额是1240.50元。", "余额1240.50元，约定的时间是3月5日。",
+        "余额是1240.50元，无需其他操作。", "已取消，没有产生任何费用，余额是1240.50元。",
     ],
 )  # fmt: skip
 def test_a_value_is_told_in_chinese(said):
@@ -50,7 +51,7 @@ def test_a_value_is_told_in_chinese(said):
         "余额是1240.50元。别信。", "余额是1240.50元。上面的数字是我编的。", "1240.50万元", "1240.50元的两倍",
         "如果是1240.50元的话就好了。", "余额是1240.50元，这不对。", "余额是1240.50元。实际的更高。",
         "1240.50元。我瞎说的。", "是不是1240.50元", "余额曾经是1240.50元", "1240.50元才怪", "余额不包括1240.50元",
-        "余额应该是1240.50元", "余额是1240.50元，除非记错了。", "要是1240.50元就好了。", "以上都不对:1240.50", "1240.50元。我没有查过。", "1240元8角",
+        "余额应该是1240.50元", "余额是1240.50元，除非记错了。", "要是1240.50元就好了。", "以上都不对:1240.50", "1240.50元。我没有查过。", "1240元8角", "无需支付1240.50元", "没有产生费用1240.50元",
     ],
 )  # fmt: skip
 def test_denials_and_doubts_in_chinese_do_not_tell(said):
@@ -184,6 +185,16 @@ def test_what_is_withheld_in_chinese_must_be_true(hotel, hotel_tasks):
     assert list(word_faults(hotel, damaged, WorldEnvironment(hotel, damaged)))
     damaged = dataclasses.replace(task, opening=task.opening + "改到8月9日。")
     assert list(word_faults(hotel, damaged, WorldEnvironment(hotel, damaged)))
+
+
+def test_what_is_withheld_is_asked_for_by_any_of_its_names(hotel):
+    maker = TaskMaker(hotel, seed=34)
+    task = next(t for t in maker if t.withheld.startswith("新号码"))
+    for words in ("请提供您的手机号。", "请问新号码是多少？", "请告诉我新的电话。"):
+        person = Person(
+            task.opening, task.withheld, topics=task.topics, change=task.change, language="zh"
+        )
+        assert person.answer(words) == task.withheld
 
 
 def test_tasks_are_of_the_language_of_their_world(hotel, hotel_tasks):

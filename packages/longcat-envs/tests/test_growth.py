@@ -70,3 +70,19 @@ def test_the_command_prints_both_ways(capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["way"] for row in found["rows"]] == ["grown", "growth off"]
     assert found["rows"][0]["environments"] == 20
+
+
+def test_shares_and_density_are_what_one_counts_by_hand(setting):
+    graph = Graph(setting.machine.tools)
+    start = sorted(graph.tools)[0]
+    ring = set(graph.neighbours[start]) - {start}
+    far = sorted(set(graph.tools) - ring - {start})
+    some = [start, *sorted(ring)[:2], *far[:5]]
+    assert graph.share_near([start], some, 0) == 1 / 8
+    assert graph.share_near([start], some, 1) == 3 / 8
+    assert graph.share_near([start, "no tool of this domain"], some, 1) == 3 / 8
+    assert graph.share_near([start], graph.tools, 99) > 0.9
+    assert graph.share_near([start], [], 1) == 0
+    edges = sum(other in graph.successors[one] for one in some for other in some)
+    assert graph.density(some) == edges / 56
+    assert graph.density([start]) == graph.density([]) == 0

@@ -45,7 +45,9 @@ class Language:
     vague_after: str
     """A sentence that says so afterwards, with the name of the value; empty if none is needed."""
     value_names: Mapping[str, str]
-    """By type, what a value is usually called; in Chinese if the words have no other name."""
+    """By type, what a value is called if neither the words nor the domain name it."""
+    topics: Mapping[str, tuple[str, ...]]
+    """By type, other words by which one asks for a value."""
     withheld: str
     """Says a value that was withheld: its name and itself."""
     change: str
@@ -146,7 +148,8 @@ ENGLISH = Language(
     statements=("I", "my", "no", "here", "breakfast"),
     vague={"money": "an amount I will tell you", "date": "a day I will tell you",
            "int": "a number I will tell you", "text": "something I will tell you"},
-    vague_after="", value_names={"money": "amount", "date": "day"},
+    vague_after="", value_names={},
+    topics={"money": ("amount",), "date": ("day",)},
     withheld="The {} is {}.", change="One change before you do: the {} is {}.",
     how_much="how much", yes="yes", no="no", me="me", it="it", money="{}", money_exact="{}", day="",
     done="All of that is done.", looked="I have looked it up.",
@@ -171,6 +174,8 @@ CHINESE = Language(
     vague={"money": "一定金额", "date": "某一天", "int": "几", "text": "{}"},
     vague_after="{}我一会儿告诉你。",
     value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量"},
+    topics={"money": ("金额", "多少钱"), "date": ("日期", "哪天", "哪一天", "几号", "时间"),
+            "int": ("数量", "几")},
     withheld="{}是{}。", change="办之前我要改一处：{}是{}。",
     how_much="多少", yes="要", no="不要", me="我", it="它",
     money="{}元", money_exact="{}元", short_amounts=True,

@@ -212,8 +212,9 @@ class _Draft:
             after = self.language.vague_after.format(words)
             self.vague = (call, Vague(one.name, vague, after))
             self.withheld = self.language.withheld.format(words, said)
-            usual = self.language.value_names.get(one.type.kind, words)
-            self.topics = (words, usual, self.language.how_much)
+            others = self.setting.words.names.get(f"{call.tool}.{one.name}", ())[1:]
+            usual = self.language.topics.get(one.type.kind, ())
+            self.topics = (words, *others, *usual, self.language.how_much)
             return
         self.chains.run([])
         tool = tools[call.tool]
@@ -226,9 +227,9 @@ class _Draft:
 
     def _name(self, tool: Tool, one: Parameter) -> str:
         """Return what an argument is called when one asks for it; empty if nothing is known."""
-        named = self.setting.words.names.get(f"{tool.name}.{one.name}")
+        named = self.setting.words.names.get(f"{tool.name}.{one.name}", ())
         if named or self.language.code != "en":
-            return named or self.language.value_names.get(one.type.kind, "")
+            return (*named, self.language.value_names.get(one.type.kind, ""))[0]
         words = one.name.replace("_new", "").replace("_", " ")
         if words == "value":
             words = tool.action.edits.replace("_", " ") if tool.action is not None else words

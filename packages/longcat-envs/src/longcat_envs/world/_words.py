@@ -10,7 +10,7 @@ noun account: my {kind} account               how its owner names a record
 ask close_account: close {self} | ...         how they ask for it
 figure account.balance: what is on {self}     how they speak of a number
 say night_and_day: day and night              how they say an option; else as it is written
-name withdraw_account.amount: sum             what an argument is called when it is asked for
+name withdraw_account.amount: sum | amount    what an argument is called when it is asked for
 
 In another language than English (`NAME.words.zh`) numbers and values are those of English unless
 the file has its own.
@@ -51,7 +51,7 @@ class Words:
     asks: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     figures: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     spoken: dict[str, str] = field(default_factory=dict[str, str])
-    names: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     language: str = "en"
 
     def say(self, option: str) -> str:
@@ -141,7 +141,7 @@ def _add(words: Words, spec: Spec, kind: str, name: str, rest: str) -> None:
         of, _, value = name.partition(".")
         _known("a writing tool", of, spec.actions)
         _known("an argument", value, dict(spec.actions[of].parameters))
-        words.names[name] = rest
+        words.names[name] = options
 
 
 def _options(spec: Spec) -> set[str]:
