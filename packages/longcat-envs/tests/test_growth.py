@@ -8,6 +8,7 @@ from longcat_envs.figures import growth_figures
 from longcat_envs.graph import Graph
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, TaskMaker
+from longcat_envs.world import Tool
 
 NUM = 150
 
@@ -86,3 +87,17 @@ def test_shares_and_density_are_what_one_counts_by_hand(setting):
     edges = sum(other in graph.successors[one] for one in some for other in some)
     assert graph.density(some) == edges / 56
     assert graph.density([start]) == graph.density([]) == 0
+
+
+def test_a_chain_of_four_tools_is_walked_edge_by_edge():
+    def tool(of, needs):
+        none = frozenset()
+        return Tool(f"get_{of}", "get", of, "", "", (), frozenset(needs), frozenset(of), none)
+
+    graph = Graph({one.name: one for one in map(tool, "abcd", ("", "a", "b", "c"))})
+    assert graph.num_edges == 3
+    assert [graph.share_near(["get_a"], graph.tools, n) for n in range(4)] == [0.25, 0.5, 0.75, 1]
+    assert graph.share_near(["get_a"], graph.tools) == 0.75  # two edges unless it is said
+    assert graph.density(graph.tools) == 3 / 12
+    assert graph.is_satisfied("get_b", ["get_a"])  # all that is needed, and no more
+    assert not graph.is_satisfied("get_c", ["get_a"])
