@@ -3,17 +3,22 @@
 import ast
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import typer
 from longcat_cli.errors import UsageError
 from longcat_cli.models import loaded
-from longcat_cli.rl import _run_config, open_tracker, rl
+from longcat_cli.rl import _run_config, build_worker, open_tracker, rl
 from longcat_cli.rl_options import RlOptions, split_tasks
 from longcat_cli.sft import sft
+from longcat_dora import Completion, Session
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
@@ -99,6 +104,39 @@ def test_a_run_leaves_what_others_load_and_goes_on(place, how):
     assert again.exit_code == 0, again.output
     assert "step    5  reward" in again.output
     assert "step    2  reward" not in again.output
+
+
+def _start(*words):
+    """The command as a terminal runs it: a group of its own, which gets Ctrl-C as a whole."""
+    command = [sys.executable, "-c", "from longcat_cli.main import run; run()", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", [pytest.param("local", marks=pytest.mark.long), "ray"])
+def test_a_run_that_was_stopped_goes_on_from_elsewhere(place, monkeypatch, runtime):
+    if runtime == "ray":
+        pytest.importorskip("ray")
+    many = ("--steps", 100_000, *SMALL[2:], "--lora", 4, "--evaluate-every", 0)
+    run = _start("rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "reward.py:score",
+                 *many, "--runtime", runtime, "--out", "run")  # fmt: skip
+    last = next((line for line in run.stdout if line.startswith("step    2")), None)
+    os.killpg(run.pid, signal.SIGINT)
+    rest, errors = run.communicate()
+    assert last, errors
+    assert run.returncode == 130, errors
+    assert "stopped; continue with: longcat rl --resume --out run" in errors
+    assert "Traceback" not in errors
+    steps = [int(line.split()[1]) for line in (last + rest).splitlines() if line[:5] == "step "]
+    monkeypatch.chdir("/")
+    again = _start("rl", "--resume", "--steps", steps[-1] + 2, "--out", place / "run")
+    said, errors = again.communicate()
+    assert again.returncode == 0, errors
+    more = [int(line.split()[1]) for line in said.splitlines() if line[:5] == "step "]
+    assert more[0] > 1
+    assert more == [*range(more[0], steps[-1] + 3)]
+    assert (place / "run" / "model" / "config.json").is_file()
 
 
 @pytest.mark.slow
@@ -194,6 +232,60 @@ def test_what_cannot_be_gone_on_with_is_one_line(place, text, how, said):
         (place / "run" / "rl.json").write_text(text)
     with pytest.raises(UsageError, match=said):
         _run("rl", "--resume", "--out", "run", *how)
+
+
+def test_what_is_not_installed_is_said_before_a_model_is_loaded(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "longcat_dora.ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for how, said in (
+        (("--runtime", "ray"), r"--runtime ray needs: pip install 'longcat-dora\[ray\]'"),
+        (("--engine", "vllm"), r"--engine vllm needs: pip install 'longcat-dora\[vllm\]'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            _run("rl", "--model", "nowhere", "--tasks", "tasks.jsonl", "--reward", "reward.py:score",
+                 "--out", how[1], *how)  # fmt: skip
+
+
+class _Replica:
+    """In place of vLLM: says what it was told, at the rate of a token a call."""
+
+    made: ClassVar = []
+
+    def __init__(self, model, **options):
+        self.model, self.options, self.versions = model, options, []
+        self.made.append(self)
+
+    async def load_weights(self, version, weights):
+        self.versions.append(version)
+
+    async def complete(self, token_ids, *, max_tokens, temperature, seed):
+        self.asked = max_tokens, temperature
+        ids = [list(range(32, 127)).index(ord(letter)) + 3 for letter in "ab"]
+        return Completion([*ids, 2], [-0.5, -0.25, -0.125], "stop")
+
+    async def close(self):
+        pass
+
+
+@pytest.mark.parametrize("how", [{"reward": "reward.py:score"}, {"world": "world.py:rollout"}])
+async def test_vllm_answers_tasks_as_the_transformers_engine_does(place, monkeypatch, how):
+    """vLLM stood in for: the worker has its engine, and the model's template, ends and reward."""
+    monkeypatch.setattr("longcat_dora.vllm.VllmReplica", _Replica)
+    options = RlOptions(model="model", tasks="tasks.jsonl", engine="vllm", max_tokens=7,
+                        max_length=96, temperature=0.7, dtype="float32", **how)  # fmt: skip
+    worker = build_worker(options, "model")
+    (replica,) = _Replica.made[-1:]
+    assert replica.options == {"stop_token_ids": [2], "max_model_len": 96, "dtype": "float32"}
+    worker.engine.load_weights(3, b"weights")
+    session = Session(worker, 3, seed=0)
+    value, info = await worker.rollout({"prompt": "x"}, session)
+    assert replica.versions == [3]
+    assert replica.asked == (7, 0.7)
+    assert info == {"answer": "ab"}
+    assert value == (1.0 if "reward" in how else 0.0)
+    (segment,) = session.segments
+    assert sum(segment.loss_mask) == 3 * (1 if "reward" in how else 2)
+    await session.close()
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "your_model_and_reward.py"

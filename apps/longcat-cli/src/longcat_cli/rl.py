@@ -14,12 +14,13 @@ The folder it leaves:
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -30,6 +31,7 @@ from .rl_options import RlOptions, options_of, read_jsonl, split_tasks
 if TYPE_CHECKING:
     from longcat_dora import Progress, RunConfig, Task, Worker
     from longcat_dora.trackers import OnStep
+    from longcat_dora.transformers import TransformersEngine
     from longcat_gspo import GspoTrainer
 
 
@@ -62,13 +64,17 @@ def _vllm_worker(options: RlOptions, model: str) -> Worker:
     from longcat_dora.transformers import chat_worker, world_worker
     from longcat_dora.vllm import VllmReplica
 
-    replica = VllmReplica(model, max_model_len=options.max_length)
-    engine = ReplicatedEngine([replica], max_length=options.max_length)
+    common = {"device": "meta", "max_length": options.max_length}
     made = (
-        world_worker(model, options.world, device="meta", max_length=options.max_length)
+        world_worker(model, options.world, **common)
         if options.world
-        else chat_worker(model, options.reward, device="meta", max_length=options.max_length)
-    )  # for its rollout and its renderer
+        else chat_worker(model, options.reward, **common)
+    )  # for its rollout, its renderer and where an answer ends
+    stops = cast("TransformersEngine", made.engine).stop_token_ids
+    replica = VllmReplica(
+        model, stop_token_ids=stops, max_model_len=options.max_length, dtype=options.dtype
+    )
+    engine = ReplicatedEngine([replica], max_length=options.max_length)
     return replace(
         made, engine=engine, max_tokens=options.max_tokens, temperature=options.temperature
     )
@@ -147,11 +153,12 @@ def _nowhere(progress: Progress) -> None:
 
 def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     """Run to the end, or go on where a run was stopped."""
-    from longcat_dora import LocalRuntime, Task
+    from longcat_dora import Task
     from longcat_dora.transformers import score_file
     from longcat_gspo import GspoTrainer, TrainerConfig
     from longcat_gspo.transformers import shares_prefixes
 
+    runtime = _runtime(options)
     train, held = split_tasks(options)
     score_file(options.reward or options.world)  # before a model is loaded
     reporter = Reporter(out, options, [Task(f"held-{n}", task) for n, task in enumerate(held)])
@@ -171,11 +178,6 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     if is_new and held:
         reporter.evaluate(0, b"")
 
-    runtime: Any = LocalRuntime
-    if options.runtime == "ray":
-        from longcat_dora.ray import RayRuntime
-
-        runtime = RayRuntime
     runtime(
         _run_config(out, options, evaluates=bool(held)), trainer=trainer,
         factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
@@ -183,6 +185,25 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     ).run()  # fmt: skip
     trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
     return trainer
+
+
+def _runtime(options: RlOptions) -> Any:
+    """The runtime's class.
+
+    Raises:
+        UsageError: What it or the engine needs is not installed.
+    """
+    if options.runtime == "ray":  # vLLM is then looked for where it will run
+        try:
+            from longcat_dora.ray import RayRuntime
+        except ImportError as error:
+            raise UsageError("--runtime ray needs: pip install 'longcat-dora[ray]'") from error
+        return RayRuntime
+    from longcat_dora import LocalRuntime
+
+    if options.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UsageError("--engine vllm needs: pip install 'longcat-dora[vllm]'")
+    return LocalRuntime
 
 
 def _tasks(options: RlOptions, train: list[dict[str, Any]]) -> Iterator[Task]:
@@ -278,7 +299,7 @@ def rl(
             raise UsageError(f"{out} holds a run already; continue it with --resume --out {out}")
         if not model:
             raise UsageError("--model must be a fetched model, a folder, or a hub's name")
-        options = RlOptions(**said)
+        options = RlOptions(**said).from_anywhere()
         split_tasks(options)
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")

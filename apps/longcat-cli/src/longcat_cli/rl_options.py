@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class RlOptions:
                 said = ", ".join(filter(None, allowed))
                 raise UsageError(f"--{name} must be one of {said}, got {getattr(self, name)!r}")
         self._check_numbers()
+
+    def from_anywhere(self) -> RlOptions:
+        """Files by their whole paths: for `--resume` from elsewhere, and for workers of Ray."""
+        names = [name for name in ("tasks", "held_out", "reward", "world") if getattr(self, name)]
+        names += ["model"] if Path(self.model).exists() else []
+        return replace(self, **{name: str(Path(getattr(self, name)).absolute()) for name in names})
 
     def _check_numbers(self) -> None:
         for name, least in (
