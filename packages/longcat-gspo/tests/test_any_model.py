@@ -371,3 +371,18 @@ def test_norms_and_biases_do_not_decay_and_the_optimiser_is_by_choice():
         name for name, p in model.named_parameters() if any(p is q for q in made[1]["params"])
     }
     assert vectors == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith("bias")}
+
+
+def test_another_optimizer_trains_and_is_restored(tmp_path):
+    """Torch's own Muon, for matrices: those of an adapter are nothing else."""
+    makes = {"optimizer": lambda groups: torch.optim.Muon(list(groups))}
+    config = TrainerConfig(clip=WIDE, old_log_probs="trainer")
+    trainer = GspoTrainer(with_lora(llama()), config, **makes)
+    assert trainer.train(sampled(llama()))["grad_norm"] > 0
+    trainer.save(tmp_path)
+    other = GspoTrainer(with_lora(llama()), config, **makes)
+    other.restore(tmp_path)
+    batch = sampled(llama(), seed=1)
+    assert other.train(batch)["loss"] == trainer.train(batch)["loss"]
+    pairs = zip(trainer.model.parameters(), other.model.parameters(), strict=True)
+    assert all(mine.equal(theirs) for mine, theirs in pairs)

@@ -413,6 +413,14 @@ def test_shares_hold_at_default_settings(latency, fast, slow):
     assert sampler.hopeless == []
 
 
+def test_shares_hold_in_the_far_corner_once_rates_are_known():
+    """Two hundred times as slow, and fifty attempts for one signal: the first batches lack it."""
+    domains = {"fast": (1.0, 0.9), "slow": (200.0, 0.02)}
+    arrived, _, sampler = shares.simulate(domains, num=3000)
+    assert shares.worst_error(arrived[5 * 192 :], domains) < 0.1
+    assert sampler.hopeless == []
+
+
 def test_a_hopeless_domain_is_named_held_back_and_taken_again():
     domains = {"a": (1.0, 0.9), "b": (5.0, 0.3), "dead": (2.0, 0.0)}
     arrived, starts, sampler = shares.simulate(domains, num=3000)
