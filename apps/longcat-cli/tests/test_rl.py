@@ -246,6 +246,12 @@ def test_what_is_not_installed_is_said_before_a_model_is_loaded(place, monkeypat
                  "--out", how[1], *how)  # fmt: skip
 
 
+def test_a_reward_is_no_world(place):
+    with pytest.raises(UsageError, match=r"--world must be async def, .*reward.py:score is not"):
+        _run("rl", "--model", "nowhere", "--tasks", "tasks.jsonl", "--world", "reward.py:score",
+             "--out", "run")  # fmt: skip
+
+
 class _Replica:
     """In place of vLLM: says what it was told, at the rate of a token a call."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -160,7 +161,12 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
 
     runtime = _runtime(options)
     train, held = split_tasks(options)
-    score_file(options.reward or options.world)  # before a model is loaded
+    called = score_file(options.reward or options.world)  # before a model is loaded
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(called))
+    if options.world and inspect.isfunction(called) and not is_async:
+        raise UsageError(
+            f"--world must be async def, of a task and a policy; {options.world} is not"
+        )
     reporter = Reporter(out, options, [Task(f"held-{n}", task) for n, task in enumerate(held)])
     name = model_folder(options.model)
     import torch
