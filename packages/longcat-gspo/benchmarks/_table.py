@@ -1,4 +1,4 @@
-"""A causal model whose pass rates are known exactly: a table of logits by task and place."""
+"""A causal model whose pass rates are known exactly: logits by task and place."""
 
 import math
 from typing import NamedTuple
@@ -44,23 +44,6 @@ class Exact(torch.nn.Module):
         return samples
 
 
-class Table(Exact):
-    """All tasks apart."""
-
-    def __init__(self, answers, *, spread=0.0, seed=0):
-        super().__init__()
-        self.answers = answers
-        places = max(map(len, answers))
-        start = spread * torch.randn(
-            len(answers), places + 1, WORDS, generator=torch.Generator().manual_seed(seed)
-        )
-        self.table = torch.nn.Parameter(start)
-
-    def logits(self):
-        """(tasks, places, words)"""
-        return self.table
-
-
 class Shared(Exact):
     """All tasks through one network: what one learns moves the others."""
 
@@ -93,26 +76,3 @@ def random_answers(num_tasks, lengths, generator):
         tuple(torch.randint(WORDS, (lengths[n % len(lengths)],), generator=generator).tolist())
         for n in range(num_tasks)
     ]
-
-
-def plot(panels, path, *, xlabel, ylabel="pass rate"):
-    """Draw `{panel: {name: [one curve a seed]}}`: means, and their spread over seeds."""
-    from matplotlib import pyplot
-
-    figure, places = pyplot.subplots(
-        1, len(panels), figsize=(1 + 4 * len(panels), 3.6), sharey=True, squeeze=False
-    )
-    for axes, (title, curves) in zip(places[0], panels.items(), strict=True):
-        for name, runs in curves.items():
-            values = torch.tensor(runs)
-            mean, spread = values.mean(0), values.std(0, correction=0)
-            (line,) = axes.plot(mean, label=name)
-            axes.fill_between(
-                range(len(mean)), mean - spread, mean + spread, color=line.get_color(), alpha=0.15,
-                linewidth=0,
-            )  # fmt: skip
-        axes.set(title=title, xlabel=xlabel)
-        axes.spines[["top", "right"]].set_visible(False)
-    places[0][0].set_ylabel(ylabel)
-    places[0][0].legend(frameon=False, fontsize="small")
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
