@@ -92,6 +92,8 @@ def test_a_server_that_fails_is_invalid_and_never_a_zero(capsys, status, answere
     assert found["summary"]["invalid"] == NUM
     assert found["summary"]["pass@1"] is None
     assert words in found["rows"][0]["reason"]
+    for row in found["rows"]:  # nothing happened in them
+        assert (row["reward"], row["calls"], row["errors"], row["unmet"]) == (0, 0, 0, [])
 
 
 def test_whatever_a_model_answers_ends_in_a_record(capsys):
