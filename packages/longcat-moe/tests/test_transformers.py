@@ -124,6 +124,17 @@ def test_generate_says_what_transformers_says(hf, theirs, beams):
     assert torch.equal(hf.generate(ids, **options), theirs.generate(ids, **options))
 
 
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before transformers 5.24, since
+def test_a_cache_is_taken_under_both_names_that_transformers_has_for_it(hf, name):
+    ids = _ids(2, 9)
+    with torch.no_grad():
+        expected = hf(ids).logits[:, 5:]
+        *_, cache = hf(ids[:, :5], use_cache=True, return_dict=False)
+        torch.testing.assert_close(hf(ids[:, 5:], **{name: cache}).logits, expected)
+    with pytest.raises(ValueError, match="at most one of past_key_values and cache"):
+        hf(ids[:, 5:], past_key_values=cache, cache=cache)
+
+
 @pytest.mark.parametrize("kind", ["plain", "sparse", "yarn", "ngram"])
 def test_a_cache_changes_nothing(config, kind):
     changes = {

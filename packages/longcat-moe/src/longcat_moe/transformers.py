@@ -189,6 +189,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return logits, and the loss where there are labels.
@@ -207,29 +208,29 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
                 normed.
             logits_to_keep: How many of the last places, or which, have logits; 0 for all.
             return_dict: False for a tuple.
+            cache: What transformers 5.24 and later call `past_key_values`.
             kwargs: `num_items_in_batch`, for the loss.
 
         Raises:
-            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, or the mask has
-                holes.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, a cache is given
+                under both names, or the mask has holes.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("need exactly one of input_ids and inputs_embeds")
+        if past_key_values is not None and cache is not None:
+            raise ValueError("need at most one of past_key_values and cache, which mean the same")
         input_ids = ids_of(input_ids, inputs_embeds)
-        past_key_values = self._cache_of(past_key_values, use_cache)
+        cache = self._cache_of(cache if past_key_values is None else past_key_values, use_cache)
         wants_states = output_hidden_states or getattr(self.config, "output_hidden_states", False)
         states: list[Tensor] | None = [] if wants_states else None
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, states)
-        if past_key_values is not None:
-            hidden = self._cached(past_key_values, *inputs)
-        else:
-            hidden = self.states_of(*inputs)
+        hidden = self.states_of(*inputs) if cache is None else self._cached(cache, *inputs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep] if logits_to_keep is not None else hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        output = CausalLMOutputWithPast(loss, logits, past_key_values)
+        output = CausalLMOutputWithPast(loss, logits, cache)
         if states is not None:
             output.hidden_states = (*states, hidden)
         return output.to_tuple() if return_dict is False else output
