@@ -212,8 +212,8 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs: `num_items_in_batch`, for the loss.
 
         Raises:
-            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, a cache is given
-                under both names, or the mask has holes.
+            ValueError: Not exactly one of `input_ids` and `inputs_embeds` is there, a cache has
+                both names, or the mask has holes.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("need exactly one of input_ids and inputs_embeds")

@@ -4,8 +4,8 @@ usage: longcat models get smollm2-135m && pip install trl && python beside_trl.p
 
 Both sides: the same model in bf16, LoRA of rank 16 on all linear layers, tasks, reward, rate,
 AdamW, clip, sequence-level ratio, temperature, 4 sums x 8 answers of up to 10 tokens a step. Each
-run ends when the mean reward of the last 96 rollouts has reached the goal, or after 30 steps. TRL has both cores for all it
-does; ours one for sampling and one for training. Time is from the moment that training is asked
+run ends when the mean reward of the last 96 rollouts has reached the goal, or after 30 steps. TRL
+has both cores for all it does; ours one for sampling and one for training. Time is from the moment that training is asked
 for, models loaded; ours loads the engine's after it. Memory is the largest sum over a side's
 processes of what is theirs (PSS). What is finished is kept in `--folder` and not run again.
 """
@@ -31,7 +31,7 @@ from typing import Any
 
 CACHE = Path.home() / ".cache" / "longcat"
 MODEL = str(CACHE / "models" / "smollm2-135m")
-PICTURE = Path(__file__).with_name("results") / "beside-trl.svg"
+PICTURE = Path(__file__).parents[3] / "packages/longcat-gspo/benchmarks/results/beside-trl.svg"
 SIDES = {"longcat": "LongCat (DORA, transformers engine)", "trl": "TRL GRPOTrainer"}
 RATE, TEMPERATURE, NUM_TOKENS, GROUPS, SIZE, RANK = 5e-4, 0.8, 10, 4, 8, 16
 GOAL, WINDOW = 0.5, 96
