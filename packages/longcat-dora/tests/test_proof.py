@@ -213,6 +213,14 @@ def test_what_may_move_moves(at_bound):
     assert report.num_moved == 2
 
 
+def test_a_log_that_is_closed_holds_nothing_open():
+    closed = {"kind": "closed"}
+    (breach,) = check([*_begun(), closed]).breaches
+    assert "the log is closed, but 1 are open: t0" in breach
+    assert check([*_begun(), ENDED, closed]).breaches == []
+    assert check([*_begun(), closed, ENDED]).breaches == []  # it went on
+
+
 def test_other_weights_of_a_version_after_a_restart_are_told():
     weights = [{"kind": "weights", "version": 0, "digest": digest} for digest in "aab"]
     assert not check([*_begun(), *weights[:2]]).notes
