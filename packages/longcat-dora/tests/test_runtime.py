@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from longcat_dora import (
@@ -27,6 +28,7 @@ from longcat_dora import (
     read_events,
     read_trajectories,
 )
+from longcat_dora._runtime.status import Metrics
 from longcat_dora.testing import NUM_TOKENS, TabularEngine, TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
@@ -106,15 +108,26 @@ def test_a_straggler_that_never_ends_is_discarded_at_the_bound_and_the_run_goes_
 
 
 def test_the_sampled_reward_is_that_of_all_groups_since_the_last_step(tmp_path):
-    groups, before = [], [0]
+    groups, before, known = [], [0], [0.0]
 
     def compare(progress):
         new = [t.reward for group in groups[before[-1] :] for t in group]
-        assert progress.metrics["sampled_reward"] == pytest.approx(sum(new) / max(len(new), 1))
+        known.append(sum(new) / len(new) if new else known[-1])
+        assert progress.metrics["sampled_reward"] == pytest.approx(known[-1])
         before.append(len(groups))
 
     _run(tmp_path, steps=6, groups=groups, on_step=compare)
     assert len(before) == 7
+
+
+def test_where_no_group_ended_since_the_last_step_the_last_reward_stands(tmp_path):
+    metrics, rewards = Metrics(tmp_path), [[], [1.0, 0.0, 0.5], [], [0.25]]
+    manager = MagicMock(take_rewards=lambda: rewards.pop(0))
+    manager.age_of_oldest_s.return_value = 0.0
+    metrics.begin()
+    metrics.end_step()
+    said = [metrics.record(manager, [], {}, at=n, num_restarts=0) for n in range(4)]
+    assert [record["sampled_reward"] for record in said] == [0.0, 0.5, 0.5, 0.25]
 
 
 def test_a_run_ends_when_the_tasks_do(tmp_path):

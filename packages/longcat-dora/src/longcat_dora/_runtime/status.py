@@ -56,6 +56,7 @@ class Metrics:
         self.started_at = self.waited_from = time.monotonic()
         self.idle_s = 0.0
         self.num_trained = 0
+        self._sampled_reward = 0.0
         self.loads: deque[float] = deque(maxlen=10_000)
         """Share of `max_running` that was sampled, whenever the loop looked."""
 
@@ -85,6 +86,8 @@ class Metrics:
         self.num_trained += len(batch)
         num_truncated, num_splits = manager.num_truncated, manager.num_splits
         rewards, loads = manager.take_rewards(), self.loads
+        if rewards:  # a step may end before another group does: then the last that is known stands
+            self._sampled_reward = sum(rewards) / len(rewards)
         record: dict[str, Any] = {
             "step": at + 1,
             "elapsed_s": round(elapsed_s, 3),
@@ -93,7 +96,7 @@ class Metrics:
             "trajectories_per_s": self.num_trained / elapsed_s,
             "staleness": dict(sorted(Counter(at - t.versions[-1] for t in batch).items())),
             "live_versions": len(manager.scheduler.live_versions),
-            "sampled_reward": sum(rewards) / max(len(rewards), 1),
+            "sampled_reward": self._sampled_reward,
             "load_ratio": sum(loads) / max(len(loads), 1),
             "trainer_idle_share": self.idle_s / elapsed_s,
             "oldest_s": round(manager.age_of_oldest_s(), 3),
