@@ -128,6 +128,11 @@ def test_a_judge_of_no_window_or_no_try_is_refused(given):
 
 def test_no_agreement_is_no_agreement():
     assert agreement([])["alike"] == 0.0
+    counts = agreement([(True, True), (True, False), (True, False), (False, True)])
+    assert counts["state passed, judge passed"] == 1
+    assert counts["state passed, judge failed"] == 2
+    assert counts["state failed, judge passed"] == 1
+    assert counts["state failed, judge failed"] == 0
     assert agreement([(True, True), (True, False), (False, False), (False, True)])["alike"] == 0.5
 
 

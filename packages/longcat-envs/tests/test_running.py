@@ -70,12 +70,14 @@ def test_a_model_that_does_the_golden_chain_passes_every_time(capsys, tasks, mon
     assert server.headers[0]["Authorization"] == "Bearer hush"
 
 
-def test_a_model_that_only_talks_fails_and_says_what_is_unmet(capsys):
+def test_a_model_that_only_talks_fails_and_says_what_is_unmet(capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     talk = {"role": "assistant", "content": "All of that is done."}
     with FakeServer(lambda body: (200, talk)) as server:
         _, found = ran(capsys, "--model", server.url, "--k", "1")
     assert found["summary"]["pass@1"][0] == 0
     assert all(row["unmet"] and row["status"] == "done" for row in found["rows"])
+    assert "Authorization" not in server.headers[0]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
         inside += low <= 0.4 <= high
     assert inside >= 0.93 * 2_000
     assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("mean", "n"), [(0.0, 3), (0.25, 8), (0.5, 30), (0.9, 200), (1.0, 1)])
+def test_the_ends_of_an_interval_are_where_the_mean_is_just_not_surprising(mean, n):
+    for end in wilson(mean, n):  # a share p from which the mean is 1.96 standard errors away
+        if 0 < end < 1:
+            assert abs(mean - end) == pytest.approx(1.959963985 * math.sqrt(end * (1 - end) / n))
+        else:
+            assert end == mean
 
 
 def test_the_summary_leaves_out_invalid_episodes_and_tasks_with_too_few():
