@@ -114,7 +114,7 @@ def _start(*words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", [pytest.param("local", marks=pytest.mark.long), "ray"])
+@pytest.mark.parametrize("runtime", ["local", pytest.param("ray", marks=pytest.mark.long)])
 def test_a_run_that_was_stopped_goes_on_from_elsewhere(place, monkeypatch, runtime):
     if runtime == "ray":
         pytest.importorskip("ray")
