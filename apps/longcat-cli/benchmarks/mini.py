@@ -57,6 +57,8 @@ def main():
     staleness = max(int(key) for folder in folders for group in folder.recipe.groups
                     for key in folder.facts(f"expert-{group}")["staleness"])  # fmt: skip
     gain = [100 * (rate["experts@0.0"] - rate["cold_start@0.0"]) for rate in rates]
+    tasks = folders[0].recipe.evaluate.tasks
+    error = 100 * math.sqrt(0.25 / tasks)  # at most: near one half
     for row in rows:
         print("  ".join(str(cell) for cell in row))
     print(json.dumps({
@@ -65,7 +67,7 @@ def main():
                  f"domain.",
         "columns": ["model", "noise", *(f"seed {seed}" for seed in options.seeds), "mean", "standard error"],
         "rows": rows,
-        "spread": "standard error of the mean over the seeds; a cell of 240 tasks is uncertain by 3 points",
+        "spread": f"standard error of the mean over the seeds; a cell of {tasks} tasks is uncertain by {error:.0f} points",
         "seeds": options.seeds,
         "notes": [
             f"Points that RL adds, seed by seed: {', '.join(f'{g:.1f}' for g in gain)}.",
