@@ -1,24 +1,47 @@
-"""Domains, what is grown in them, what the audit finds, and which agents pass."""
+"""Domains, what is grown in them, what the audit finds, and which agents pass.
+
+Also calls of either kind, legal and hostile, after which every rule is looked at on every record.
+With `--keep FILE` each domain is written down when it is done, and the same command goes on there.
+"""
 
 import argparse
 import json
+import sys
+import time
+from pathlib import Path
+from random import Random
 
 from longcat_envs.attacks import CAREFUL, CARELESS, audit_task, run_agents
-from longcat_envs.figures import grow_figures, list_rows
-from longcat_envs.history import load_setting
+from longcat_envs.figures import compare_figures, grow_figures, held_out, list_rows
+from longcat_envs.history import Caller, load_setting
 from longcat_envs.tasks import skeletons
-from longcat_envs.world import builtin_worlds
+from longcat_envs.world import (
+    CallRefused,
+    LiveWorld,
+    argument_names,
+    builtin_worlds,
+    export,
+    violations_by_sql,
+)
 
 COLUMNS = [
-    "domain", "language", "skeletons", "tools", "reader share", "parts", "tasks", "toolsets", "tools min", "tools max",
+    "domain", "split", "language", "skeletons", "tools", "reader share", "parts",
+    "shapes shared", "dead tools",
+    "tasks", "toolsets", "tools min", "tools max",
     "one edge, grown", "one edge, filled", "two edges, grown", "two edges, filled",
     "writes median", "exchange fails", "computed", "refusal",
     "audit rejects", "wrong chains", "verifier mutants", "mutants admitted",
     "careless tried", "careless passed", "careful tried", "careful passed",
+    "legal calls", "hostile calls", "no refusal but an exception", "rules broken",
+]  # fmt: skip
+HOSTILE = [
+    None, True, -1, 10**30, 1.5, float("nan"), float("inf"), "", " ", "x", "-1", "1e9", "\ud800",
+    "\0", "a" * 10_000, "'; DROP TABLE x; --", [], {}, [[]], {"a": 1}, "2026-02-30", "9999-12-31",
+    "12.345", "1_000", "AC00000", b"x", object(),
 ]  # fmt: skip
 
 
-def row(listed, language, number):
+def row(listed, language, number, num_calls, shared):
     setting = load_setting(listed["domain"], language)
     tasks, grown = grow_figures(setting, num_tasks=number, seed=0, difficulty="deep")
     found = [audit_task(setting, task) for task in tasks]
@@ -28,8 +51,9 @@ def row(listed, language, number):
         for kind, agents in (("careless", CARELESS), ("careful", CAREFUL))
     }
     return [
-        listed["domain"], language, len(skeletons(setting)), listed["tools"], round(listed["readers"] / listed["tools"], 3),
-        listed["parts"], number, grown["toolsets"], grown["tools_min"], grown["tools_max"],
+        listed["domain"], listed["split"], language, len(skeletons(setting)), listed["tools"],
+        round(listed["readers"] / listed["tools"], 3), listed["parts"], shared,
+        len(setting.past(0).dead), number, grown["toolsets"], grown["tools_min"], grown["tools_max"],
         grown["within_one_edge_grown"], grown["within_one_edge_filled"],
         grown["within_two_edges_grown"], grown["within_two_edges_filled"],
         grown["writes_median"],
@@ -37,27 +61,104 @@ def row(listed, language, number):
         number - len(admitted), sum(f.num_chains for f in found),
         sum(f.num_mutants for f in found), sum(len(f.unnoticed) for f in found),
         len(runs["careless"]), sum(runs["careless"]), len(runs["careful"]), sum(runs["careful"]),
+        *call_figures(setting, num_calls),
     ]  # fmt: skip
+
+
+def call_figures(setting, number):
+    """Make legal calls in one world and hostile ones in another, and look at every rule."""
+    rng, raised, broken, done = Random(0), 0, 0, 0
+    writers = [tool for tool in setting.machine.tools.values() if tool.is_writer]
+    legal, hostile = (LiveWorld(setting.machine, setting.past(0).base) for _ in range(2))
+    caller = Caller(legal, setting.words, rng)
+    people = legal.store.ids(setting.spec.person)
+    for _ in range(20 * number):
+        if done == number:
+            break
+        tool = rng.choice(writers)
+        arguments = caller.draw(tool, rng.choice(people) if rng.random() < 0.7 else None)
+        if arguments is not None:
+            try:
+                legal.call(tool.name, arguments)
+                done += 1
+            except CallRefused:
+                pass
+    tools = list(setting.machine.tools.values())
+    for _ in range(number):
+        tool = rng.choice(tools)
+        arguments = {name: odd(hostile, rng) for name in argument_names(tool) if rng.random() < 0.9}
+        try:
+            json.dumps(hostile.call(tool.name, arguments))
+        except CallRefused:
+            pass
+        except Exception as error:
+            print(tool.name, arguments, repr(error), file=sys.stderr)
+            raised += 1
+    for world in (legal, hostile):
+        broken += len(setting.machine.violations(world.store))
+        broken += len(violations_by_sql(setting.spec, export(world.store)))
+    return done, number, raised, broken
+
+
+def odd(world, rng):
+    """A value that no tool expects, or the id of some record."""
+    if rng.random() < 0.6:
+        return rng.choice(HOSTILE)
+    return rng.choice(world.store.ids(rng.choice(list(world.machine.spec.classes))) or ["x"])
+
+
+def all_rows(number, num_calls, path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {(one[0], one[2]) for one in rows}
+    pairs = compare_figures([load_setting(name).machine for name in builtin_worlds()])["rows"]
+    for one in list_rows():
+        shared = max(pair["share"] for pair in pairs if pair["domain"] == one["domain"])
+        for language in one["languages"]:
+            if (one["domain"], language) in done:
+                continue
+            start = time.monotonic()
+            rows.append(row(one, language, number, num_calls, shared))
+            if path.name:
+                with path.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+            seconds = time.monotonic() - start
+            print(f"{one['domain']} {language}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def total(rows, name):
+    return sum(one[COLUMNS.index(name)] for one in rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=40)
-    number = parser.parse_args().tasks
-    rows = [row(one, language, number) for one in list_rows() for language in one["languages"]]
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--keep", type=Path, default=Path(), metavar="FILE.jsonl")
+    given = parser.parse_args()
+    rows = all_rows(given.tasks, given.calls, given.keep)
     assert {one[0] for one in rows} == set(builtin_worlds())
     for name, *values in zip(COLUMNS, *rows, strict=True):
-        print(f"{name:>18}", *(f"{value!s:>10}" for value in values))
-    rejected, passed = (
-        sum(r[COLUMNS.index(name)] for r in rows) for name in ("audit rejects", "careless passed")
-    )
+        print(f"{name:>28}", *(f"{value!s:>10}" for value in values))
     print(json.dumps({
         "title": "Deep tasks of every domain and language",
-        "claim": f"Of {number * len(rows)} deep tasks as made, the audit rejects {rejected}; "
-        f"of the admitted ones {passed} are passed by a careless agent.",
+        "claim": f"Of {total(rows, 'tasks')} deep tasks of {len(builtin_worlds())} domains "
+        f"({len(held_out())} held out) as made, the audit rejects {total(rows, 'audit rejects')}, "
+        f"and admits {total(rows, 'mutants admitted')} of {total(rows, 'verifier mutants'):,} "
+        f"mutants of their verifiers; of the admitted tasks careless agents pass "
+        f"{total(rows, 'careless passed')} of {total(rows, 'careless tried'):,} runs, careful ones "
+        f"{total(rows, 'careful passed'):,} of {total(rows, 'careful tried'):,}. "
+        f"{total(rows, 'legal calls'):,} legal and {total(rows, 'hostile calls'):,} hostile calls "
+        f"break {total(rows, 'rules broken')} rules.",
         "columns": COLUMNS, "rows": rows,
         "spread": "one run; the figures have no noise but the seed",
         "seeds": [0],
+        "notes": [
+            "shapes shared: the largest share of writers whose contract shape another domain has too",
+            "one edge, two edges: share of tools so near to the goal's chain, grown and with growth off",
+            "exchange fails: tasks in which two writes cannot be exchanged",
+            "rules broken: invariants on every record after the calls, by closures and by SQL",
+        ],
     }))  # fmt: skip
 
 
