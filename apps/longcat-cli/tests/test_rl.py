@@ -82,7 +82,7 @@ SMALL = ("--steps", 3, "--groups", 2, "--group-size", 3, "--max-tokens", 4, "--m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [("--reward", "reward.py:score"), ("--world", "world.py:rollout")])
-def test_a_run_leaves_what_others_load_and_goes_on(place, how):
+def test_a_run_leaves_what_others_load(place, how):
     done = _run("rl", "--model", "model", "--tasks", "tasks.jsonl", *how, *SMALL, "--out", "run",
                 "--lora", 4, "--evaluate-every", 2, "--tracker", "tensorboard")  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -98,12 +98,6 @@ def test_a_run_leaves_what_others_load_and_goes_on(place, how):
     assert {"step", "task", "reward", "answer"} <= samples[0].keys()
     assert (place / "run" / "curve.svg").stat().st_size > 1000
     assert list((place / "run" / "tensorboard").iterdir())
-    if "--reward" in how:  # what goes on is the same for both
-        return
-    again = _run("rl", "--resume", "--out", "run", "--steps", 5)
-    assert again.exit_code == 0, again.output
-    assert "step    5  reward" in again.output
-    assert "step    2  reward" not in again.output
 
 
 def _start(*words):
@@ -130,10 +124,9 @@ def test_a_run_that_was_stopped_goes_on_from_elsewhere(place, monkeypatch, runti
     assert "Traceback" not in errors
     steps = [int(line.split()[1]) for line in (last + rest).splitlines() if line[:5] == "step "]
     monkeypatch.chdir("/")
-    again = _start("rl", "--resume", "--steps", steps[-1] + 2, "--out", place / "run")
-    said, errors = again.communicate()
-    assert again.returncode == 0, errors
-    more = [int(line.split()[1]) for line in said.splitlines() if line[:5] == "step "]
+    again = _run("rl", "--resume", "--steps", steps[-1] + 2, "--out", place / "run")
+    assert again.exit_code == 0, again.output
+    more = [int(line.split()[1]) for line in again.output.splitlines() if line[:5] == "step "]
     assert more[0] > 1
     assert more == [*range(more[0], steps[-1] + 3)]
     assert (place / "run" / "model" / "config.json").is_file()
