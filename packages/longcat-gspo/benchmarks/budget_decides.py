@@ -1,25 +1,28 @@
 """Does a rollout budget pay where the papers say it does? Spread rates, few tasks a step.
 
-usage: python budget_decides.py [--seeds 4] [--steps 300] [--open]
+usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--folder KEPT]
 
 1,000 tasks through one network, which has learned the right answers until their mean pass rate is
 the wanted one, so that rates are spread. Each step draws 48 tasks and has 48 times 4, 8 or 16
 rollouts for them: alike; by the knapsack value with the true rates, which nobody has; by the same
 with estimates, the running mean of a task's own rewards, which begins at the mean of all. A task
 may get none. `--open` asks again where four seeds did not decide about the estimates, without the
-true rates and with CoBA's value. Groups weigh alike. All ways of a seed begin with the same weights and draw the same
-tasks.
+true rates and with CoBA's value. Groups weigh alike. All ways of a seed begin with the same weights
+and draw the same tasks. What is finished is kept in `--folder` and not run again.
 """
 
 import argparse
+import functools
 import json
 import random
 import statistics
+from pathlib import Path
 
 import torch
 from _table import Output, Shared, random_answers, trainer_of
 from longcat_gspo import CapabilityValue, Sample, allocate_budget, knapsack_value
 
+KEPT = Path.home() / ".cache" / "longcat" / "benchmarks" / "budget-decides"
 TASKS, DRAWN, RATE = 1000, 48, 3e-3
 STARTS, AVERAGES = (0.05, 0.3, 0.5), (4, 8, 16)
 WAYS = ("alike", "knapsack, true rates", "knapsack, estimates")
@@ -76,6 +79,7 @@ class Many(Shared):
         return found
 
 
+@functools.lru_cache(maxsize=8)
 def warm(seed, start):
     """A network whose mean pass rate is `start`, and what it was told of the tasks."""
     model = Many(seed)
@@ -90,10 +94,21 @@ def warm(seed, start):
     return {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
 
 
-def run(way, weights, seed, average, steps):
+def kept(folder, way, start, average, seed, steps):
+    """Read what was finished before, or run it."""
+    name = f"{way.replace(', ', '-').replace(' ', '-')}-{start}-{average}-{seed}-{steps}.json"
+    path = folder / name
+    if not path.is_file():
+        found = run(way, start, average, seed, steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    return json.loads(path.read_text())
+
+
+def run(way, start, average, seed, steps):
     """The mean pass rate over the last tenth of the steps."""
     model, generator = Many(seed), torch.Generator().manual_seed(seed)
-    model.net.load_state_dict(weights)
+    model.net.load_state_dict(warm(seed, start))
     trainer, rng = trainer_of(model, RATE, weigh="groups"), random.Random(seed)
     mean, seen, ends = statistics.fmean(model.rates()), {}, []
     capability = CapabilityValue()
@@ -147,6 +162,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=4, choices=T_OF_95)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--open", action="store_true", help="What is open, with CoBA.")
+    parser.add_argument("--folder", type=Path, default=KEPT)
     options = parser.parse_args()
     torch.set_num_threads(1)
     ways = OPEN_WAYS if options.open else WAYS
@@ -156,12 +172,14 @@ def main():
     for start in STARTS:
         if options.open and start not in dict(OPEN):
             continue
-        weights = [warm(seed, start) for seed in range(options.seeds)]
         for average in AVERAGES:
             if options.open and (start, average) not in OPEN:
                 continue
             ends = {
-                way: [run(way, w, seed, average, options.steps) for seed, w in enumerate(weights)]
+                way: [
+                    kept(options.folder, way, start, average, seed, options.steps)
+                    for seed in range(options.seeds)
+                ]
                 for way in ways
             }
             base = ends[ways[0]]

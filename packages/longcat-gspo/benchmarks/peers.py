@@ -15,9 +15,18 @@ import types
 
 import torch
 from accelerate import Accelerator
-from longcat_gspo import ClipRange, dapo_loss, grpo_loss, gspo_loss, gspo_token_loss
+from longcat_gspo import (
+    ClipRange,
+    TripletClip,
+    dapo_loss,
+    grpo_loss,
+    gspo_loss,
+    gspo_token_loss,
+    triplet_clip_loss,
+)
 
 CLIP = ClipRange(low=3e-3, high=4e-3)
+TRIPLET = TripletClip(negative_low=CLIP.low, positive_high=CLIP.high, negative_high=1.01)
 B, T, NUM = 6, 17, 200
 
 
@@ -38,6 +47,8 @@ def ours(loss, old, new, mask, advantages):
         value, _ = loss(
             new[keep], old[keep], advantages[sequence], sequence, num_sequences=B, clip=CLIP
         )
+    elif loss is triplet_clip_loss:
+        value, _ = loss(new[keep], old[keep], advantages, sequence, clip=TRIPLET, max_tokens=T)
     else:
         value, _ = loss(new[keep], old[keep], advantages, sequence, clip=CLIP)
     return value
@@ -73,13 +84,13 @@ def trl_loss(level, loss_type):
     return call
 
 
-def verl_loss(name, aggregate):
+def verl_loss(name, aggregate, *, most=1e9):
     from verl.trainer.ppo import core_algos
     from verl.workers.config import ActorConfig
 
     config = ActorConfig(
         strategy="fsdp", rollout_n=1, clip_ratio_low=CLIP.low, clip_ratio_high=CLIP.high,
-        clip_ratio_c=1e9, ppo_micro_batch_size_per_gpu=1, ppo_mini_batch_size=B,
+        clip_ratio_c=most, ppo_micro_batch_size_per_gpu=1, ppo_mini_batch_size=B,
     )  # fmt: skip
     function = core_algos.get_policy_loss_fn(name)
 
@@ -95,6 +106,7 @@ def verl_loss(name, aggregate):
 def pairs():
     """Our functions and theirs, of the libraries that are installed."""
     found, versions = [], {}
+    notes = [f"float64, {B} sequences of up to {T} tokens, ratios well beyond the clip."]
     if importlib.util.find_spec("trl") is not None:
         versions["trl"] = importlib.metadata.version("trl")
         found += [
@@ -109,12 +121,15 @@ def pairs():
             (gspo_token_loss, "verl, gspo", verl_loss("gspo", "seq-mean-token-mean")),
             (grpo_loss, "verl, vanilla, seq-mean", verl_loss("vanilla", "seq-mean-token-mean")),
             (dapo_loss, "verl, vanilla, token-mean", verl_loss("vanilla", "token-mean")),
-        ]
-    return found, versions
+            (triplet_clip_loss, "verl, vanilla with dual clip, seq-mean-token-sum-norm",
+             verl_loss("vanilla", "seq-mean-token-sum-norm", most=TRIPLET.negative_high)),
+        ]  # fmt: skip
+        notes.append("verl adds 1e-8 to the number of tokens where it takes a sequence's mean.")
+    return found, versions, notes
 
 
 def main() -> None:
-    found, versions = pairs()
+    found, versions, notes = pairs()
     rows = []
     print("| ours | peer | largest difference of loss | of gradient, over its norm |")
     print("| --- | --- | --- | --- |")
@@ -134,7 +149,7 @@ def main() -> None:
         "claim": f"Asked: the same numbers. The largest difference of {len(rows)} pairs is {most}.",
         "columns": ["ours", "peer", "of loss", "of gradient over its norm"], "rows": rows,
         "spread": f"largest of {NUM} random batches", "versions": versions,
-        "notes": [f"float64, {B} sequences of up to {T} tokens, ratios well beyond the clip."],
+        "notes": notes,
     }))  # fmt: skip
 
 
