@@ -29,34 +29,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from _sums import score, trained
+
 CACHE = Path.home() / ".cache" / "longcat"
 MODEL = str(CACHE / "models" / "smollm2-135m")
 PICTURE = Path(__file__).parents[3] / "packages/longcat-gspo/benchmarks/results/beside-trl.svg"
 SIDES = {"longcat": "LongCat (DORA, transformers engine)", "trl": "TRL GRPOTrainer"}
 RATE, TEMPERATURE, NUM_TOKENS, GROUPS, SIZE, RANK = 5e-4, 0.8, 10, 4, 8, 16
 GOAL, WINDOW = 0.5, 96
-
-
-def sums() -> list[dict[str, Any]]:
-    """All but the 48 that `smollm2_sums.py` holds out."""
-    pairs = [(a, b) for a in range(1, 16) for b in range(1, 16)]
-    random.Random(0).shuffle(pairs)
-    said = {"role": "system", "content": "Reply with the number only."}
-    return [
-        {"messages": [said, {"role": "user", "content": f"{a} + {b} ="}], "answer": str(a + b)}
-        for a, b in pairs[48:]
-    ]
-
-
-def score(task: dict[str, Any], answer: str) -> float:
-    """1 for the sum and nothing else; less the more is said around it, little for a wrong one."""
-    words = answer.split()
-    if not words:
-        return 0.0
-    if answer.strip().rstrip(".") == task["answer"]:
-        return 1.0
-    numbers = re.findall(r"\d+", answer)
-    return (0.6 * (task["answer"] in numbers) + 0.2 * bool(numbers)) / len(words)
 
 
 def worker(dtype: str) -> Any:
@@ -79,7 +59,7 @@ def longcat(seed: int, steps: int, dtype: str) -> None:
     from longcat_gspo.transformers import load_model
 
     torch.set_num_threads(1)
-    tasks = sums()
+    tasks = trained()
     random.Random(seed).shuffle(tasks)
     model, _ = load_model(MODEL, lora=RANK, dtype=dtype)
     config = TrainerConfig(learning_rate=RATE, temperature=TEMPERATURE, shared_prefixes=True)
@@ -131,7 +111,7 @@ def trl(seed: int, steps: int, dtype: str) -> None:
         pairs = zip(completions, answer, strict=True)
         return [score({"answer": a}, said[0]["content"]) for said, a in pairs]
 
-    tasks = [{"prompt": task["messages"], "answer": task["answer"]} for task in sums()]
+    tasks = [{"prompt": task["messages"], "answer": task["answer"]} for task in trained()]
     with tempfile.TemporaryDirectory() as run:
         GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(MODEL, dtype=getattr(torch, dtype)),

@@ -2,16 +2,15 @@
 
 usage: longcat models get smollm2-135m && python smollm2_sums.py [--seeds 0 1 2] [--steps 30]
 
-Two measures on 48 sums that are never trained on, greedy: solved, the number and nothing else; and right, the
-number anywhere in the answer, which form alone cannot raise. Runs that were stopped go on; what is finished is
-read. Nothing here is timed.
+Two measures on 48 sums that are never trained on, greedy: solved, the number and nothing else; and
+right, the number anywhere in the answer, which form alone cannot raise. Runs that were stopped go
+on; what is finished is read. Nothing here is timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import re
 import statistics
 import subprocess
@@ -19,44 +18,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from _sums import NUM_HELD, held_out, trained
+
 HOME = Path.home() / ".cache" / "longcat" / "benchmarks" / "smollm2-sums"
 PICTURE = Path(__file__).parents[3] / "packages/longcat-gspo/benchmarks/results/smollm2-sums.svg"
-NUM_HELD = 48
+SUMS = Path(__file__).with_name("_sums.py")
 LONGCAT = [sys.executable, "-c", "from longcat_cli.main import run; run()"]
-REWARD = '''import re
-
-
-def score(task, answer):
-    """1 for the sum and nothing else; less the more is said around it, little for a wrong number."""
-    words = answer.split()
-    if not words:
-        return 0.0
-    if answer.strip().rstrip(".") == task["answer"]:
-        return 1.0
-    numbers = re.findall(r"\\d+", answer)
-    return (0.6 * (task["answer"] in numbers) + 0.2 * bool(numbers)) / len(words)
-'''
 
 
 def write_tasks(folder: Path) -> None:
-    """Write all sums of 1 to 15, shuffled once, and the reward."""
-    pairs = [(a, b) for a in range(1, 16) for b in range(1, 16)]
-    random.Random(0).shuffle(pairs)
-    tasks = [
-        {
-            "messages": [
-                {"role": "system", "content": "Reply with the number only."},
-                {"role": "user", "content": f"{a} + {b} ="},
-            ],
-            "answer": str(a + b),
-        }
-        for a, b in pairs
-    ]
+    """Write the sums that are trained on, and those that are held out."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("held_out", tasks[:NUM_HELD]), ("train", tasks[NUM_HELD:])):
-        text = "".join(json.dumps(task) + "\n" for task in part)
+    for name, tasks in (("held_out", held_out()), ("train", trained())):
+        text = "".join(json.dumps(task) + "\n" for task in tasks)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    (folder / "sums.py").write_text(REWARD, encoding="utf-8")
 
 
 def run(folder: Path, seed: int, steps: int) -> Path:
@@ -69,7 +44,7 @@ def run(folder: Path, seed: int, steps: int) -> Path:
         if (out / "rl.json").is_file()
         else [
             "--model", "smollm2-135m", "--tasks", "train.jsonl", "--held-out", "held_out.jsonl",
-            "--reward", "sums.py:score", "--lora", "16", "--steps", str(steps), "--groups", "4",
+            "--reward", f"{SUMS}:score", "--lora", "16", "--steps", str(steps), "--groups", "4",
             "--group-size", "8", "--max-tokens", "10", "--max-length", "64", "--temperature", "0.8",
             "--learning-rate", "5e-4", "--staleness", "1", "--evaluate-every", "10", "--dtype",
             "bfloat16",
