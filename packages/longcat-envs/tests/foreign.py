@@ -2,9 +2,10 @@
 
 import copy
 import json
+import re
 from types import SimpleNamespace
 
-from longcat_envs.loaders import Backends, BfclSet, Tau2Set
+from longcat_envs.loaders import Backends, BfclSet, SidesSet, Tau2Set, Way
 
 
 def text(name, **parameters):
@@ -292,3 +293,157 @@ def tau2_files(root, policy="policy.txt"):
         f"{root}/tasks.json": json.dumps([CANCEL]),
         f"{root}/{policy}": "Be kind.",
     }
+
+
+class Office:
+    """The agent's side of a set of two sides: a heating company."""
+
+    def get_contract(self, contract_id):
+        if contract_id not in self.db["contracts"]:
+            raise ValueError("Contract not found")
+        return self.db["contracts"][contract_id]
+
+    def unlock(self, contract_id):
+        self.db["contracts"][contract_id]["locked"] = False
+        return "unlocked"
+
+    def send_engineer(self, contract_id, day):
+        self.db["visits"][f"V{len(self.db['visits']) + 1}"] = {"contract": contract_id, "day": day}
+        return {"visit": day}
+
+    def lock(self, contract_id):
+        self.db["contracts"][contract_id]["locked"] = True
+
+    def assert_unlocked(self, contract_id):
+        return not self.db["contracts"][contract_id]["locked"]
+
+
+class Boiler:
+    """The person's side: a boiler in the cellar with its panel."""
+
+    def check_panel(self):
+        state = "ON" if self.db["heating"] else "OFF"
+        return f"Heating: {state}, mode {self.db['mode']}, locked {self.db['locked']}"
+
+    def toggle_heating(self):
+        self.db["heating"] = not self.db["heating"]
+        return f"Heating is now {'ON' if self.db['heating'] else 'OFF'}"
+
+    def set_mode(self, mode):
+        if mode not in ("eco", "comfort"):
+            raise ValueError("no such mode")
+        self.db["mode"] = mode
+        return f"Mode {mode}"
+
+    def press_reset(self):
+        self.db["presses"] += 1
+        return "The light blinks."
+
+    def freeze(self, mode="off"):
+        self.db["heating"], self.db["mode"] = False, mode
+
+    def is_warm(self):
+        return self.db["heating"] and not self.db["locked"] and self.db["mode"] == "comfort"
+
+
+class House:
+    """Both sides; the boiler is locked as the contract is."""
+
+    def __init__(self, initial):
+        self.agent, self.person = Office(), Boiler()
+        contracts = {"H1": {"person": "Ann Lee", "locked": False, "code": "blue-7"}}
+        contracts |= initial.get("contracts", {})
+        self.agent.db = {"contracts": copy.deepcopy(contracts), "visits": {}}
+        self.person.db = {"heating": True, "mode": "comfort", "locked": False, "presses": 0}
+
+    def sync(self):
+        self.person.db["locked"] = self.agent.db["contracts"]["H1"]["locked"]
+
+    def records(self):
+        return {**self.agent.db, "boiler": {"boiler": dict(self.person.db)}}
+
+
+OFFICE = [text("get_contract", contract_id="string"), text("unlock", contract_id="string"),
+          text("send_engineer", contract_id="string", day="string")]  # fmt: skip
+BOILER = [text("check_panel"), text("toggle_heating"), text("set_mode", mode="string"),
+          text("press_reset")]  # fmt: skip
+HEATING = re.compile(r"\b(?:turn|switch)[^.;!?\n]{0,30}?heating", re.IGNORECASE)
+WAYS = [
+    Way(
+        tool="toggle_heating",
+        words=HEATING,
+        look=("check_panel", re.compile(r"Heating: (\w+)")),
+    ),
+    Way(tool="press_reset", words=re.compile(r"\bpress (?:the )?reset", re.IGNORECASE)),
+    Way(tool="check_panel", words=re.compile(r"\b(?:what|is|does)\b.{0,30}?panel", re.I)),
+    Way(
+        tool="set_mode",
+        words=re.compile(r"\bset[^.;!?\n]{0,30}?mode", re.IGNORECASE),
+        fill=lambda words: [{"mode": m} for m in ("eco", "comfort") if m in words] or [{}],
+    ),
+]
+
+
+def action(name, *, by="assistant", compare_args=None, **arguments):
+    return {"name": name, "arguments": arguments, "requestor": by, "compare_args": compare_args}
+
+
+def assertion(name, *, of="user", value=True, **arguments):
+    return {"env_type": of, "func_name": name, "arguments": arguments, "assert_value": value}
+
+
+def house_task(number, actions, *, basis=("ENV_ASSERTION",), assertions=(), initial=(), data=None):
+    return {
+        "id": str(number),
+        "user_scenario": {
+            "instructions": "I am Ann Lee, H1 is my contract. "
+            "I am in on Monday, and know the modes eco and comfort. It is cold here."
+        },
+        "initial_state": {"initialization_actions": list(initial), "initialization_data": data},
+        "evaluation_criteria": {
+            "actions": actions,
+            "env_assertions": list(assertions),
+            "reward_basis": list(basis),
+        },
+    }
+
+
+COLD = house_task(
+    0,
+    [
+        action("unlock", contract_id="H1"),
+        action("toggle_heating", by="user"),
+        action("set_mode", by="user", mode="comfort"),
+    ],
+    assertions=[
+        assertion("is_warm"),
+        assertion("assert_unlocked", of="assistant", contract_id="H1"),
+    ],
+    initial=[
+        {"env_type": "assistant", "func_name": "lock", "arguments": {"contract_id": "H1"}},
+        {"env_type": "user", "func_name": "freeze", "arguments": {"mode": "eco"}},
+    ],
+)
+VISIT = house_task(
+    1,
+    [
+        action("press_reset", by="user"),
+        action("get_contract", contract_id="H1"),
+        action("send_engineer", compare_args=["contract_id"], contract_id="H1", day="Monday"),
+    ],
+    basis=("ACTION",),
+)
+EXACT = house_task(
+    2,
+    [action("set_mode", by="user", mode="eco"), action("unlock", contract_id="H2")],
+    basis=("DB",),
+    data={"contracts": {"H2": {"contract_id": "H2", "person": "Ann Lee", "locked": True}}},
+)
+
+
+def house(*tasks, **more):
+    return SidesSet(
+        "tau2:house", "own", tasks=tasks or (COLD, VISIT, EXACT), policy="Be kind.",
+        schemas=OFFICE, acts=BOILER, make=House, ways=WAYS,
+        finders={"contracts": (("person",),)}, **more,
+    )  # fmt: skip

@@ -29,6 +29,7 @@ def test_the_figures_of_a_sound_set():
         "silent": {"tried": 3, "passed": 1},  # one task asks for nothing
         "dump": {"tried": 1, "passed": 1},
         "deny": {"tried": 1, "passed": 1},
+        "one_too_many": {"tried": 2, "passed": 0},
     }
     assert all(one["tried"] == one["passed"] == 3 for one in summary["careful"].values())
     assert list(summary["careful"]) == ["plain", "read_twice", "stumble", "confirm", "thank"]
@@ -49,7 +50,7 @@ def test_turns_ask_for_reads_that_change_nothing_and_that_is_counted():
 
 def test_pass_rates_of_agents_are_those_of_the_audit():
     found = foreign_agents(foreign.kiosk())
-    assert found["summary"]["careless"] == {"tried": 5, "passed": 3}
+    assert found["summary"]["careless"] == {"tried": 7, "passed": 3}
     assert found["summary"]["careful"] == {"tried": 15, "passed": 15}
     assert {row["agent"]: row["rate"] for row in found["rows"]}["dump"] == 1
 

@@ -366,7 +366,9 @@ def test_a_checkout_gives_its_own_data(wheels):
 @pytest.mark.parametrize(
     ("name", "folder", "words"),
     [
-        ("tau2:telecom", None, "airline, retail"),
+        ("tau2:mock", None, "airline, retail, telecom, telecom_full, banking"),
+        ("tau2:telecom", None, r"pip install .longcat-envs\[tau2\]"),
+        ("tau2:banking", ".", "from its wheel alone"),
         ("bfcl:simple", None, "base, miss_func"),
         ("tau2:airline", None, r"pip install .longcat-envs\[tau2\]"),
         ("tau2:retail", "nowhere", "must be a folder"),

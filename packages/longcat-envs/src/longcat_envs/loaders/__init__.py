@@ -16,10 +16,16 @@ from longcat_envs._fields import DomainError
 from ._audit import ForeignFinding, audit_foreign, audit_foreign_set, foreign_agents
 from ._bfcl import CATEGORIES, Backends, BfclSet, load_bfcl
 from ._environment import ForeignEnvironment
+from ._hands import Hands, Handy, Way, request
+from ._sides import Sides, SidesSet
 from ._tau2 import DOMAINS, Tau2Set, load_tau2
-from ._types import ForeignSet, ForeignTask, Session
+from ._tau2_sides import TWO_SIDED
+from ._types import ForeignSet, ForeignTask, Session, TwoSided
 
-NAMES = (*(f"tau2:{name}" for name in DOMAINS), *(f"bfcl:{name}" for name in CATEGORIES))
+NAMES = (
+    *(f"tau2:{name}" for name in (*DOMAINS, *TWO_SIDED)),
+    *(f"bfcl:{name}" for name in CATEGORIES),
+)
 """What can be loaded."""
 
 
@@ -52,7 +58,8 @@ def load_foreign(name: str, folder: str | Path | None = None) -> ForeignSet:
 
 
 __all__ = [
-    "CATEGORIES", "DOMAINS", "NAMES", "Backends", "BfclSet", "ForeignEnvironment",
-    "ForeignFinding", "ForeignSet", "ForeignTask", "Session", "Tau2Set", "audit_foreign",
-    "audit_foreign_set", "foreign_agents", "is_foreign", "load_bfcl", "load_foreign", "load_tau2",
+    "CATEGORIES", "DOMAINS", "NAMES", "TWO_SIDED", "Backends", "BfclSet", "ForeignEnvironment",
+    "ForeignFinding", "ForeignSet", "ForeignTask", "Hands", "Handy", "Session", "Sides", "SidesSet",
+    "Tau2Set", "TwoSided", "Way", "audit_foreign", "audit_foreign_set", "foreign_agents",
+    "is_foreign", "load_bfcl", "load_foreign", "load_tau2", "request",
 ]  # fmt: skip

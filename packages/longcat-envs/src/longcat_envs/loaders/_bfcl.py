@@ -66,7 +66,7 @@ class BfclSet:
         self, category: str, version: str, *, entries: Sequence[dict[str, Any]],
         answers: dict[str, list[list[str]]], backends: Backends,
     ) -> None:  # fmt: skip
-        self.name, self.version = f"bfcl:{category}", version
+        self.name, self.version, self.library = f"bfcl:{category}", version, ""
         self._backends, self._is_long = backends, "long_context" in category
         self.tasks: Sequence[ForeignTask] = [
             self._task(entry, answers[entry["id"]]) for entry in entries

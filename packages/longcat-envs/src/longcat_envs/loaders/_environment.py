@@ -9,7 +9,8 @@ from longcat_envs._frame import Frame
 from longcat_envs._protocol import Observation, Talker, ToolResult, encodable
 from longcat_envs._task import CLOSED, Invalid, Reward
 
-from ._types import ForeignSet, ForeignTask, Session
+from ._hands import Handy
+from ._types import ForeignSet, ForeignTask, Session, TwoSided
 
 MAX_RESULT = 200_000
 """Characters of one answer; what is longer is cut."""
@@ -72,6 +73,8 @@ class ForeignEnvironment(Frame):
         try:
             self._session = self.source.begin(self.task)
             self._person = self._make_person(self.task)
+            if isinstance(self._session, TwoSided) and isinstance(self._person, Handy):
+                self._person.take(self.task.acts, self._session.act)
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}")
             self._is_over = True
@@ -97,10 +100,10 @@ class ForeignEnvironment(Frame):
             return None
         try:
             self._session.end_turn()
+            answer = self._person.answer(text)
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}")
             return None
-        answer = self._person.answer(text)
         self._turn += 1
         self._names |= {s["function"]["name"] for turn, s in self.task.later if turn == self._turn}
         return answer

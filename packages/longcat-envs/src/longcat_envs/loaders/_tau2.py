@@ -15,12 +15,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import gzip
 import importlib
 import importlib.metadata
 import inspect
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +30,10 @@ from longcat_envs._person import Person
 from longcat_envs.tasks import Step, Talker
 
 from ._overlay import Overlay, plain
+from ._sides import SidesSet
 from ._tau2_policy import airline_breaches
+from ._tau2_records import Finders, follow, found_by, missing_extra, read, scenario, schema_of_tool
+from ._tau2_sides import TWO_SIDED, load_two_sided
 from ._types import ForeignTask, Schema, leaves
 
 DOMAINS = {
@@ -48,8 +49,6 @@ FREE = ("calculate", "transfer_to_human_agents")
 """Tools that touch no record."""
 
 MAX_GOALS = 64
-MAX_STEPS = 4
-"""Steps from what a text names to a record that is known by it."""
 
 
 class Tau2Set:
@@ -72,9 +71,9 @@ class Tau2Set:
         self, domain: str, version: str, *, tasks: Sequence[dict[str, Any]], policy: str,
         tables: dict[str, dict[str, Any]], toolkit: type, schemas: Sequence[Schema],
         free: dict[str, Callable[..., str]] | None = None, public: Sequence[str] = (),
-        finders: dict[str, tuple[tuple[str, ...], ...]] | None = None,
+        finders: Finders | None = None,
     ) -> None:  # fmt: skip
-        self.name, self.version = f"tau2:{domain}", version
+        self.name, self.version, self.library = f"tau2:{domain}", version, ""
         self._domain, self._tables, self._public = domain, tables, tuple(public)
         self._free, self._finders = free or {}, finders or {}
         # The methods alone: the class itself keeps its database in a global store.
@@ -98,7 +97,7 @@ class Tau2Set:
             if action.get("requestor", "assistant") == "assistant"
         ]
         return ForeignTask(
-            id=str(raw["id"]), domain=self.name, system=policy, turns=(_scenario(raw),),
+            id=str(raw["id"]), domain=self.name, system=policy, turns=(scenario(raw),),
             tools=schemas, golden=(tuple(calls),), told=tuple(str(one) for one in told),
             hints=tuple(_list(criteria, "nl_assertions")),
             unjudged=tuple(one for one in basis if one not in ("DB", "COMMUNICATE")), raw=raw,
@@ -160,31 +159,11 @@ class Tau2Set:
     def records(self, task: ForeignTask, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Follow keys of private tables from the texts, and from record to record."""
         private = {name: t for name, t in self._tables.items() if name not in self._public}
-        words = set(re.findall(r"[\w#@.+-]*\w", "\n".join(texts)))
-        low = {word.casefold() for word in words}
-        words |= {key for key, values in self._found_by if values <= low}
-        found: dict[tuple[str, str], dict[str, Any]] = {}
-        for _ in range(MAX_STEPS):
-            new = {
-                (name, word): cast("dict[str, Any]", plain(table[word]))
-                for name, table in private.items()
-                for word in words & table.keys()
-                if (name, word) not in found
-            }
-            found |= new
-            words = {str(leaf) for record in new.values() for leaf in leaves(record)}
-        return list(found.values())
+        return follow(private, texts, self._found_by)
 
     @functools.cached_property
     def _found_by(self) -> list[tuple[str, set[str]]]:
-        """Keys of records, each with a set of words by which it is found."""
-        found: list[tuple[str, set[str]]] = []
-        for name, ways in self._finders.items():
-            for key, record in self._tables[name].items():
-                whole = _merged(plain(record))
-                found += [(key, {str(whole[f]).casefold() for f in way})
-                          for way in ways if all(f in whole for f in way)]  # fmt: skip
-        return found
+        return found_by(self._tables, self._finders)
 
     def breaches(self, task: ForeignTask) -> list[str]:
         """Return which rules of the policy the golden calls break (airline)."""
@@ -232,16 +211,17 @@ class Tau2Session:
         return {"the database is as after the golden calls": float(same), **told}
 
 
-def load_tau2(domain: str, folder: Path | None) -> Tau2Set:
+def load_tau2(domain: str, folder: Path | None) -> Tau2Set | SidesSet:
     """Load one domain, from the wheel or with the data of a checkout.
 
     Raises:
-        DomainError: The domain is not one of `DOMAINS`, the tools are not installed, or the folder
-            is no checkout.
+        DomainError: The domain is neither in `DOMAINS` nor in `TWO_SIDED`, the tools are not
+            installed, or the folder is no checkout.
     """
+    if domain in TWO_SIDED:
+        return load_two_sided(domain, folder)
     if domain not in DOMAINS:
-        raise DomainError(f"tau2 has {', '.join(DOMAINS)} here, got {domain!r}; the persons of its "
-                          "other domains have tools of their own")  # fmt: skip
+        raise DomainError(f"tau2 has {', '.join((*DOMAINS, *TWO_SIDED))}, got {domain!r}")
     try:
         module = importlib.import_module("inspect_evals.tau2")
         kit = importlib.import_module(f"inspect_evals.tau2.{domain}.{domain.title()}AgentTools")
@@ -249,37 +229,23 @@ def load_tau2(domain: str, folder: Path | None) -> Tau2Set:
         models = importlib.import_module(f"inspect_evals.tau2.{domain}.data_model")
         definition = importlib.import_module("inspect_ai.tool").ToolDef
     except ImportError as error:
-        raise DomainError(
-            f"tau2:{domain} needs its tools: pip install 'longcat-envs[tau2]' ({error})"
-        ) from None
+        raise missing_extra(domain, error) from None
     version = f"inspect-evals {importlib.metadata.version('inspect-evals')}"
     data = Path(str(module.__file__)).parent / "data" / "domains" / domain
     if folder is not None:
         data = folder / "data" / "tau2" / "domains" / domain
         version = f"checkout, tools of {version}"
     database, public, names = DOMAINS[domain]
-    whole = getattr(models, database).model_validate(_read(data, "db.json"))
+    whole = getattr(models, database).model_validate(read(data, "db.json"))
     found = [definition(make()) for make in getattr(tools, f"all_{domain}_tools")]
     return Tau2Set(
-        domain, version, tasks=_read(data, "tasks.json"), policy=_policy(data),
+        domain, version, tasks=read(data, "tasks.json"), policy=_policy(data),
         tables={name: getattr(whole, name) for name in names},
         toolkit=getattr(kit, f"{domain.title()}AgentTools"),
-        schemas=[_schema(one) for one in found],
+        schemas=[schema_of_tool(one) for one in found],
         free={one.name: _now(one.tool) for one in found if one.name in FREE}, public=public,
         finders=FINDERS if domain == "retail" else None,
     )  # fmt: skip
-
-
-def _read(folder: Path, name: str) -> Any:
-    path, packed = folder / name, folder / f"{name}.gz"
-    try:
-        if path.is_file():
-            return json.loads(path.read_text("utf-8"))
-        return json.loads(gzip.decompress(packed.read_bytes()))
-    except FileNotFoundError:
-        raise DomainError(f"a checkout of tau2-bench must hold {path}; there is none") from None
-    except (OSError, ValueError) as error:
-        raise DomainError(f"cannot read {path}: {error}") from None
 
 
 def _policy(folder: Path) -> str:
@@ -287,12 +253,6 @@ def _policy(folder: Path) -> str:
         if (folder / name).is_file():
             return (folder / name).read_text("utf-8")
     raise DomainError(f"a checkout of tau2-bench must hold {folder / 'policy.md'}; there is none")
-
-
-def _schema(one: Any) -> Schema:
-    parameters = one.parameters.model_dump(exclude_none=True)
-    function = {"name": one.name, "description": one.description, "parameters": parameters}
-    return {"type": "function", "function": function}
 
 
 def _now(tool: Callable[..., Any]) -> Callable[..., str]:
@@ -310,29 +270,8 @@ def _now(tool: Callable[..., Any]) -> Callable[..., str]:
     return run
 
 
-def _scenario(raw: dict[str, Any]) -> str:
-    """Write what the person knows and wants as one message: the scenario, word for word."""
-    scenario: dict[str, Any] = raw.get("user_scenario") or {}
-    told: Any = scenario.get("instructions") or ""
-    if not isinstance(told, dict):
-        return str(told)
-    known = cast("dict[str, Any]", told)
-    names = ("reason_for_call", "known_info", "unknown_info", "task_instructions")
-    lines = [str(known[name]).strip() for name in names if known.get(name)]
-    return "This is my situation, as I wrote it down for you.\n\n" + "\n\n".join(lines)
-
-
 def _list(criteria: dict[str, Any], name: str) -> list[Any]:
     return list(criteria.get(name) or ())
-
-
-def _merged(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with the fields of what lies right under it."""
-    found = dict(record)
-    for one in record.values():
-        if isinstance(one, dict):
-            found |= cast("dict[str, Any]", one)
-    return found
 
 
 def _keys(value: Any) -> list[str]:

@@ -6,9 +6,10 @@ A `ForeignSet` has `tasks` (plain data, `ForeignTask`); `begin(task)` gives one 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from longcat_envs.tasks import Step, Talker
 
@@ -33,6 +34,10 @@ class ForeignTask:
     """Tools that come with a later turn, and which."""
     golden: tuple[tuple[Step, ...], ...]
     """The calls that its authors hold to be right, turn by turn."""
+    asked: tuple[tuple[Step, ...], ...] = ()
+    """What the person does after each part of `golden`, asked by the agent, with own tools."""
+    acts: tuple[Schema, ...] = ()
+    """The person's own tools."""
     told: tuple[str, ...] = ()
     """What must stand in what the agent says."""
     hints: tuple[str, ...] = ()
@@ -67,12 +72,23 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoSided(Session, Protocol):
+    """A session whose person has tools too."""
+
+    def act(self, name: str, arguments: dict[str, Any]) -> str:
+        """Run one call of the person; what is wrong with it is an answer."""
+        ...
+
+
 class ForeignSet(Protocol):
     """Somebody else's tasks, with what runs them."""
 
     name: str
     version: str
     tasks: Sequence[ForeignTask]
+    library: str
+    """Documents that a tool of the agent looks things up in, in lower case."""
 
     def begin(self, task: ForeignTask) -> Session:
         """Return a fresh world for a task."""
@@ -108,3 +124,20 @@ def leaves(value: Any) -> list[Any]:
     else:
         return [] if value is None or isinstance(value, bool) else [value]
     return [leaf for one in inside for leaf in leaves(one)]
+
+
+def inner(step: Step) -> Step:
+    """Return the call that a call hands on, such as `call(tool_name="a", arguments="{...}")`."""
+    names = [value for key, value in step.arguments.items() if key.endswith("tool_name")]
+    if len(names) != 1 or not isinstance(names[0], str):
+        return step
+    text = step.arguments.get("arguments", "{}")
+    try:
+        found = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return step
+    return (
+        Step(tool=names[0], arguments=cast("dict[str, Any]", found))
+        if isinstance(found, dict)
+        else step
+    )

@@ -14,11 +14,13 @@ from typing import Any, cast
 from longcat_envs._database import ToolError
 from longcat_envs.tasks import Step
 
-from ._types import ForeignSet, ForeignTask, Schema, Session, leaves
+from ._types import ForeignSet, ForeignTask, Schema, Session, TwoSided, inner, leaves
 
 MAX_WORDS = 4
 """Words of a value that is looked for; longer ones are free text."""
 
+_AMOUNT = re.compile(r"[-+$€£]?\d[\d.,]* [^\W\d]+")
+"""A number with its unit, such as `1020 points`: it may be computed."""
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _ID = re.compile(r"\b(?=\w*\d)(?=\w*[A-Za-z_])[A-Za-z]\w{5,}\b|#\w{4,}")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -27,11 +29,11 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 def contradictions(source: ForeignSet, task: ForeignTask) -> list[str]:
     """Return what is wrong with a task's golden calls, by what they and the texts say."""
     found: list[str] = []
-    texts = [task.system, _schema_words(task.tools)]
+    texts = [task.system, _schema_words((*task.tools, *task.acts))]
     session = source.begin(task)
     offered = {schema["function"]["name"] for schema in task.tools}
     for turn, steps in enumerate(task.golden):
-        texts.append(task.turns[turn])
+        texts += task.turns[turn : turn + 1]
         new = [schema for at, schema in task.later if at == turn]
         offered |= {schema["function"]["name"] for schema in new}
         texts.append(_schema_words(new))
@@ -41,7 +43,22 @@ def contradictions(source: ForeignSet, task: ForeignTask) -> list[str]:
             found += _step_faults(source, task, step, texts, turn)
             texts.append(_run(session, step))
         session.end_turn()
+        found += _acts(source, task, session, texts, turn)
     return list(dict.fromkeys([*found, *_unknown_names(source, task, texts)]))
+
+
+def _acts(
+    source: ForeignSet, task: ForeignTask, session: Session, texts: list[str], turn: int
+) -> Iterator[str]:
+    """Run what the person is asked for in a turn; say what is wrong with it."""
+    if not isinstance(session, TwoSided):
+        return
+    own = {schema["function"]["name"] for schema in task.acts}
+    for step in task.asked[turn]:
+        if step.tool not in own:
+            yield f"a tool that is not offered: {step.tool}"
+        yield from _step_faults(source, task, step, texts, turn)
+        texts.append(session.act(step.tool, step.arguments))
 
 
 def _run(session: Session, step: Step) -> str:
@@ -56,13 +73,15 @@ def _step_faults(
 ) -> Iterator[str]:
     said = "\n".join(task.turns[: turn + 1]).casefold()
     text = "\n".join(texts).casefold()
+    step = inner(step)
     known: set[str] | None = None
     for value in leaves(step.arguments):
-        is_free = not isinstance(value, str) or len(value.split()) > MAX_WORDS
-        if is_free or not re.search(r"\w", value) or _is_said(value, text):
+        if not isinstance(value, str) or len(value.split()) > MAX_WORDS:
+            continue
+        if _AMOUNT.fullmatch(value) or not re.search(r"\w", value) or _is_said(value, text):
             continue
         known = source.known(task, texts) if known is None else known
-        if value.casefold() not in known:
+        if value.casefold() not in known and not _is_said(value, source.library):
             yield f"a value from nowhere: {step.tool} {value!r}"
     for one in _objects(step.arguments):
         if not _fits(source.records(task, texts), one, said):

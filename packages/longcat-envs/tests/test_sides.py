@@ -1,0 +1,270 @@
+"""Sets of two sides: a person with tools of their own, judged on what holds on both."""
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import pytest
+from longcat_envs import Invalid, run_episode
+from longcat_envs._task import CLOSED
+from longcat_envs.loaders import ForeignEnvironment, Hands, audit_foreign_set, request
+from longcat_envs.loaders._hands import arguments_after
+from longcat_envs.loaders._sides import is_same
+from longcat_envs.tasks import Step
+
+_SPEC = importlib.util.spec_from_file_location("foreign", Path(__file__).parent / "foreign.py")
+foreign = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(foreign)
+
+
+def begun(place=0, source=None):
+    source = source or foreign.house()
+    environment = ForeignEnvironment(source, source.tasks[place])
+    environment.start()
+    return environment
+
+
+def call(name, **arguments):
+    return {"function": {"name": name, "arguments": arguments}}
+
+
+def test_golden_calls_of_both_sides_warm_the_house():
+    environment = begun()
+    assert environment.task.turns[0].endswith("It is cold here.")
+    assert environment.task.golden == ((Step(tool="unlock", arguments={"contract_id": "H1"}),),)
+    assert [step.tool for step in environment.task.asked[0]] == ["toggle_heating", "set_mode"]
+    assert environment.call_now(call("unlock", contract_id="H1")).content == "unlocked"
+    answer = environment.hear(request(environment.task.asked[0]))
+    assert answer == "toggle_heating: Heating is now ON\nset_mode: Mode comfort"
+    assert environment.score_now().total == 0  # not over
+    assert environment.hear("All of that is done now.") is None
+    assert environment.score_now().parts == {
+        CLOSED: 1.0, "is_warm {}": 1.0, 'assert_unlocked {"contract_id": "H1"}': 1.0,
+    }  # fmt: skip
+
+
+def test_the_sides_are_in_line_after_each_call():
+    environment = begun()
+    assert "locked True" in environment.hear("Please call check_panel().")
+    environment.call_now(call("unlock", contract_id="H1"))
+    assert "locked False" in environment.hear("Please call check_panel().")
+
+
+@pytest.mark.parametrize("left_out", ["unlock", "toggle_heating", "set_mode"])
+def test_neither_side_is_enough(left_out):
+    environment = begun()
+    if left_out != "unlock":
+        environment.call_now(call("unlock", contract_id="H1"))
+    environment.hear(request([s for s in environment.task.asked[0] if s.tool != left_out]))
+    environment.hear("All of that is done now.")
+    assert environment.score_now().total == 0
+
+
+def test_the_person_has_their_own_tools_and_the_agent_has_not():
+    environment = begun()
+    for name in ("toggle_heating", "freeze", "assert_unlocked", "lock"):
+        assert environment.call_now(call(name)).is_error
+    assert environment.session.act("unlock", {"contract_id": "H1"}).startswith("Error: there is no")
+    assert environment.session.act("freeze", {}).startswith("Error: there is no")
+    assert environment.session.act("set_mode", {"mode": "hot"}) == "Error: no such mode"
+    assert environment.session.state() == {}
+    assert environment.call_now(call("get_contract", contract_id="H9")).is_error
+
+
+def test_calls_that_must_be_made_count_by_the_arguments_that_are_compared():
+    for day, contract, reward in (("Friday", "H1", 1), ("Monday", "H2", 0)):
+        environment = begun(1)
+        environment.hear("Please press_reset.")
+        environment.call_now(call("get_contract", contract_id="H1"))
+        environment.call_now(call("send_engineer", contract_id=contract, day=day))
+        environment.hear("All of that is done now.")
+        assert environment.score_now().total == reward
+    environment = begun(1)  # the agent's own call of another's tool is no act of the person
+    environment.call_now(call("press_reset"))
+    environment.hear("All of that is done now.")
+    assert environment.score_now().parts["call 1: press_reset"] == 0
+
+
+def test_the_records_of_both_sides_must_be_as_after_the_golden_calls():
+    def ended(*calls, asked="Please set_mode(mode='eco')."):
+        environment = begun(2)
+        for one in calls:
+            environment.call_now(one)
+        environment.hear(asked)
+        environment.hear("All of that is done now.")
+        return environment.score_now().total
+
+    unlock = call("unlock", contract_id="H2")
+    assert ended(unlock) == 1
+    assert ended() == 0
+    assert ended(unlock, asked="All of that is done now.") == 0
+    assert ended(unlock, call("send_engineer", contract_id="H1", day="Monday")) == 0
+    assert ended(unlock, asked="Please set_mode('eco') and press_reset().") == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "done"),
+    [
+        ("Please call toggle_heating().", ["toggle_heating"]),
+        ("1. press_reset\n2. toggle_heating", ["press_reset", "toggle_heating"]),
+        ("Could you press the reset button? Then set the mode to comfort.",
+         ["press_reset", "set_mode comfort"]),
+        ("Call set_mode(mode='comfort').", ["set_mode comfort"]),
+        ('Use set_mode with {"mode": "comfort"}.', ["set_mode comfort"]),
+        ("set_mode('comfort')", ["set_mode comfort"]),
+        ("I need you to press reset.", ["press_reset"]),
+        ("I'd like you to press reset.", ["press_reset"]),
+        ("I have unlocked it. Now press reset.", ["press_reset"]),
+        ("After that, press reset.", ["press_reset"]),
+        ("You should press reset now.", ["press_reset"]),
+        ("Turn the heating on.", ["toggle_heating"]),
+        ("If the heating is off, turn the heating on.", ["toggle_heating"]),
+        ("Turn off the heating.", []),  # it is off
+        ("Turn heating off, please.", []),
+        ("Do not press reset.", []),
+        ("Please don't turn the heating on.", []),
+        ("Never call toggle_heating.", []),
+        ("I pressed reset from here. I will turn the heating on.", []),
+        ("Shall I press reset?", []),
+        ("Should we turn the heating on?", []),
+        ("I'll press reset for you.", []),
+        ("Did you press reset?", []),
+        ("You have turned the heating on, I see.", []),
+        ("Once you press reset we go on.", []),
+        ("If the panel is dark, press reset.", []),  # it is not known here whether it is
+        ("They press reset in such cases.", []),
+        ("Do you want me to press reset?", []),
+        ("press_reset_now", []),
+    ],
+)  # fmt: skip
+def test_the_person_does_what_is_asked_for_and_no_more(said, done):
+    environment = begun()
+    before = dict(environment.session.sides.person.db)
+    environment.hear(said)
+    after = environment.session.sides.person.db
+    found = ["press_reset"] * (after["presses"] - before["presses"])
+    found += ["toggle_heating"] * (after["heating"] != before["heating"])
+    found += [f"set_mode {after['mode']}"] * (after["mode"] != before["mode"])
+    assert sorted(found) == sorted(done)
+
+
+def test_what_is_asked_is_answered_by_looking():
+    environment = begun()
+    answer = environment.hear("What does the panel show?")
+    assert answer == "check_panel: Heating: OFF, mode eco, locked True"
+    assert environment.hear("Which contract is it?").startswith("As I said: I am Ann Lee")
+    assert environment.hear("Shall I go on?") == "Yes, please."
+    assert environment.hear("Turn off the heating.") == "toggle_heating: it is off already."
+    assert environment.hear("Please set_mode.") == "set_mode: what should I give for mode?"
+    assert environment.hear("Please set the mode.") == "set_mode: what should I give for mode?"
+
+
+def test_a_talk_has_an_end_whatever_is_asked():
+    environment = begun()
+    turns = 0
+    while environment.hear("press_reset " * 30) is not None:
+        turns += 1
+    assert turns == 3
+    assert environment.session.sides.person.db["presses"] == 90
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("(a=1, b='x')", {"a": 1, "b": "x"}),
+        ("('y', b=')')", {"a": "y", "b": ")"}),
+        (' with {"a": "x (1)"} now', {"a": "x (1)"}),
+        ("(a=1", {}),
+        ("(a=__import__('os'))", {}),
+        ("(a=[1, {'b': True}])", {"a": [1, {"b": True}]}),
+        (": {1: 2}", {}),
+        (". Then {\"a\": 1}", {}),
+        ("(" * 9999, {}),
+        ("(a='\\d')", {"a": "\\d"}),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_arguments_are_read_and_nothing_is_executed(text, found):
+    assert arguments_after(text, ["a", "b"])[0] == found
+
+
+def test_values_are_compared_with_lists_in_any_order():
+    assert is_same({"a": [1, {"b": [2, 3]}]}, {"a": [{"b": [3, 2]}, 1.0]})
+    assert not is_same({"a": [1, 1]}, {"a": [1, 2]})
+    assert not is_same({"a": 1}, {"a": 1, "b": None})
+    assert not is_same([1], [1, 1])
+
+
+def test_the_audit_replays_and_attacks_both_sides():
+    found = audit_foreign_set(foreign.house())
+    summary = found["summary"]
+    assert (summary["tasks"], summary["golden_calls"], summary["golden_writes"]) == (3, 8, 7)
+    assert summary["careless"] == {
+        "silent": {"tried": 3, "passed": 0},
+        "agent_alone": {"tried": 3, "passed": 0},
+        "person_alone": {"tried": 3, "passed": 0},
+        # assertions and calls say nothing of what else was done; whole records do
+        "one_too_many": {"tried": 2, "passed": 1},
+    }
+    assert all(one["tried"] == one["passed"] for one in summary["careful"].values())
+    assert summary["careful"]["one_by_one"]["tried"] == 1
+    assert summary["writes_left_out"] == {"tried": 7, "passed": 0}
+    assert (summary["gold_faulty"], summary["unjudged"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("actions", "words"),
+    [
+        ([foreign.action("set_mode", by="user", mode="hot-9")], "a value from nowhere: set_mode"),
+        ([foreign.action("dance", by="user")], "a tool that is not offered: dance"),
+        ([foreign.action("get_contract", contract_id="H1"),
+          foreign.action("set_mode", by="user", mode="blue-7")], ""),  # read before
+        ([foreign.action("unlock", contract_id="H1")] * 2, "a write that makes no difference"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_persons_golden_calls_are_found(actions, words):
+    initial = foreign.COLD["initial_state"]["initialization_actions"]
+    source = foreign.house(foreign.house_task(0, actions, basis=("DB",), initial=initial))
+    (row,) = audit_foreign_set(source)["rows"]
+    assert any(fault.startswith(words) for fault in row["faults"]) if words else not row["faults"]
+
+
+def test_a_world_that_breaks_makes_the_episode_invalid():
+    environment = begun()
+    environment.session.sides.sync = lambda: 1 / 0
+    assert environment.hear("Please call toggle_heating().") is None
+    assert isinstance(environment.score_now(), Invalid)
+    environment = begun()
+    environment.session.sides.sync = lambda: 1 / 0
+    assert environment.call_now(call("unlock", contract_id="H1")).is_error
+    assert isinstance(environment.score_now(), Invalid)
+
+
+def test_an_agent_talks_the_person_through_it():
+    class Agent:
+        async def chat(self, messages, *, tools):
+            said = messages[-1]["content"]
+            if "cold" in said:
+                return {"role": "assistant", "content": "What does the panel say?"}
+            if "locked True" in said:
+                function = {"name": "unlock", "arguments": '{"contract_id": "H1"}'}
+                return {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"id": "1", "type": "function", "function": function}],
+                }
+            if said == "unlocked":
+                words = "Turn the heating on and set the mode to comfort."
+                return {"role": "assistant", "content": words}
+            return {"role": "assistant", "content": "It is warm now."}
+
+    source = foreign.house()
+    environment = ForeignEnvironment(source, source.tasks[0])
+    episode = asyncio.run(run_episode(environment, Agent()))
+    assert episode.reward.total == 1
+
+
+def test_a_person_without_tools_is_as_before():
+    person = Hands("My boiler is cold.")
+    assert person.answer("Could you call toggle_heating()?") == "As I said: My boiler is cold."
+    assert person.answer("All of that is done now.") is None
