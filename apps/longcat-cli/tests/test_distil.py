@@ -87,8 +87,9 @@ def test_each_domain_is_judged_by_its_own_expert(distilled):
             assert trainer._teacher_of(SimpleNamespace(domain=domain)) == group
     ids = torch.arange(12)[None]
     rows = SimpleNamespace(
-        ids_BL=ids, real_BL=torch.ones_like(ids), wanted_BL=ids < 11, target_T=ids[0, 1:]
-    )
+        ids_BL=ids, real_BL=torch.ones_like(ids), wanted_BL=ids < 11, target_U=ids[0, 1:],
+        spread=lambda value_U: value_U,
+    )  # fmt: skip
     for group, predict in trainer._teachers.items():
         model = LongcatForCausalLM.from_pretrained(folder.expert(group) / "model").eval()
         with torch.no_grad():

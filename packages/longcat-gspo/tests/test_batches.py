@@ -35,8 +35,9 @@ def test_the_seed_decides_and_few_samples_make_one_batch():
         token_batches([], batch_tokens=64, num_batches=1, seed=0)
 
 
-def _sample(length):
-    return Sample(token_ids=[0] * length, loss_mask=[True] * length)
+def _sample(item):
+    token, length = item
+    return Sample(token_ids=[token] * length, loss_mask=[True] * length)
 
 
 @pytest.mark.parametrize("most", [1_000, 3_000, 9_000])
@@ -44,9 +45,19 @@ def test_micro_batches_are_about_equal_and_no_more_than_needed(most):
     """Each within one sample of its share; one part fewer would break the limit somewhere."""
     rng = Random(1)
     lengths = [rng.randint(40, 120) for _ in range(200)]
-    parts = micro_batches(lengths, _sample, most)
+    parts = micro_batches(list(enumerate(lengths)), _sample, most)
+    parts = [[length for _, length in part] for part in parts]
     assert sorted(n for part in parts for n in part) == sorted(lengths)
     share = sum(lengths) / len(parts)
     assert all(abs(sum(part) - share) <= 2 * 120 for part in parts)
     assert all(len(part) * max(part) <= most for part in parts)
     assert sum(lengths) / most <= len(parts) <= 1.4 * sum(lengths) / most + 1
+
+
+def test_what_is_the_same_counts_once_and_stays_together():
+    items = [(0, 5), (1, 5), (2, 5), (0, 5), (1, 5), (0, 6), (0, 5)]
+    assert micro_batches(items, _sample, 5) == [[(0, 5)] * 3, [(1, 5)] * 2, [(2, 5)], [(0, 6)]]
+    assert micro_batches(items, _sample, 15) == [
+        [(0, 5)] * 3 + [(1, 5)] * 2 + [(2, 5)], [(0, 6)]
+    ]  # fmt: skip
+    assert micro_batches([(3, 4)] * 9, _sample, 4) == [[(3, 4)] * 9]

@@ -42,9 +42,9 @@ def test_a_tree_by_hand():
     assert tree.positions_N.tolist() == [0, 1, 2, 3, 2, 0, 1]
     seen = [row.nonzero()[:, 0].tolist() for row in tree.sees_NN]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5], [5, 6]]
-    where = tree.wanted_U[tree.place_T].tolist()
+    where = tree.wanted_W[tree.place_U].tolist()
     assert where == [0, 1, 5, 0, 1, 2]
-    assert rows.target_T.tolist() == [6, 8, 6, 6, 7, 7]
+    assert rows.target_U.tolist() == [6, 8, 6, 6, 7, 7]
 
 
 @pytest.mark.parametrize("adapts", [False, True])

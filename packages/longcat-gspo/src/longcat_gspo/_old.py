@@ -18,7 +18,7 @@ def look_at_engine(parts: Sequence[Part], agreement: Agreement, predict: Predict
     """Find out whether it agrees, at the price of one more pass over a part of one batch."""
     if not agreement.is_open:
         return
-    for part in sorted(parts, key=lambda part: -len(part.rows.target_T)):
+    for part in sorted(parts, key=lambda part: -len(part.rows.place_T)):
         if not agreement.is_open:
             return
         if (part.on_policy_S & part.rows.has_old_S).any():

@@ -3,8 +3,8 @@
 They are those of the policy that acted: `softmax(logits / temperature)`, cut to `top_k` and `top_p`
 where sampling was.
 
-Dimension key: B sequences, L the longest one's length, T learned tokens, V vocabulary, D model
-width.
+Dimension key: B sequences, L the longest one's length, T learned tokens, U different places where
+one stands (see `Rows`), V vocabulary, D model width.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
         try:
             with autocast():
-                logits_TV = call(model, rows, options)
+                logits_UV = call(model, rows, options)
         except IndexError as error:
             most = int(rows.ids_BL.max())
             raise ValueError(f"token_ids up to {most} must be the model's: {error}") from error
-        logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+        logits_UV = logits_UV.to(torch.promote_types(logits_UV.dtype, torch.float32))
         if config.temperature != 1:
-            logits_TV = logits_TV / config.temperature
+            logits_UV = logits_UV / config.temperature
         if config.is_truncated:
-            kept_TV = kept_words(logits_TV.detach(), rows.target_T, config.top_k, config.top_p)
-            logits_TV = logits_TV.masked_fill(~kept_TV, -torch.inf)
-        log_probs_TV = logits_TV.log_softmax(-1)
-        picked_T = log_probs_TV.gather(1, rows.target_T[:, None])[:, 0]
-        return picked_T, _entropy(log_probs_TV.detach())
+            kept_UV = kept_words(logits_UV.detach(), rows.target_U, config.top_k, config.top_p)
+            logits_UV = logits_UV.masked_fill(~kept_UV, -torch.inf)
+        log_probs_UV = logits_UV.log_softmax(-1)
+        picked_U = log_probs_UV.gather(1, rows.target_U[:, None])[:, 0]
+        return rows.spread(picked_U), rows.spread(_entropy(log_probs_UV.detach()))
 
     return predict
 
@@ -173,7 +173,8 @@ def from_hidden_states(
     def predict(rows: Rows) -> tuple[Tensor, Tensor]:
         with autocast():
             states_BLD = hidden(rows.ids_BL, rows.real_BL)
-        states_TD = states_BLD[rows.wanted_BL].to(head.weight.dtype) / config.temperature
-        return linear_log_probs_and_entropy(states_TD, head.weight, rows.target_T)
+        states_UD = states_BLD[rows.wanted_BL].to(head.weight.dtype) / config.temperature
+        picked_U, entropy_U = linear_log_probs_and_entropy(states_UD, head.weight, rows.target_U)
+        return rows.spread(picked_U), rows.spread(entropy_U)
 
     return predict

@@ -1,7 +1,10 @@
 """What a trainer learns from, and how it is laid out in tensors.
 
-Dimension key: B sequences of a micro-batch, L its longest one, T learned tokens of all its
-sequences.
+Attempts at one task are often the same to the last token. They are computed once, and each counts:
+a row is a sequence of tokens, however many samples have it.
+
+Dimension key: S samples of a micro-batch, B different sequences among them, L the longest one,
+T learned tokens of all samples, U different places where one stands.
 """
 
 from __future__ import annotations
@@ -102,34 +105,50 @@ class Rows:
     real_BL: Tensor
     """1 where a token is, 0 where there is padding."""
     wanted_BL: Tensor
-    """Where the next token is to be learned."""
-    target_T: Tensor
+    """Where the next token is to be learned, in any sample; U of them."""
+    target_U: Tensor
+    """That next token."""
+    place_T: Tensor
+    """Of a learned token among the U."""
     old_T: Tensor
     """Log-probs of the targets under the weights that sampled them; 0 where none were given."""
     sequence_T: Tensor
+    """Its sample."""
     has_old_S: Tensor
-    """Whether a sequence came with log-probs."""
+    """Whether a sample came with log-probs."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], device: torch.device) -> Rows:
-        """Lay samples side by side."""
+        """Lay different sequences side by side."""
         width = max(2, *(len(sample.token_ids) for sample in samples))
-        shape = len(samples), width
+        first: dict[bytes, int] = {}
+        row_S = [first.setdefault(_tokens(sample), len(first)) for sample in samples]
+        shape = len(first), width
         ids, real = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        learned, old = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
-        for place, sample in enumerate(samples):
+        learned = np.zeros((len(samples), width), dtype=bool)
+        old = np.zeros(learned.shape, dtype=np.float32)
+        for place, (row, sample) in enumerate(zip(row_S, samples, strict=True)):
             length = len(sample.token_ids)
-            ids[place, :length], real[place, :length] = sample.token_ids, 1
+            ids[row, :length], real[row, :length] = sample.token_ids, 1
             learned[place, :length] = sample.loss_mask
             if sample.log_probs is not None and len(sample.log_probs):
                 old[place, :length] = sample.log_probs
         learned[:, 0] = False
+        told, wanted = np.roll(learned, -1, axis=1), np.zeros(shape, dtype=bool)
+        np.logical_or.at(wanted, row_S, told)
+        place_BL = wanted.cumsum().reshape(shape) - 1
         arrays = (
-            ids, real, np.roll(learned, -1, axis=1), ids[learned], old[learned],
-            learned.nonzero()[0],
+            ids, real, wanted, np.roll(ids, -1, axis=1)[wanted], place_BL[row_S][told],
+            old[learned], learned.nonzero()[0],
             np.array([sample.log_probs is not None for sample in samples]),
         )  # fmt: skip
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    def spread(self, value_U: Tensor) -> Tensor:
+        """Give each learned token what stands at its place, (T,)."""
+        if value_U.device.type == "cuda":  # where this adds gradients up in an order of its own:
+            return value_U[self.place_T]  # sorted, hence always in the same one
+        return value_U.index_select(0, self.place_T)
 
     @classmethod
     def nothing(cls, device: torch.device) -> Rows:
@@ -140,18 +159,29 @@ class Rows:
 def micro_batches(
     items: Sequence[Item], sample: Callable[[Item], Sample], max_tokens: int
 ) -> list[list[Item]]:
-    """Sort by length; cut into as few equal parts as the token limit allows, padding counted."""
+    """Sort by length; cut into as few equal parts as the token limit allows, padding counted.
+
+    Items of the same tokens count once, and stay together.
+    """
     if not items:
         return []
-    ordered = sorted(items, key=lambda item: len(sample(item).token_ids))
-    lengths = [len(sample(item).token_ids) for item in ordered]
+    alike: dict[bytes, list[Item]] = {}
+    for item in items:
+        alike.setdefault(_tokens(sample(item)), []).append(item)
+    ordered = sorted(alike.values(), key=lambda held: len(sample(held[0]).token_ids))
+    lengths = [len(sample(held[0]).token_ids) for held in ordered]
     num = 1
     while True:
         ends = _equal_parts(lengths, num)
         widest = max((e - s) * lengths[e - 1] for s, e in itertools.pairwise(ends))
         if widest <= max_tokens or num == len(ordered):
-            return [ordered[s:e] for s, e in itertools.pairwise(ends)]
+            return [[*itertools.chain(*ordered[s:e])] for s, e in itertools.pairwise(ends)]
         num += 1
+
+
+def _tokens(sample: Sample) -> bytes:
+    """Equal where the tokens are."""
+    return np.asarray(sample.token_ids, dtype=np.int64).tobytes()
 
 
 def _equal_parts(lengths: list[int], num: int) -> list[int]:

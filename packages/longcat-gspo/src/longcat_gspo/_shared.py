@@ -3,8 +3,8 @@
 Attempts at one task have its prompt in common, and several segments of one attempt their past: the
 row is the tree of all prefixes, and each token sees those before it in its own sequence.
 
-Dimension key: B sequences, L the longest one's length, N tokens of the row, T learned tokens,
-U places whose logits are wanted.
+Dimension key: B sequences, L the longest one's length, N tokens of the row, U places in sequences
+where a token is learned, W of the row.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A row, and where in it each learned token is predicted."""
+    """A row, and where in it learned tokens are predicted."""
 
     ids_N: Tensor
     positions_N: Tensor
     sees_NN: Tensor
     """Whether a token (of the first axis) sees another one."""
-    wanted_U: Tensor
-    place_T: Tensor
-    """Among the U places."""
+    wanted_W: Tensor
+    place_U: Tensor
+    """Among the W."""
 
     @classmethod
     def of(cls, rows: Rows) -> Tree:
@@ -52,8 +52,8 @@ class Tree:
             path, new = node_L[: len(ids)], node_L[begin : len(ids)]
             ids_N[new], positions_N[new] = ids[begin:], np.arange(begin, len(ids))
             sees_NN[new[:, None], path] = np.arange(begin, len(ids))[:, None] >= np.arange(len(ids))
-        wanted_U, place_T = np.unique(node_BL[wanted_BL], return_inverse=True)
-        arrays = ids_N, positions_N, sees_NN, wanted_U, place_T
+        wanted_W, place_U = np.unique(node_BL[wanted_BL], return_inverse=True)
+        arrays = ids_N, positions_N, sees_NN, wanted_W, place_U
         return cls(*(torch.from_numpy(array).to(rows.ids_BL.device) for array in arrays))
 
 
@@ -100,13 +100,13 @@ def shared_batches(
 
 
 def shared_logits(model: nn.Module, rows: Rows, options: dict[str, bool]) -> Tensor:
-    """Logits where a token is to be learned, (T, V), from one row."""
+    """Logits where a token is to be learned, (U, V), from one row."""
     tree = Tree.of(rows)
     out = cast("Any", model)(
         input_ids=tree.ids_N[None], position_ids=tree.positions_N[None],
-        attention_mask=tree.sees_NN[None, None], logits_to_keep=tree.wanted_U, **options,
+        attention_mask=tree.sees_NN[None, None], logits_to_keep=tree.wanted_W, **options,
     )  # fmt: skip
-    return out.logits[0][tree.place_T]
+    return out.logits[0][tree.place_U]
 
 
 def check_sharing(model: nn.Module, options: dict[str, bool]) -> None:

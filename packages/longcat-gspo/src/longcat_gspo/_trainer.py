@@ -4,6 +4,7 @@
 - Losses are sums over micro-batches divided by the number of sequences (or tokens) of the whole
   batch, so that gradient accumulation is exact.
 - A sequence whose advantage is 0 counts in that number and is never computed: its gradient is 0.
+- Sequences of the same tokens are computed once; each has its own loss.
 - A sequence without a token to learn counts in its group's mean alone.
 - A step with a loss or a gradient that is not finite changes nothing and raises.
 - Ratios of the first step on a batch cost no pass of their own: the trainer's old log-probs are
