@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from longcat_envs import DomainError, Invalid, Reward, run_episode
 from longcat_envs.commands import main
-from longcat_envs.loaders import ForeignEnvironment, is_foreign, load_foreign
+from longcat_envs.loaders import (
+    ForeignEnvironment,
+    audit_foreign_set,
+    is_foreign,
+    load_foreign,
+)
 from longcat_envs.loaders._bfcl import schema_of, step_of
 from longcat_envs.loaders._overlay import Overlay
 from longcat_envs.testing import FakeServer
@@ -18,6 +23,9 @@ from longcat_envs.testing import FakeServer
 _SPEC = importlib.util.spec_from_file_location("foreign", Path(__file__).parent / "foreign.py")
 foreign = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(foreign)
+_TWO = importlib.util.spec_from_file_location("two_sides", Path(__file__).parent / "two_sides.py")
+sides = importlib.util.module_from_spec(_TWO)
+_TWO.loader.exec_module(sides)
 
 
 def call(name, /, **arguments):
@@ -307,6 +315,7 @@ def wheels(tmp_path, monkeypatch):
     foreign.write(site, foreign.TAU2_WHEEL)
     foreign.write(site, foreign.tau2_files("inspect_evals/tau2/data/domains/retail"))
     foreign.write(site, foreign.BFCL_WHEEL)
+    foreign.write(site, sides.two_sided_files("inspect_evals/tau2/data/domains"))
     for category, entries in (("base", foreign.ENTRIES[:1]), ("long_context", foreign.ENTRIES[:1])):
         name = f"BFCL_v4_multi_turn_{category}.json"
         answers = [
@@ -350,6 +359,53 @@ def test_sets_are_loaded_from_wheels_of_their_form(wheels):
         "cup",
         "more",
     ]
+
+
+@pytest.fixture
+def two_sided(wheels):
+    for files in (sides.TELECOM_WHEEL, sides.BANKING_WHEEL):
+        foreign.write(wheels / "site", files)
+
+
+def test_telecom_is_a_carrier_and_a_phone(two_sided):
+    assert [task.id for task in load_foreign("tau2:telecom_full").tasks] == ["abroad", "other"]
+    source = load_foreign("tau2:telecom")
+    environment = begun(source)
+    assert "Phones roam." in environment.task.system
+    assert [task.id for task in source.tasks] == ["abroad"]
+    assert environment.call_now(call("enable_roaming", line_id="L1")).content == (
+        '{"line": {"line_id": "L1", "phone_number": "555-1", "roaming": true}}'
+    )
+    assert environment.hear("Please turn on data roaming.") == (
+        "toggle_roaming: Data Roaming is now ON"
+    )
+    environment.hear("Done.")
+    assert met(environment) == 1
+    state = environment.session.state()  # the bill that is named at random has a name of its own
+    assert sorted(state) == ["bills/B9003", "customers/C1", "lines/L1", "phone/phone"]
+    assert state["bills/B9003"]["due"] == 2.0
+    assert state["customers/C1"]["bill_ids"] == ["B1", "B9003"]
+    assert "bills/B77" not in state
+    assert begun(source).session.state() == {}
+    found = audit_foreign_set(source)["summary"]
+    assert (found["golden_writes"], found["gold_faulty"], found["careful"]["plain"]["passed"]) == (
+        2, 0, 1,
+    )  # fmt: skip
+
+
+def test_banking_is_one_database_for_both_sides(two_sided):
+    source = load_foreign("tau2:banking")
+    environment = begun(source)
+    assert environment.task.system == "You work at a bank. Use grep."
+    assert environment.call_now(call("grep", pattern="Gold")).content == "There is the Gold Card."
+    assert environment.call_now(call("call_tool", agent_tool_name="x", arguments="{}")).is_error
+    users = environment.session.sides.agent.db.users.data
+    assert users == {"u1": {"name": "Ann Lee", "email": "a@x.org"}}
+    assert environment.hear("Please call apply(card_type='Gold Card').") == "apply: applied"
+    environment.hear("Done.")
+    assert met(environment) == 1
+    assert audit_foreign_set(source)["summary"]["gold_faulty"] == 0
+    assert begun(source).session.sides.agent.db.cards.data == {}
 
 
 def test_a_checkout_gives_its_own_data(wheels):

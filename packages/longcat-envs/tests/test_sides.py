@@ -10,15 +10,16 @@ from longcat_envs._task import CLOSED
 from longcat_envs.loaders import ForeignEnvironment, Hands, audit_foreign_set, request
 from longcat_envs.loaders._hands import arguments_after
 from longcat_envs.loaders._sides import is_same
+from longcat_envs.loaders._tau2_ways import TELECOM
 from longcat_envs.tasks import Step
 
-_SPEC = importlib.util.spec_from_file_location("foreign", Path(__file__).parent / "foreign.py")
-foreign = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(foreign)
+_SPEC = importlib.util.spec_from_file_location("two_sides", Path(__file__).parent / "two_sides.py")
+sides = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sides)
 
 
 def begun(place=0, source=None):
-    source = source or foreign.house()
+    source = source or sides.house()
     environment = ForeignEnvironment(source, source.tasks[place])
     environment.start()
     return environment
@@ -196,7 +197,7 @@ def test_values_are_compared_with_lists_in_any_order():
 
 
 def test_the_audit_replays_and_attacks_both_sides():
-    found = audit_foreign_set(foreign.house())
+    found = audit_foreign_set(sides.house())
     summary = found["summary"]
     assert (summary["tasks"], summary["golden_calls"], summary["golden_writes"]) == (3, 8, 7)
     assert summary["careless"] == {
@@ -215,16 +216,16 @@ def test_the_audit_replays_and_attacks_both_sides():
 @pytest.mark.parametrize(
     ("actions", "words"),
     [
-        ([foreign.action("set_mode", by="user", mode="hot-9")], "a value from nowhere: set_mode"),
-        ([foreign.action("dance", by="user")], "a tool that is not offered: dance"),
-        ([foreign.action("get_contract", contract_id="H1"),
-          foreign.action("set_mode", by="user", mode="blue-7")], ""),  # read before
-        ([foreign.action("unlock", contract_id="H1")] * 2, "a write that makes no difference"),
+        ([sides.action("set_mode", by="user", mode="hot-9")], "a value from nowhere: set_mode"),
+        ([sides.action("dance", by="user")], "a tool that is not offered: dance"),
+        ([sides.action("get_contract", contract_id="H1"),
+          sides.action("set_mode", by="user", mode="blue-7")], ""),  # read before
+        ([sides.action("unlock", contract_id="H1")] * 2, "a write that makes no difference"),
     ],
 )  # fmt: skip
 def test_faults_of_the_persons_golden_calls_are_found(actions, words):
-    initial = foreign.COLD["initial_state"]["initialization_actions"]
-    source = foreign.house(foreign.house_task(0, actions, basis=("DB",), initial=initial))
+    initial = sides.COLD["initial_state"]["initialization_actions"]
+    source = sides.house(sides.house_task(0, actions, basis=("DB",), initial=initial))
     (row,) = audit_foreign_set(source)["rows"]
     assert any(fault.startswith(words) for fault in row["faults"]) if words else not row["faults"]
 
@@ -258,7 +259,7 @@ def test_an_agent_talks_the_person_through_it():
                 return {"role": "assistant", "content": words}
             return {"role": "assistant", "content": "It is warm now."}
 
-    source = foreign.house()
+    source = sides.house()
     environment = ForeignEnvironment(source, source.tasks[0])
     episode = asyncio.run(run_episode(environment, Agent()))
     assert episode.reward.total == 1
@@ -268,3 +269,67 @@ def test_a_person_without_tools_is_as_before():
     person = Hands("My boiler is cold.")
     assert person.answer("Could you call toggle_heating()?") == "As I said: My boiler is cold."
     assert person.answer("All of that is done now.") is None
+
+
+SWITCHES = {
+    "check_network_status": "Airplane Mode: {}\nMobile Data Enabled: {}\n"
+    "Data Roaming Enabled: {}\nWi-Fi Radio: {}",
+    "check_wifi_calling_status": "Wi-Fi Calling is currently turned {}.",
+    "check_data_restriction_status": "Data Saver mode is {} (limits data usage).",
+}
+
+
+def phone(said, *, switches="OFF"):
+    """What a person with a phone does when they hear this; looks at a switch are left out."""
+    done = []
+
+    def act(name, arguments):
+        shown = SWITCHES.get(name, "")
+        done.append(" ".join([name, *arguments.values()]))
+        return shown.format(*[switches] * shown.count("{}"))
+
+    person = Hands("x", TELECOM)
+    needs = {"grant_app_permission": {"app_name": "string", "permission": "string"},
+             "set_network_mode_preference": {"mode": "string"},
+             "check_app_permissions": {"app_name": "string"}}  # fmt: skip
+    person.take([sides.text(way.tool, **needs.get(way.tool, {})) for way in TELECOM], act)
+    person.answer(said)
+    return [one for one in done if one.startswith(("check_", "can_")) is ("?" in said)]
+
+
+@pytest.mark.parametrize(
+    ("said", "on", "off"),
+    [
+        ("Turn airplane mode off, please.", ["toggle_airplane_mode"], []),
+        ("Switch off flight mode.", ["toggle_airplane_mode"], []),
+        ("Please enable mobile data.", [], ["toggle_data"]),
+        ("Make sure to turn data roaming on.", [], ["toggle_roaming"]),
+        ("Disable Wi-Fi Calling.", ["toggle_wifi_calling"], []),
+        ("Turn Wi-Fi off and disable Wi-Fi calling.", ["toggle_wifi", "toggle_wifi_calling"], []),
+        ("Now switch data saver off.", ["toggle_data_saver_mode"], []),
+        ("Toggle airplane mode.", ["toggle_airplane_mode"], ["toggle_airplane_mode"]),
+        ("Turn off the VPN.", ["disconnect_vpn"], ["disconnect_vpn"]),
+        ("Disconnect your VPN.", ["disconnect_vpn"], ["disconnect_vpn"]),
+        ("Set the network mode to 4G/5G preferred.", *[["set_network_mode_preference 4g_5g_preferred"]] * 2),
+        ("Set your preferred network to 3G only.", *[["set_network_mode_preference 3g_only"]] * 2),
+        ("Change the network mode to LTE.", *[["set_network_mode_preference 4g_only"]] * 2),
+        ("Remove the SIM card and put it back in.", *[["reseat_sim_card"]] * 2),
+        ("Reset the APN settings, then restart your phone.", *[["reset_apn_settings", "reboot_device"]] * 2),
+        ("Give the messaging app the SMS and storage permissions.",
+         *[["grant_app_permission messaging sms", "grant_app_permission messaging storage"]] * 2),
+        ("I sent a request. Please make the payment.", *[["make_payment"]] * 2),
+        ("Run a speed test.", *[["run_speed_test"]] * 2),
+        ("What does the status bar show?", *[["check_status_bar"]] * 2),
+        ("Can you send an MMS now?", *[["can_send_mms"]] * 2),
+        ("Is airplane mode on?", *[["check_network_status"]] * 2),
+        ("Is your SIM card locked?", *[["check_sim_status"]] * 2),
+        ("Is Wi-Fi calling on?", *[["check_wifi_calling_status"]] * 2),
+        ("Which permissions does the browser have?", *[["check_app_permissions browser"]] * 2),
+        ("Do not restart your phone.", [], []),
+        ("I have turned roaming on.", [], []),
+        ("I will reset the APN settings and restart your phone.", [], []),
+    ],
+)  # fmt: skip
+def test_a_phone_is_handled_as_plain_words_ask(said, on, off):
+    assert phone(said, switches="ON") == on
+    assert phone(said, switches="OFF") == off

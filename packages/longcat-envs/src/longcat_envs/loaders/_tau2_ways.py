@@ -11,7 +11,8 @@ from typing import Any
 
 from ._hands import Way
 
-_GAP = r"[^.;!?\n]{0,50}?"
+_GAP = r"(?:(?!\b(?:and|then)\b)[^.;!?\n]){0,50}?"
+_WIDE_GAP = r"[^.;!?\n]{0,60}?"
 _SET = rf"\b(?:turn|switch|toggle|enable|disable|activate|deactivate|put){_GAP}"
 _LOOK = (
     r"\b(?:is|are|check|look|see|tell|what|which|whether|confirm|verify|open|show|does|do you)"
@@ -62,7 +63,7 @@ TELECOM = (
     _switch("toggle_wifi_calling", r"wi-?fi calling", "check_wifi_calling_status", r"turned (\w+)"),
     _switch("toggle_wifi", r"wi-?fi(?! ?calling)", _NETWORK, r"Wi-Fi Radio: (\w+)"),
     _switch("toggle_data_saver_mode", r"data saver", "check_data_restriction_status", r"is (\w+)"),
-    _way("connect_vpn", rf"\b(?:connect|{_SET[2:]}\bon\b){_GAP}vpn"),
+    _way("connect_vpn", rf"\bconnect{_GAP}vpn|\b(?:turn|switch) on{_GAP}vpn"),
     _way("disconnect_vpn", rf"\bdisconnect{_GAP}vpn|\b(?:turn|switch) off{_GAP}vpn"
                            rf"|\b(?:turn|switch){_GAP}vpn off\b|\b(?:disable|deactivate){_GAP}vpn"),
     _way("set_network_mode_preference",
@@ -71,7 +72,7 @@ TELECOM = (
     _way("reseat_sim_card", rf"\b(?:re-?seat|re-?insert|remove|take out){_GAP}sim\b"),
     _way("reset_apn_settings", rf"\b(?:reset|restore){_GAP}(?:apn|access point)"),
     _way("reboot_device", rf"\b(?:restart|reboot){_GAP}(?:phone|device|it\b)|\breboot\b"),
-    _way("grant_app_permission", rf"\b(?:grant|give|allow|enable){_GAP}permissions?\b",
+    _way("grant_app_permission", rf"\b(?:grant|give|allow|enable){_WIDE_GAP}permissions?\b",
          fill=_permissions),
     _way("make_payment", rf"\b(?:make|complete|approve){_GAP}payment|\bpay{_GAP}bill"),
     _way("run_speed_test", rf"\b(?:run|do|perform|try|take){_GAP}speed ?test"
