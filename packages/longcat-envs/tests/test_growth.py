@@ -1,8 +1,11 @@
 """Growth decides which tools an environment has; switched off, figures move."""
 
 import json
+import math
 
 import pytest
+from longcat_envs import Grower, GrowthConfig, World
+from longcat_envs._grow import growth_value
 from longcat_envs.commands import main
 from longcat_envs.figures import growth_figures
 from longcat_envs.graph import Graph
@@ -101,3 +104,22 @@ def test_a_chain_of_four_tools_is_walked_edge_by_edge():
     assert graph.density(graph.tools) == 3 / 12
     assert graph.is_satisfied("get_b", ["get_a"])  # all that is needed, and no more
     assert not graph.is_satisfied("get_c", ["get_a"])
+
+
+def test_a_growth_value_by_hand():
+    assert growth_value(num_used=6, num_unused=2, density=0, num_attempts=1) == 0.25
+    halved = growth_value(num_used=6, num_unused=2, density=math.log(2), num_attempts=3)
+    assert halved == pytest.approx(0.25 / 2 / 3)
+    assert growth_value(num_used=9, num_unused=0, density=0.1, num_attempts=1) == 0
+
+
+def test_the_growth_value_decides_how_large_an_environment_of_the_first_form_becomes():
+    world = World.load("library")
+
+    def mean_size(threshold):
+        config = GrowthConfig(min_tools=6, threshold=threshold)
+        grower = Grower(world.domain, seed=0, config=config)
+        return sum(len(grower._grow().tools) for _ in range(60)) / 60
+
+    least, some, most = (mean_size(threshold) for threshold in (1, 0.3, 0.05))
+    assert least + 2 < some < most
