@@ -1,6 +1,6 @@
-"""Audit other benchmarks' tasks: tau2-bench as packaged and as corrected upstream, BFCL's turns.
+"""Audit other benchmarks' tasks: tau2-bench, as packaged and corrected upstream, BFCL's turns.
 
-    pip install inspect-evals mpmath && pip install --no-deps bfcl-eval
+    pip install 'longcat-envs[tau2]' mpmath && pip install --no-deps bfcl-eval
     export TAU2_CHECKOUT=path/to/tau2-bench
     python packages/longcat-envs/benchmarks/others.py --commit a2c0247
 
@@ -22,6 +22,8 @@ COLUMNS = [
     "pass with no call",
     "told without looking",
     "told and denied",
+    "one side alone",
+    "one write too many",
     "writes left out that pass",
     "reads left out that fail in the same state",
     "careful runs that fail",
@@ -31,9 +33,10 @@ COLUMNS = [
 ]
 
 
-def share(counts, name):
-    one = counts.get(name)
-    return f"{one['passed']} of {one['tried']}" if one else "-"
+def share(counts, *names):
+    found = [counts[name] for name in names if name in counts]
+    passed, tried = (sum(one[what] for one in found) for what in ("passed", "tried"))
+    return f"{passed} of {tried}" if found else "-"
 
 
 def line(source, corrected):
@@ -53,6 +56,8 @@ def line(source, corrected):
         share(one["careless"], "silent"),
         share(one["careless"], "dump"),
         share(one["careless"], "deny"),
+        share(one["careless"], "agent_alone", "person_alone"),
+        share(one["careless"], "one_too_many"),
         f"{writes['passed']} of {writes['tried']}",
         f"{reads['failed_in_the_same_state']} of {reads['tried']}",
         f"{tried - passed} of {tried}",
@@ -133,6 +138,7 @@ def main():
         corrected = {name for name in before if before[name] != after.get(name)}
         rows += [line(packaged, corrected), line(upstream, None)]
         recall.append(f"{domain} {rows[-2][-1]} of {rows[-2][-2]}, {rows[-1][-3]} still faulty")
+    rows += [line(load_foreign(f"tau2:{domain}"), None) for domain in ("telecom", "banking")]
     for category in CATEGORIES:
         rows.append(line(load_foreign(f"bfcl:{category}"), None))
     same, number = agreement(load_foreign("bfcl:base"))
@@ -155,6 +161,10 @@ def main():
                 "notes": [
                     "no call: the agent says only that all is done; some tasks ask for nothing but a refusal",
                     "told without looking, told and denied: tasks that want a value to be told",
+                    "one side alone: the agent asks the person for nothing, or makes no call itself",
+                    "one write too many: a write of another task after the golden calls",
+                    "telecom is judged by assertions, banking by its records or by calls",
+                    "telecom and banking: their persons do by rules what is asked, and no more",
                     "faulty: a write refused or without effect, a rule broken, a value from nowhere",
                     "numbers and longer texts in golden calls are not judged",
                     "the rules were written by somebody who had seen which tasks were corrected",

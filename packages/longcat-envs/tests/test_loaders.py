@@ -484,10 +484,43 @@ def test_commands_audit_and_run_agents_and_models_on_foreign_tasks(wheels, capsy
     assert (summary["set"], summary["episodes"], summary["pass@1"][0]) == ("tau2:retail", 2, 0)
 
 
+def test_a_model_speaks_for_the_person_of_a_foreign_task(two_sided, capsys):
+    def agent(body):
+        last = body["messages"][-1]
+        if last["role"] == "user" and "abroad" in last["content"]:
+            function = {"name": "enable_roaming", "arguments": '{"line_id": "L1"}'}
+            return 200, {"content": "", "tool_calls": [{"id": "1", "function": function}]}
+        is_on = "roaming is on" in last["content"]
+        return 200, {"content": "All is done." if is_on else "Turn roaming on, please."}
+
+    def user(body):
+        last = body["messages"][-1]
+        if last["role"] == "tool":
+            return 200, {"content": "My roaming is on."}
+        if last["content"] == "All is done.":
+            return 200, {"content": "[END]"}
+        function = {"name": "toggle_roaming", "arguments": "{}"}
+        return 200, {"content": "", "tool_calls": [{"id": "2", "function": function}]}
+
+    with FakeServer(agent) as model, FakeServer(user) as person:
+        command = ["run", "tau2:telecom", "--k", "1", "--json"]
+        assert main([*command, "--model", model.url, "--user", person.url]) == 0
+        assert main(["run", "bfcl:base", "--model", model.url, "--user", person.url]) == 2
+    out = capsys.readouterr()
+    assert json.loads(out.out)["summary"]["pass@1"][0] == 1
+    assert "prepared lines" in out.err
+    names = {tool["function"]["name"] for tool in person.bodies[0]["tools"]}
+    assert names == {"toggle_roaming", "check_network_status"}
+    assert "My phone 555-1 is abroad" in person.bodies[0]["messages"][0]["content"]
+    assert "toggle_roaming" not in str(
+        model.bodies
+    )  # the agent sees what is said, not what is done
+
+
 def test_options_of_one_kind_of_tasks_are_refused_for_the_other(capsys):
     url = ["--model", "http://127.0.0.1:9/v1"]
     for arguments in (
-        ["run", "tau2:retail", *url, "--user", "http://x"],
+        ["run", "tau2:retail", *url, "--file", "x"],
         ["run", "bfcl:base", *url, "--judge", "http://x"],
         ["audit", "bank", "--from", "."],
         ["agents", "bank", "--from", "."],

@@ -11,6 +11,7 @@ from longcat_envs.loaders import ForeignEnvironment, Hands, audit_foreign_set, r
 from longcat_envs.loaders._hands import arguments_after
 from longcat_envs.loaders._sides import is_same
 from longcat_envs.loaders._tau2_ways import TELECOM
+from longcat_envs.running import foreign_person_by
 from longcat_envs.tasks import Step
 
 _SPEC = importlib.util.spec_from_file_location("two_sides", Path(__file__).parent / "two_sides.py")
@@ -333,3 +334,45 @@ def phone(said, *, switches="OFF"):
 def test_a_phone_is_handled_as_plain_words_ask(said, on, off):
     assert phone(said, switches="ON") == on
     assert phone(said, switches="OFF") == off
+
+
+@pytest.mark.parametrize(
+    ("messages", "answers", "presses"),
+    [
+        ([{"calls": ["press_reset"] * 2}, {"content": "It blinks."}], ["It blinks."], 2),
+        ([{"content": "Yes."}, {"content": "Bye. [END]"}], ["Yes.", None], 0),
+        ([{"content": ""}], [None], 0),
+        ([{"calls": ["press_reset"]}] * 99, [None], 30),
+        ([{"calls": [None, "unlock"]}, {"content": "?"}], ["?"], 0),
+        ([{"content": "Yes."}] * 99, ["Yes."] * 20 + [None], 0),
+    ],
+)
+def test_a_model_is_a_person_with_tools(messages, answers, presses):
+    class Model:
+        def __init__(self):
+            self.rest = list(messages)
+
+        def ask(self, said, tools):
+            one = self.rest.pop(0)
+            calls = [{"function": name and {"name": name}} for name in one.get("calls", ())]
+            return {"role": "assistant", "content": one.get("content", ""), "tool_calls": calls}
+
+    source = sides.house()
+    person = foreign_person_by(Model())
+    environment = ForeignEnvironment(source, source.tasks[0], person)
+    environment.start()
+    assert [environment.hear("Please press reset.") for _ in answers] == answers
+    assert environment.session.sides.person.db["presses"] == presses
+
+
+def test_a_model_without_tools_is_a_person_too():
+    class Model:
+        def ask(self, said, tools):
+            assert not tools
+            assert "Never invent" in said[0]["content"]
+            calls = [{"id": "1", "function": {"name": "x"}}]
+            is_told = said[-1]["role"] == "tool"
+            return {"role": "assistant", "content": "Well.", "tool_calls": [] if is_told else calls}
+
+    task = sides.house().tasks[0]
+    assert foreign_person_by(Model())(task).answer("Hello?") == "Well."

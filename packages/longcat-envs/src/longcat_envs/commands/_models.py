@@ -25,6 +25,7 @@ from longcat_envs.running import (
     Trial,
     WindowJudge,
     agreement,
+    foreign_person_by,
     person_by,
     read_trials,
     run_trials,
@@ -120,14 +121,19 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _run_foreign(given: argparse.Namespace) -> int:
-    """Run a model on tasks of another benchmark, whose persons follow rules."""
-    if given.user != "rules" or given.judge is not None or given.file is not None:
-        raise DomainError("--user, --judge and --file are for our own domains")
+    """Run a model on tasks of another benchmark."""
+    if given.judge is not None or given.file is not None:
+        raise DomainError("--judge and --file are for our own domains")
     source = foreign_of(given)
-    endpoint = endpoint_of(given)
+    endpoint, person = endpoint_of(given), None
+    if given.user != "rules":
+        if any(len(task.turns) > 1 for task in source.tasks):
+            raise DomainError(f"--user is rules for {source.name}: its persons say prepared lines")
+        user = replace(_endpoint(given, given.user, given.user_name), settings={})
+        person = foreign_person_by(user)
     trials, is_whole = run_kept(
         source, list(source.tasks)[: given.tasks], lambda task, number: ModelPolicy(endpoint),
-        num_trials=given.k, out=given.out, concurrency=given.concurrency,
+        num_trials=given.k, out=given.out, concurrency=given.concurrency, person=person,
     )  # fmt: skip
     show(given, {
         "summary": {"set": source.name, "version": source.version, "model": given.model_name,
