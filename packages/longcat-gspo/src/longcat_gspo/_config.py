@@ -14,6 +14,10 @@ Objective = Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"]
 Decay = Literal["none", "linear", "cosine"]
 Weigh = Literal["attempts", "samples", "groups"]
 OldLogProbs = Literal["auto", "trainer", "engine"]
+Optimizer = Literal["adamw", "adamw_8bit", "muon"]
+
+_LEAST_8BIT = 1e-9
+"""Second moments in 8 bits are 0 where they are small: a step is divided by epsilon there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,11 @@ class TrainerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-16
     """The report's AdamW epsilon."""
+    optimizer: Optimizer = "adamw"
+    """`adamw_8bit` (of bitsandbytes) keeps AdamW's averages in 8 bits: a quarter of their memory;
+    it wants an `epsilon` of some 1e-8. `muon` (of torch) is for hidden layers' matrices, with AdamW
+    for embeddings, the output matrix and vectors, at one rate. Others:
+    `GspoTrainer(optimizer=...)`."""
     max_grad_norm: float = 1.0
     objective: Objective = "gspo"
     """`gspo_loss` or one of its relatives; `triplet` is `triplet_clip_loss`."""
@@ -90,7 +99,7 @@ class TrainerConfig:
                 raise ValueError(f"{name} must be a {said}, got {getattr(self, name)!r}")
         for name, allowed in (
             ("decay", Decay), ("objective", Objective), ("weigh", Weigh), ("baseline", Baseline),
-            ("old_log_probs", OldLogProbs),
+            ("old_log_probs", OldLogProbs), ("optimizer", Optimizer),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(allowed):
                 got = getattr(self, name)
@@ -101,6 +110,11 @@ class TrainerConfig:
             raise ValueError(
                 f"min_learning_rate must be at most learning_rate={self.learning_rate}, got "
                 f"{self.min_learning_rate}"
+            )
+        if self.optimizer == "adamw_8bit" and self.epsilon < _LEAST_8BIT:
+            raise ValueError(
+                f"optimizer 'adamw_8bit' needs an epsilon of at least {_LEAST_8BIT:g} (1e-8 is "
+                f"usual), got {self.epsilon}"
             )
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")

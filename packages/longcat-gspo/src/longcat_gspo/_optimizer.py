@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._adapters import base_model
 from ._config import TrainerConfig
+from ._muon import MuonAndAdamW
 from ._sharding import as_dtensor, clip_grads, total_norm
 
 MakeOptimizer = Callable[[Sequence[dict[str, Any]]], torch.optim.Optimizer]
@@ -19,28 +21,66 @@ MakeOptimizer = Callable[[Sequence[dict[str, Any]]], torch.optim.Optimizer]
 def parameter_groups(model: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
     """Return what is trained: matrices, which decay, and vectors (norms, biases), which do not.
 
+    For `muon`, the hidden layers' matrices are a group of their own, marked `is_hidden`.
+
     Raises:
         ValueError: Nothing is.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("a model must have at least one parameter that requires a gradient")
-    rules = ((lambda p: p.ndim >= 2, config.weight_decay), (lambda p: p.ndim < 2, 0.0))
-    groups = [
-        {"params": [p for p in trained if rule(p)], "lr": config.learning_rate,
-        "weight_decay": decay}
-        for rule, decay in rules
-    ]  # fmt: skip
-    return [group for group in groups if group["params"]]
+    hidden = _hidden(model, trained) if config.optimizer == "muon" else []
+    inner = {id(p) for p in hidden}
+    matrices = [p for p in trained if p.ndim >= 2 and id(p) not in inner]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": hidden, "weight_decay": config.weight_decay, "is_hidden": True},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [{**group, "lr": config.learning_rate} for group in groups if group["params"]]
 
 
-def adamw(config: TrainerConfig) -> MakeOptimizer:
-    """The report's optimiser."""
+def _hidden(model: nn.Module, trained: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Matrices, but for embeddings and the output's."""
+    plain: Any = base_model(model)
+    outer = [p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+    head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
+    outer += [] if head is None else list(head.parameters())
+    of = {id(p) for p in outer}
+    return [p for p in trained if p.ndim == 2 and id(p) not in of]
 
-    def make(groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(list(groups), betas=config.betas, eps=config.epsilon, fused=True)
 
-    return make
+def chosen(config: TrainerConfig) -> MakeOptimizer:
+    """Return what makes the optimiser that the configuration names.
+
+    Raises:
+        ValueError: The library behind it is not installed.
+    """
+    options: dict[str, Any] = {"betas": config.betas, "eps": config.epsilon}
+    if config.optimizer == "muon":
+        return lambda groups: MuonAndAdamW(groups, **options)
+    if config.optimizer == "adamw":
+        return lambda groups: torch.optim.AdamW(list(groups), fused=True, **options)
+    try:
+        from bitsandbytes.optim import (  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
+            AdamW8bit,
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer 'adamw_8bit' needs: pip install bitsandbytes ({error})"
+        ) from error
+    make: Any = AdamW8bit
+    return lambda groups: make(list(groups), **options)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups a learning rate; who holds it in a tensor looks into that tensor alone."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def clip_finite(named: Iterable[tuple[str, Tensor]], max_norm: float) -> float:

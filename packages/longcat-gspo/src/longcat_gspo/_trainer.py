@@ -36,7 +36,7 @@ from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, 
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
 from ._old import look_at_engine, set_old
-from ._optimizer import MakeOptimizer, adamw, clip_finite, parameter_groups
+from ._optimizer import MakeOptimizer, chosen, clip_finite, parameter_groups, set_rate
 from ._parts import Part, Seen, cut, idle_part, lay_out, summary
 from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples
@@ -59,7 +59,7 @@ class GspoTrainer:
         accelerator: Places the model; when absent, it is trained where it is.
         reference: A frozen model, or `frozen` for the model as it is now (with an adapter: without
             it). The divergence from it is measured, and with `kl_coefficient` held down.
-        optimizer: Makes the optimiser from parameter groups; AdamW when absent.
+        optimizer: Makes the optimiser from parameter groups; that of `config` when absent.
         send: What `weights` gives engines of a model with an adapter: `merged`, or the `adapter`
             alone.
         after_step: Called after each optimiser step, for what moves without gradients (a router's
@@ -67,7 +67,8 @@ class GspoTrainer:
 
     Raises:
         ValueError: `kl_coefficient` without a reference, a reference that is trained itself,
-            nothing to train, or `send="adapter"` without one.
+            nothing to train, `send="adapter"` without one, or an optimiser that is not installed
+            or cannot take sharded weights.
     """
 
     def __init__(
@@ -90,9 +91,14 @@ class GspoTrainer:
         self.config, self._send = config, send
         self._is_low = is_low_precision(model)
         self._dtypes = hold_in_float32(model) if config.master_weights else {}
-        made = (optimizer or adamw(config))(parameter_groups(model, config))
+        made = (optimizer or chosen(config))(parameter_groups(model, config))
         self._place(model, made, accelerator)
         is_spread = is_sharded(self.model)
+        if is_spread and optimizer is None and config.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer {config.optimizer!r} is for whole weights, these are sharded: take "
+                "'adamw'"
+            )
         self._together = Together(self.accelerator, self.device, is_sharded=is_spread)
         # Past DDP's wrapper, which would add gradients up in every backward pass: see `_step`.
         self._plain = self.model if is_spread else self.accelerator.unwrap_model(self.model)
@@ -314,8 +320,7 @@ class GspoTrainer:
             self.optimizer.zero_grad()
             raise
         rate = self.config.learning_rate_at(self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_steps += 1
