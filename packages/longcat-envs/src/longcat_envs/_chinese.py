@@ -51,6 +51,28 @@ _ASIDE = re.compile(
     r"(?:手续费|服务费|费用|税费?|利息|小费|折扣|优惠|押金|违约金|罚款) ?\)"
 )
 """What an amount comes without, in brackets behind it."""
+_ACTS = (
+    "修?改|变|动|取消|退|删|[新增添]加|[预安]?[订约排]|办(?!法)|处理|发|通知|联系|收(?!录)|扣|产生|付|支付|开[具通]|关闭"
+    "|续|延|转(?!告)|借|还(?!原)|入住|签收|配送|派送|提交|登记|使用|影响|涉及|超[过出]"
+)
+_NOTHING_ELSE = "问题|异常|错误|差错|遗漏|欠款|逾期|罚款|冲突|手续费|服务费|附加费|费用|押金|利息|折扣|优惠|早餐"
+_OF_THE_VALUE = (
+    "[这那它此其该]|上述|以上|以下|信息|数据|数字|结果|答案|消息|说|(?<!电)话|前|时|的(?=[,;]|$)|如|若|要是|除非|只要|一旦|[本原]|曾|当初"
+    "|假|错(?!误)|谎|骗|编|瞎|胡|乱|玩笑|可能|[也或兴]许|概|估|恐|好像|似|貌|听|猜|疑|以为|觉得|认为|想|确定|清楚|知道|保证|肯定|真|准"
+    "|对|是|查|核|信|都没|谁|什么|哪|吗|么"
+)
+_ELSEWHERE = re.compile(
+    rf"(?:(?<=[,;])|^)(?![^,;.!?。\0\1]*(?:{_OF_THE_VALUE}))[^,;.!?。\0\1]{{0,10}}?"
+    rf"(?:(?:没有?|未|无法|不能|不可以?|不会|不支持|不允许)(?:再|被|给|为|帮|另外|单独|直接|做|作|进行)*"
+    rf"(?:(?:您|你|我们?)的?)?(?:{_ACTS})[^,;.!?。\0\1]{{0,10}}"
+    rf"|(?:没有?|无)(?:发现|产生|收取|发生)?(?:任何|其他|其它|别的)*的?(?:{_NOTHING_ELSE})了?)\s*(?=[,;.!?。]|$)"
+)
+"""A clause without a value that denies an act or a thing of its own: `我没有改动地址`."""
+_CLAUSE = re.compile(r"(?<=[,;])")
+_SUPPOSES = re.compile(
+    r"\s*(?:要是|如果|假如|若是?|倘若|除非|当初|原来|本来|之前|从前|曾经?)(?![^,;]*(?:问题|疑问|需要|意见|疑虑|疑义))"
+)
+"""A clause of what is not so, or no longer: what it denies is meant."""
 _DENIAL = re.compile(
     r"不|没|未(?!来)|非|无|否|假(?![期日])|错|谎|骗|编的|编造|瞎|胡说|乱说|玩笑|可能|也许|或许|大概|估计|恐怕"
     r"|应该(?=[是有在会为])|好像|似乎|貌似|据说|听说|猜|怀疑|疑|假设|以为|我(?:觉得|认为|想)"
@@ -135,8 +157,11 @@ def is_bounded(text: str) -> bool:
 
 
 def without_idioms(text: str) -> str:
-    """Take out what only looks like a denial."""
-    return _IDIOM.sub("", _ASIDE.sub("", text))
+    """Take out what only looks like a denial, or denies something else in a clause of its own."""
+    clauses = _CLAUSE.split(_ASIDE.sub("", text))
+    return "".join(
+        one if _SUPPOSES.match(one) else _IDIOM.sub("", _ELSEWHERE.sub("", one)) for one in clauses
+    )
 
 
 def denies(text: str) -> bool:
