@@ -13,7 +13,7 @@ A person who has repeated or waited `MAX_IDLE` times gives up. What they say is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 MAX_IDLE = 3
@@ -22,7 +22,8 @@ MAX_IDLE = 3
 MAX_ANSWERS = 12
 """Answers in all."""
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_SENTENCE_END = re.compile(r"((?<=[.!?])\s+|(?<=[。！？]))")
+_INTRODUCTION = re.compile(r"^[\w ]*[:：]\s*(?:[-*•]\s*)?")
 _REQUEST = re.compile(
     r"\?|？|\b(?:please (?:tell|give|provide|specify|say|name|share|confirm|let|send|state|clarify)"
     r"|tell me|give me|let me know|i(?:'ll| will)? (?:still )?need (?:to know|the|your|a|more)"
@@ -90,7 +91,27 @@ def spoken(message: Any) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"\W+", " ", re.sub(r"^[\w ]*[:：]", "", text)).strip().casefold()
+    return re.sub(r"\W+", " ", _INTRODUCTION.sub("", text)).strip().casefold()
+
+
+def own_words(heard: str) -> set[str]:
+    """Return the sentences that a person said, as `without_own_words` compares them."""
+    return {_bare(sentence) for sentence in _SENTENCE_END.split(heard)} - {""}
+
+
+def without_own_words(text: str, own: Collection[str]) -> str:
+    """Leave out the sentences in which an agent repeats what the person said.
+
+    What introduces one (`You asked:`, `These are wrong:`) is the agent's own, and stays.
+    """
+    parts = _SENTENCE_END.split(text)
+    kept: list[str] = []
+    for sentence, end in zip(parts[::2], [*parts[1::2], ""], strict=True):
+        if _bare(sentence) not in own:
+            kept += [sentence, end]
+        elif (begin := _INTRODUCTION.match(sentence)) is not None:
+            kept += [begin[0], end]
+    return "".join(kept)
 
 
 def _is_map(value: Any) -> bool:
@@ -114,7 +135,7 @@ class Person:
     ) -> None:  # fmt: skip
         self._opening, self._withheld, self._change = opening, withheld, change
         self._language: Language = "zh" if language == "zh" else "en"
-        self._own = {_bare(sentence) for sentence in _SENTENCE_END.split(opening)} - {""}
+        self._own = own_words(opening)
         self._topics = tuple(_as_topic(topic) for topic in topics if topic)
         self._idle = self._answers = 0
         self.was_asked = False
@@ -127,7 +148,7 @@ class Person:
             return None
         if not text.strip():
             return self._wait(_Lines.deaf[self._language])
-        text = self._without_own_words(text.replace("’", "'"))
+        text = without_own_words(text.replace("’", "'"), self._own)
         if _FAREWELL.search(text):
             return None
         if _REQUEST.search(text):
@@ -135,11 +156,6 @@ class Person:
         if _UNDER_WAY.search(text):
             return self._wait(_Lines.wait[self._language])
         return None
-
-    def _without_own_words(self, text: str) -> str:
-        """Leave out the sentences in which the agent repeats what the person said."""
-        sentences = _SENTENCE_END.split(text)
-        return " ".join(s for s in sentences if _bare(s) not in self._own)
 
     def _respond(self, text: str) -> str | None:
         """Answer a question or a request."""

@@ -84,9 +84,10 @@ def _perturbed(setting: Setting, task: WorldTask, step: Step, rng: Random) -> It
 def other_values(type_: Type, value: Any) -> list[Any]:
     """Return values of a type that are not this one."""
     if type_.kind == "money":
-        return [f"{float(value) + 1:.2f}", f"{max(0.01, float(value) - 0.5):.2f}"]
+        near = float(value) - 0.5 if float(value) > 0.5 else float(value) + 2
+        return [f"{float(value) + 1:.2f}", f"{near:.2f}"]
     if type_.kind == "int":
-        return [int(value) + 1, max(0, int(value) - 1)]
+        return [int(value) + 1, int(value) - 1 if int(value) > 0 else int(value) + 2]
     if type_.kind == "flag":
         return [not value]
     if type_.kind == "enum":

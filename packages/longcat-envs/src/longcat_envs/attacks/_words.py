@@ -130,11 +130,14 @@ def _untrue(setting: Setting, task: WorldTask, year: str) -> Iterator[str]:
         for one in tools[step.tool].parameters
         if one.name in step.arguments
     }
-    forms = [re.compile(re.escape(form).replace(r"\{\}", "(.+)"))
-             for form in (language.withheld, language.change)]  # fmt: skip
-    for line, form in zip((task.withheld, task.change), forms, strict=True):
-        found = form.fullmatch(line)
-        if line and found is None:
+    for line, form in ((task.withheld, language.withheld), (task.change, language.change)):
+        if line and not _says(form, ".+", line):
             yield f"{line!r} does not say what is"
-        elif found is not None and found[2] not in used:
+        elif line and not any(_says(form, re.escape(value), line) for value in used):
             yield f"{line!r} is not what the chain needs"
+
+
+def _says(form: str, value: str, line: str) -> bool:
+    """Whether a line names something and says its value; a text may itself hold an `is`."""
+    words = [re.escape(part) for part in form.split("{}")]
+    return re.fullmatch(f"{words[0]}.+{words[1]}{value}{words[2]}", line) is not None

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from longcat_envs._person import own_words, without_own_words
 from longcat_envs._plain import plain
 from longcat_envs._told import Finder, by_pattern, canonical_number, dates, numbers, says, told
 from longcat_envs.lang import Spec, Type, show
@@ -158,7 +159,9 @@ def _is_told(goal: Goal, tell: Tell, reached: Outcome) -> bool:
     same = {t.value for t in goal.told if (t.kind, t.pattern) == (tell.kind, tell.pattern)}
     seen = reached.seen_numbers if tell.kind in ("money", "int") else reached.seen
     find = _finder(tell, reached.heard)
-    return told(reached.said or "", same, find, seen, names=reached.seen)[tell.value]
+    # What the person said is no claim of the agent that repeats it, nor a doubt.
+    said = without_own_words(reached.said or "", own_words(reached.heard))
+    return told(said, same, find, seen, names=reached.seen)[tell.value]
 
 
 def seen_in_time(

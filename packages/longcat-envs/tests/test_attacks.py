@@ -1,0 +1,76 @@
+"""Small parts of the attacks and of what judges them, without a world."""
+
+import pytest
+from longcat_envs._person import own_words, without_own_words
+from longcat_envs.attacks._chains import other_values
+from longcat_envs.attacks._words import _says
+from longcat_envs.lang import Type
+from longcat_envs.tasks import Goal, Outcome, judge
+from longcat_envs.tasks._goal import Tell
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("money", ["0.00", "0.01", "0.50", "0.51", "12.00"]),
+        ("int", [0, 1, 7]),
+        ("text", ["x", ""]),
+        ("flag", [True, False]),
+    ],
+)
+def test_another_value_is_never_the_same_one(kind, values):
+    for value in values:
+        others = other_values(Type(kind), value)
+        assert others
+        assert value not in others
+        assert all(float(other) >= 0 for other in others if kind in ("money", "int"))
+
+
+def test_a_withheld_text_may_hold_the_words_around_it():
+    form = "The {} is {}."
+    line = "The wording is The garden is shared."
+    for value, is_said in (("The garden is shared", True), ("shared", True), ("The garden", False)):
+        assert _says(form, value, line) is is_said
+    assert not _says(form, "a+b", "The sum is aab.") or _says(form, r"a\+b", "The sum is a+b.")
+    assert not _says(form, ".+", "It is known.")
+    assert _says("{}是{}。", "425元", "金额是425元。")
+
+
+def told(said, heard, value="21.00"):
+    goal = Goal(changed={}, made=(), events=(), touched=(), told=(
+        Tell(what="due", kind="money", value=value),
+    ))  # fmt: skip
+    reached = Outcome(
+        {}, (), (), frozenset(), said=said, seen_numbers=frozenset({value}), heard=heard
+    )
+    return judge(goal, reached, withholds=False)[f"tells due: {value}"] == 1.0
+
+
+OPENING = "Hi. It would be great if you could query my invoice of 21.00! What do I owe?"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("You owe 21.00.", True),
+        (f"You asked: {OPENING} You owe 21.00.", True),
+        (f"{OPENING}\n- Owed: 21.00", True),
+        (f"You asked: {OPENING.replace('?', '.').replace('!', '.')} You owe 21.00.", True),
+        (OPENING, False),  # the person's own words tell nothing
+        (f"You asked: {OPENING} You do not owe 21.00.", False),
+        ("It would be great if you owed 21.00! You owe 21.00.", False),
+        (f"These are wrong:\n- {OPENING}\n- You owe 21.00.", False),
+    ],
+)
+def test_what_the_person_said_is_no_claim_of_the_agent_that_repeats_it(said, is_told):
+    assert told(said, OPENING) is is_told
+
+
+def test_own_words_leave_the_rest_of_a_message_as_it_is():
+    own = own_words("I am Ann. Cancel it!")
+    text = "You said: I am Ann.  Well:\n- done.\n\nCancel it. Cancel it now."
+    assert without_own_words(text, own) == "You said:   Well:\n- done.\n\nCancel it now."
+    assert (
+        without_own_words("我是王芳。余额是3元。", own_words("我是王芳。取消。")) == "余额是3元。"
+    )
+    assert without_own_words("", own) == ""
