@@ -139,6 +139,13 @@ def test_mismatch_is_bounded_by_token_and_by_sequence(batch):
     assert kept.tolist() == [False] + [True] * 9
     with pytest.raises(ValueError, match="cap must be at least 1"):
         mismatch_weights(old, engine, sequence, num_sequences=4, cap=0.5)
+    # At the bound itself: a mask keeps it, HisPO's inequalities are strict.
+    equal = mismatch_weights(old, old, sequence, num_sequences=4, mode="mask", cap=1)
+    assert equal.tolist() == [1] * 10
+    for gaps in ((0, 9), (9, 0)):
+        names = ("max_sequence_gap", "max_token_gap")
+        limits = dict(zip(names, gaps, strict=True))
+        assert not hispo_mask(old, old, sequence, num_sequences=4, **limits).any()
 
 
 def test_the_order_of_tokens_and_sequences_does_not_matter(batch):

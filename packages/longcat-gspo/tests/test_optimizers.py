@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 from longcat_gspo import ClipRange, GspoTrainer, TrainerConfig
+from longcat_gspo._optimizer import clip_finite, parameter_groups
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -90,7 +91,7 @@ def test_a_rate_that_is_held_in_a_tensor_moves_there():
 
 def test_an_optimizer_whose_library_is_absent_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    config = TrainerConfig(optimizer="adamw_8bit", epsilon=1e-8)
+    config = TrainerConfig(optimizer="adamw_8bit")
     with pytest.raises(ValueError, match="'adamw_8bit' needs: pip install bitsandbytes"):
         GspoTrainer(llama(), config)
 
@@ -108,16 +109,16 @@ def test_8_bits_are_asked_of_bitsandbytes(monkeypatch):
     fake.AdamW8bit = AdamW8bit
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", fake)
-    config = TrainerConfig(optimizer="adamw_8bit", epsilon=1e-8, **OPTIONS)
+    config = TrainerConfig(optimizer="adamw_8bit", **OPTIONS)
     assert GspoTrainer(llama(), config).train(sampled(llama()))["grad_norm"] > 0
-    assert made == [{"betas": (0.9, 0.98), "eps": 1e-8}]
+    assert made == [{"betas": (0.9, 0.98), "eps": 1e-16}]
 
 
 def test_8_bits_train_as_32_do_and_resume_exactly(tmp_path):
     pytest.importorskip("bitsandbytes")
     ends = []
     for optimizer in ("adamw", "adamw_8bit"):
-        config = TrainerConfig(optimizer=optimizer, epsilon=1e-8, **OPTIONS)
+        config = TrainerConfig(optimizer=optimizer, **OPTIONS)
         trainer = GspoTrainer(llama(**SIZES), config)
         for seed in range(3):
             trainer.train(sampled(llama(**SIZES), groups=2, size=4, seed=seed))
@@ -134,8 +135,27 @@ def test_8_bits_train_as_32_do_and_resume_exactly(tmp_path):
 @pytest.mark.parametrize(("options", "said"), [
     ({"optimizer": "sgd"}, "optimizer must be one of"),
     ({"optimizer": None}, "optimizer must be one of"),
-    ({"optimizer": "adamw_8bit"}, "'adamw_8bit' needs an epsilon of at least 1e-09"),
+    ({"optimizer": ["muon"]}, "optimizer must be one of"),
 ])  # fmt: skip
 def test_an_optimizer_that_is_none_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         TrainerConfig(**options)
+
+
+def test_a_model_without_an_output_matrix_has_hidden_ones_all_the_same():
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
+    model.get_output_embeddings = lambda: None
+    groups = parameter_groups(model, TrainerConfig(optimizer="muon"))
+    shapes = [[tuple(p.shape) for p in group["params"]] for group in groups]
+    assert shapes == [[(8, 4)], [(8, 4)], [(8,)]]
+    assert groups[0]["params"][0] is model[1].weight
+
+
+def test_the_first_three_gradients_that_are_not_finite_are_named_and_the_others_counted():
+    named = [(f"p{n}", torch.nn.Parameter(torch.ones(2))) for n in range(6)]
+    for n, (_, parameter) in enumerate(named):
+        parameter.grad = torch.full((2,), float("nan" if n else 1.0))
+    with pytest.raises(FloatingPointError, match="those of p1, p2, p3 and 2 more are not"):
+        clip_finite(named, 1.0)
+    with pytest.raises(FloatingPointError, match="those of p1, p2, p3 are not"):
+        clip_finite(named[:4], 1.0)

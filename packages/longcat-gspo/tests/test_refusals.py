@@ -435,6 +435,15 @@ def test_a_hopeless_domain_is_named_held_back_and_taken_again():
     assert sampler.hopeless == []
 
 
+def test_a_domain_is_held_back_and_said_to_be_at_once():
+    sampler = Oversampler({"a": 1.0})
+    for _ in range(399):
+        sampler.finish(sampler.start(), has_signal=False)
+    assert (sampler.hopeless, "held back" in sampler.explain("a")) == ([], False)
+    sampler.finish(sampler.start(), has_signal=False)
+    assert (sampler.hopeless, "held back" in sampler.explain("a")) == (["a"], True)
+
+
 @pytest.mark.parametrize("shares", [
     {}, {"a": 0}, {"a": -1}, {"a": NAN}, {"a": INF}, {"a": True}, {"a": "1"}, {"a": None}, ["a"],
 ])  # fmt: skip

@@ -16,9 +16,6 @@ Weigh = Literal["attempts", "samples", "groups"]
 OldLogProbs = Literal["auto", "trainer", "engine"]
 Optimizer = Literal["adamw", "adamw_8bit", "muon"]
 
-_LEAST_8BIT = 1e-9
-"""Second moments in 8 bits are 0 where they are small: a step is divided by epsilon there."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerConfig:
@@ -37,10 +34,9 @@ class TrainerConfig:
     epsilon: float = 1e-16
     """The report's AdamW epsilon."""
     optimizer: Optimizer = "adamw"
-    """`adamw_8bit` (of bitsandbytes) keeps AdamW's averages in 8 bits: a quarter of their memory;
-    it wants an `epsilon` of some 1e-8. `muon` (of torch) is for hidden layers' matrices, with AdamW
-    for embeddings, the output matrix and vectors, at one rate. Others:
-    `GspoTrainer(optimizer=...)`."""
+    """`adamw_8bit` (of bitsandbytes) keeps AdamW's averages in 8 bits: a quarter of their memory.
+    `muon` (of torch) is for hidden layers' matrices, with AdamW for embeddings, the output matrix
+    and vectors, at one rate. Others: `GspoTrainer(optimizer=...)`."""
     max_grad_norm: float = 1.0
     objective: Objective = "gspo"
     """`gspo_loss` or one of its relatives; `triplet` is `triplet_clip_loss`."""
@@ -110,11 +106,6 @@ class TrainerConfig:
             raise ValueError(
                 f"min_learning_rate must be at most learning_rate={self.learning_rate}, got "
                 f"{self.min_learning_rate}"
-            )
-        if self.optimizer == "adamw_8bit" and self.epsilon < _LEAST_8BIT:
-            raise ValueError(
-                f"optimizer 'adamw_8bit' needs an epsilon of at least {_LEAST_8BIT:g} (1e-8 is "
-                f"usual), got {self.epsilon}"
             )
         if self.objective == "triplet" and self.max_tokens < 1:
             raise ValueError(f"objective 'triplet' needs max_tokens >= 1, got {self.max_tokens}")
