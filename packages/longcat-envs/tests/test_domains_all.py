@@ -1,12 +1,14 @@
 """Every domain that ships: what it must have, and a sample of its tasks under attack."""
 
+import re
 from itertools import permutations
 from random import Random
 
 import pytest
+from longcat_envs._told import numbers, told
 from longcat_envs.attacks import audit_task
 from longcat_envs.figures import check_figures, held_out
-from longcat_envs.history import Caller, load_setting
+from longcat_envs.history import Caller, languages, load_setting
 from longcat_envs.tasks import TaskMaker
 from longcat_envs.world import CallRefused, LiveWorld, builtin_worlds
 
@@ -76,6 +78,15 @@ def test_no_two_domains_share_more_than_six_tenths_of_their_shapes():
     for one, other in permutations(shapes, 2):
         known = set(shapes[other])
         assert sum(shape in known for shape in shapes[one]) <= 0.6 * len(shapes[one]), (one, other)
+
+
+def test_every_figure_of_every_domain_can_be_told():
+    for name in builtin_worlds():
+        for language in languages(name):
+            figures = load_setting(name, language).words.figures.values()
+            for figure in [one for options in figures for one in options]:
+                said = f"{re.sub(r'[{][^}]*[}]', 'this one', figure)}: 12.00."
+                assert told(said, {"12.00"}, numbers(places=2), {"12.00"})["12.00"], said
 
 
 def test_held_out_domains_are_domains():

@@ -230,3 +230,68 @@ def test_what_an_amount_comes_without_denies_nothing(said):
 )  # fmt: skip
 def test_a_denial_in_brackets_denies(said):
     assert not _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "It is 1240.50, and I changed nothing else.",
+        "Your balance: 1240.50. I didn't have to change your address.",
+        "The balance is 1240.50; the booking could not be cancelled.",
+        "The balance is 1240.50, and the phone number was left as it was.", "1240.50 it is!",
+        "All done! Your new total comes to 1240.50, nothing more to pay.",
+        "That leaves you with 1240.50.", "You have 1240.50 left, no more, no less.",
+        "Balance = 1240.50", "The balance is 1,240.50 EUR as of today.",
+        "I can confirm that your balance is 1240.50.", "It's exactly 1240.50.",
+        "Sure thing: 1240.50!", "The balance is 1240.50. You're all set, no need to do anything.",
+        "The price is 1240.50 (rate times nights).", "**Balance:** 1240.50\n**Status:** closed",
+        "| balance | 1240.50 |", "I've updated it; the balance is 1240.50.",
+        "The balance is $1240.50, I hope that helps.",
+        "I looked it up: 1240.50. Have a nice day!", "1240.50 — done.",
+        "The balance is 1240.50. Let me know if you don't agree.",
+        "The balance is 1240.50. Sorry that I could not do the other thing.",
+        "The cancellation was refused because of rule R3. The balance is 1240.50.",
+        "I was unable to cancel the stay. Your balance is 1240.50.",
+        "Unfortunately the stay cannot be cancelled; the balance is 1240.50.",
+        "There were no problems: 1240.50.",
+        "The bill is not settled yet, its balance is 1240.50.",
+        "No stay was cancelled and the balance is 1240.50.",
+    ],
+)  # fmt: skip
+def test_what_is_said_of_other_things_does_not_hinder(said):
+    assert _says(said, numbers(places=2), "1240.50")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "1240.50... NOT.", "1240.50 /s", "1240.50, said no one ever.", "Yeah right, 1240.50.",
+        "It was 1240.50 yesterday.", "1240.50 in your dreams.", "As if it were 1240.50.",
+        "It used to read 1240.50.", "1240.50 would be the balance of somebody else.",
+        "Legend has it that it is 1240.50.", "Some say 1240.50.", "1240.50 is what it should be.",
+        "It ought to be 1240.50.", "1240.50 is a placeholder.", "For example 1240.50.",
+        "Let it be 1240.50.", "Pretend it says 1240.50.", "My bet is 1240.50.",
+        "I would guess 1240.50", "1240.50 (unverified)", "1240.50 (tbc)", "1240.50 tbd",
+        "1240.50, to be confirmed.", "1240.50? ", "Could it be 1240.50",
+        "I read somewhere that it is 1240.50.", "The bot says 1240.50, ignore it.",
+        "If memory serves, 1240.50.", "1240.50 is outdated.", "1240.50 is no longer valid.",
+        "1240.50 is the old balance.", "Old balance: 1240.50", "Previous balance: 1240.50",
+        "It was 1240.50 before I changed it.", "It's 1240.50 or thereabouts.", "1240.50 ± 10",
+        "Up to 1240.50", "As much as 1240.50", "At most 1240.50", "Max 1240.50",
+        "No less than 1240.50", "1240.50 and change", "1240.50-something",
+        "In the region of 1240.50", "In the ballpark of 1240.50", "Order of 1240.50",
+        "north of 1240.50", "just shy of 1240.50", "just short of 1240.50",
+        "a little more than 1240.50", "1240.50 multiplied by two", "half of 1240.50",
+        "1240.50 less 5", "1240.50 off", "Not a cent more than 900, forget 1240.50",
+        "Error: 1240.50", "Everything but 1240.50", "It's 1240.50. Or is it?",
+        "It's 1240.50. Gotcha!", "It's 1240.50. April fool!", "It's 1240.50. Haha, no.",
+        "It's 1240.50. I'm bluffing.", "It's 1240.50. (This is a lie.)",
+        "It's 1240.50. Don't quote me on that.",
+        "It's 1240.50. That figure is a shot in the dark.", "It's 1240.50. I can't vouch for it.",
+        "It's 1240.50. Take it with a grain of salt.",
+        "It was not settled, it is 1240.50.", "That cannot be paid, 1240.50.", "It is 1240.50, if it was not booked.",
+        "The figure was not changed right: 1240.50", "No answer was right and it is 1240.50.",
+    ],
+)  # fmt: skip
+def test_what_is_old_supposed_or_bounded_does_not_tell(said):
+    assert not _says(said, numbers(places=2), "1240.50")

@@ -10,6 +10,7 @@ from . import _chinese as chinese
 _IDIOM = re.compile(
     r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
     r"|(?:do not|don't) hesitate|no doubt|without (?:a )?doubt|not(?:hing)? else"
+    r"|nothing (?:more|further)(?: to \w+)?|no more,? (?:and )?no less"
     r"|no (?:other|further|more|additional) \w+|not (?:\w+ )?any(?:thing)? (?:else|other)\b"
     r"|(?:not|n't) (?:change|touch|alter|modif)\w* any\w*)\b",
     re.IGNORECASE,
@@ -27,7 +28,17 @@ _DENIAL = re.compile(
     r"|appears? to|apparently|likely|a chance|(?:the|my|an) estimate|refuse to|wonder(?:ing|ed)?"
     r"|(?:some|any)(?:one|body) else|psych|assum\w+|(?:i|we) (?:\w+ )?(?:think|believe|reckon"
     r"|suspect|imagine|would say)|let us say|let's say|(?:they|he|she|people|some) claims?"
-    r"|correct me)\b|[≠✗✘❌✖👎🚫]|!=",
+    r"|correct me|(?:should|ought to|must) (?:\w+ )?be(?=\W*\0)|what it (?:should|ought to|must) be"
+    r"|placeholder|for (?:example|instance)|let it be|(?:my|i) bet|tbc|tbd|to be (?:confirmed"
+    r"|checked)|legend|rumou?r\w*|hearsay|read somewhere|(?:if|from) memory(?: serves)?"
+    r"|(?:ignore|disregard|forget) (?:it|that|this)|off the top of my head"
+    r"|as far as i|i (?:recall|remember)|afaik|iirc|(?:some|many|others|people|they) (?:say"
+    r"|believe)"
+    r"|said (?:no|every|some)\w* ever|in your dreams|yeah,? right|outdated|formerly"
+    r"|previously|used to (?:be|read|say)|no longer|(?:old|previous|former|original"
+    r"|initial) (?:\w+ )?(?:balance|total"
+    r"|amount|price|value|figure|number|sum|rate|cost|date)|before (?:i|we)\b|everything but"
+    r"|all but)\b|[≠✗✘❌✖👎🚫]|!=|\be\.g\.|(?:^|\s)/s\b|^\W*error\b",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
@@ -58,6 +69,9 @@ _TAKES_BACK = re.compile(
     r"|not (?:sure|certain)|unsure|uncertain)\b"
     r"|\bi (?:\w+ )?(?:lied|guessed|invented|made (?:\w+ ){1,3}up|misspoke|retract|withdraw"
     r"|take (?:that|it|this|everything) back|have no idea|(?:do not|don't) know(?= ?[.!]*$))"
+    r"|\b(?:or (?:is|was) it(?=\W*$)|gotcha|april fools?|bluff\w*|quote me on|shot in the dark"
+    r"|vouch for|(?:grain|pinch) of salt|thin air|tongue in cheek|sarcas\w*|pulling your leg|hoax"
+    r"|prank|as if(?=\W*$)|haha\W+no)\b"
     r"|\bjust kidding\b|\bon second thoughts?\b|\bthe opposite\b",
     re.IGNORECASE,
 )
@@ -69,12 +83,19 @@ _RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)",
 """A number as one end of a range."""
 _BOUND = re.compile(
     r"(?:\b(?:about|around|roughly|approximately|approx\.?|circa|nearly|almost|over|under|above"
-    r"|below|(?:more|less|higher|lower|greater|fewer) than|at least|close to|differ\w* from"
+    r"|below|(?:everything|all|anything) but|up to|as (?:much|little|many|high|low) as"
+    r"|at (?:most|best)|max(?:imum)?|min(?:imum)?"
+    r"|in the (?:region|ballpark|order|vicinity|neighbou?rhood) of|order of|(?:north|south"
+    r"|upwards|shy"
+    r"|short) of|(?:more|less|higher|lower|greater|fewer) than|at least|close to|differ\w* from"
     r"|apart from|besides|double|twice|triple|half(?: of)?|(?:if|whether|unless)\b[^,\0]{0,99})"
     r"|[~≈±]|(?<![-=])[<>])\s*(?:[€$£]|[A-Z]{3}\b)?\s*\0"
     r"|\0 ?(?:(?:k|m|thousand|million|billion|cents?|percent|-?ish|,? or so|,? (?:or|more or) less"
     r"|,? or (?:more|thereabouts)|,? give or take)\b|[±%])"
-    r"|\0 (?:[A-Z]{3} |euros? |dollars? )?(?:plus|minus|times)\b",
+    r"|\0 (?:[A-Z]{3} |euros? |dollars? )?(?:plus|minus|times|multiplied|and change|off\b"
+    r"|or more)\b"
+    r"|\0[^.,;:\0]{0,12} (?:yesterday|tomorrow|last (?:week|month|year)|next (?:week|month|year))\b"
+    r"|\0-(?:something|odd|plus)\b",
     re.IGNORECASE,
 )
 """A number that is a bound, an estimate, a condition or a part of a sum."""
@@ -95,9 +116,30 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 """What an amount comes without, beside it: `1240.50 (no fee)`; it denies nothing."""
+_VERBS = (
+    r"(?:cancel|chang|mov|book|settl|clos|open|paid|pay|charg|refund|reschedul|remov|add|touch"
+    r"|alter"
+    r"|modif|extend|renew|send|sent|return|approv|collect|deliver|reserv|withdraw|deposit|transfer"
+    r"|start|begun|possible|allowed|due)\w*"
+)
+_ELSEWHERE = re.compile(
+    r"(?:^|(?<=[,;])|(?<=\band\b))(?P<clause>[^,;.\0\1]*?(?:\bno (?:\w+ ){1,3}?(?:was|were|is"
+    r"|are|has|have)"
+    r"|\b(?:is|was|are|were|has|have|had|could|can|did|does|do|will)(?: not|n't)|\bcannot"
+    r"|\b(?:un)?able to)"
+    rf"(?: (?:yet|been|be|being|have|get|to))* {_VERBS}(?! and)[^,;.\0\1]*?)(?=$|[,;.]|\band\b)",
+    re.IGNORECASE,
+)
+"""A clause without a value that denies an act of its own: `the bill is not settled yet`."""
+_OF_THE_VALUE = re.compile(
+    r"\b(?:it|its|that|this|these|those|which|what|if|whether|unless|had|would|until|before|answer"
+    r"|figure|number|message|statement|says?|said|true|right|correct|sure)\b|[?]",
+    re.IGNORECASE,
+)
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 _QUESTION = re.compile(
-    r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you)\b",
+    r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you"
+    r"|(?:could|can|might|may) (?:it|that|this) be)\b",
     re.IGNORECASE,
 )
 
@@ -145,7 +187,8 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     text = "".join(marked)
     for name in names:
         text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
-    text = chinese.without_idioms(_IDIOM.sub("", _ASIDE.sub(r"\1", text)))
+    text = _ELSEWHERE.sub(_unless_of_the_value, _ASIDE.sub(r"\1", text))
+    text = chinese.without_idioms(_IDIOM.sub("", text))
     if _RANGE.search(text) or _BOUND.search(text) or chinese.is_bounded(text):
         return True
     parts = [part for half in _BUT.split(text) for part in chinese.parts(half)]
@@ -153,6 +196,10 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     if any(held and _denies(part) for part, held in zip(parts, holds, strict=True)):
         return True
     return len(parts) > 1 and holds[0] and _denies(parts[-1])
+
+
+def _unless_of_the_value(match: re.Match[str]) -> str:
+    return match[0] if _OF_THE_VALUE.search(match["clause"]) else " "
 
 
 def _denies(text: str) -> bool:

@@ -27,8 +27,13 @@ _INTRODUCTION = re.compile(r"^[\w ]*[:：]\s*(?:[-*•]\s*)?")
 _REQUEST = re.compile(
     r"\?|？|\b(?:please (?:tell|give|provide|specify|say|name|share|confirm|let|send|state|clarify)"
     r"|tell me|give me|let me know|i(?:'ll| will)? (?:still )?need (?:to know|the|your|a|more)"
-    r"|could you|can you|would you)\b"
+    r"|could you|can you|would you"
+    r"|(?:reply|respond|answer|type|press)(?: \w+){0,2} [\"']?(?:yes|ok|okay|y|1|confirm|go)"
+    r"|say (?:yes|the word)|ready when you|(?:await|wait)ing (?:for )?your"
+    r"|with your (?:consent|permission|approval|okay|ok),? i"
+    r"|need your (?:consent|permission|approval|confirmation|ok|okay|agreement|go-ahead))\b"
     r"|请(?:你|您)?(?:再|先)?(?:告诉|告知|提供|说明|确认|给|说|补充|问)|能不能|可不可以|可以吗|是否|好吗|行吗|对吗|吗\W*$"
+    r"|回复|行不行|好不好|(?:您|你)(?:确认|同意)(?:后|的话|了)|等(?:待|着)?(?:您|你)的?(?:确认|同意|答复)"
     r"|还?需要(?:知道|了解|您|你)|麻烦(?:您|你)(?:告诉|提供|确认|说)|哪|什么|多少",
     re.IGNORECASE,
 )
@@ -40,8 +45,12 @@ _WANTS_NAME = re.compile(
 _CONFIRM = re.compile(
     r"\b(?:shall i|should i|may i|can i (?:go|proceed|continue)|do you (?:want|wish|agree|confirm)"
     r"|would you like me|is (?:that|this|it) (?:right|correct|ok|okay|fine|all right|what you)"
+    r"|(?:your|the) (?:consent|permission|approval|agreement|go-ahead|word)|yes or no|with yes"
+    r"|(?:say|reply|respond|answer|type|press) [\"']?(?:yes|y|1)|agreed|do you approve|deal"
+    r"|(?:happy|okay|ok|fine|all right) with (?:that|this|it)|work for you|sounds? (?:good|right)"
+    r"|(?:everything|all|that) (?:correct|right|good|fine)|when you are|say the word|your ok"
     r"|are you sure|confirm\w*|proceed|go (?:on|ahead)|continue|ready|okay|ok)\b"
-    r"|确认|继续|可以吗|可以开始|是否(?:同意|办理|可以|需要)|要我|需要我|好吗|行吗|对吗|是这样吗|同意",
+    r"|回复|行不行|好不好|可以[^。，,？?]{0,6}吗|确认|继续|可以吗|可以开始|是否(?:同意|办理|可以|需要)|要我|需要我|好吗|行吗|对吗|是这样吗|同意",
     re.IGNORECASE,
 )
 _FAREWELL = re.compile(
