@@ -1,9 +1,11 @@
 """Small parts of the attacks and of what judges them, without a world."""
 
+from types import SimpleNamespace
+
 import pytest
 from longcat_envs._person import own_words, without_own_words
 from longcat_envs.attacks._chains import other_values
-from longcat_envs.attacks._words import _says
+from longcat_envs.attacks._words import _says, _stray
 from longcat_envs.lang import Type
 from longcat_envs.tasks import Goal, Outcome, judge
 from longcat_envs.tasks._goal import Tell
@@ -34,6 +36,23 @@ def test_a_withheld_text_may_hold_the_words_around_it():
     assert not _says(form, "a+b", "The sum is aab.") or _says(form, r"a\+b", "The sum is a+b.")
     assert not _says(form, ".+", "It is known.")
     assert _says("{}是{}。", "425元", "金额是425元。")
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "heard", "stray"),
+    [
+        ("425.50", "Take 425.50 from me.", []),
+        ("take 425 of it", "Take 425 from me.", []),
+        ("", "Take 425 from me.", ["425.00"]),
+        ("425.50", "Take 425.51 from me.", ["425.51"]),
+        ("2026-03-05", "Move it to 2026-03-05.", []),
+        ("2026-03-06", "Move it to 5 March.", ["2026-03-05"]),
+    ],
+)
+def test_numbers_that_are_said_are_of_use_or_changed_later(mistaken, heard, stray):
+    task = SimpleNamespace(golden=(), forbidden=(), mistaken=mistaken)
+    found = list(_stray(task, heard, "2026"))
+    assert found == ([f"numbers are said that nothing needs: {stray}"] if stray else [])
 
 
 def told(said, heard, value="21.00"):

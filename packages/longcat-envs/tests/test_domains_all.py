@@ -27,6 +27,7 @@ def test_a_domain_is_large_alive_and_true(name):
     assert figures["dead_tools"] == []
     assert figures["violations"] == figures["violations_by_sql"] == 0
     assert figures["tools_people_ask_for"] >= 20
+    assert figures["texts_without_words"] == []
 
 
 @pytest.mark.parametrize("name", OTHERS)

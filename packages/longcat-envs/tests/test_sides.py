@@ -11,6 +11,7 @@ from longcat_envs.loaders import ForeignEnvironment, Hands, audit_foreign_set, r
 from longcat_envs.loaders._hands import arguments_after
 from longcat_envs.loaders._sides import is_same
 from longcat_envs.loaders._tau2_ways import TELECOM
+from longcat_envs.loaders._types import inner
 from longcat_envs.running import foreign_person_by
 from longcat_envs.tasks import Step
 
@@ -168,6 +169,9 @@ def test_a_talk_has_an_end_whatever_is_asked():
         turns += 1
     assert turns == 3
     assert environment.session.sides.person.db["presses"] == 90
+    environment = begun()
+    answers = [environment.hear("press_reset " * 50) for _ in range(3)]
+    assert [answer is None for answer in answers] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -376,3 +380,39 @@ def test_a_model_without_tools_is_a_person_too():
 
     task = sides.house().tasks[0]
     assert foreign_person_by(Model())(task).answer("Hello?") == "Well."
+
+
+def test_one_side_is_tried_alone_only_where_the_other_must_change_something():
+    press = sides.action("press_reset", by="user")
+    look = sides.action("get_contract", contract_id="H1")
+    warm = [sides.assertion("is_warm")]
+    source = sides.house(
+        sides.house_task(0, [look, press], basis=("DB",)),
+        sides.house_task(1, [sides.action("unlock", contract_id="H1")], assertions=warm),
+        sides.house_task(2, [press], assertions=warm),
+    )
+    summary = audit_foreign_set(source)["summary"]
+    assert summary["careless"]["agent_alone"] == {"tried": 2, "passed": 1}
+    assert "person_alone" not in summary["careless"]
+    # The house is warm from the start: two tasks pass with no call, one though its gold writes.
+    assert summary["careless"]["silent"] == {"tried": 3, "passed": 2}
+    assert summary["silent_though_gold_writes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"agent_tool_name": "close_7", "arguments": '{"a": 1}'}, ("close_7", {"a": 1})),
+        ({"tool_name": "close_7", "arguments": {"a": 1}}, ("close_7", {"a": 1})),
+        ({"tool_name": "close_7"}, ("close_7", {})),
+        ({"tool_name": "close_7", "arguments": "{"}, None),
+        ({"tool_name": "close_7", "arguments": "[1]"}, None),
+        ({"tool_name": 7, "arguments": "{}"}, None),
+        ({"tool_name": "a", "other_tool_name": "b", "arguments": "{}"}, None),
+        ({"name": "a", "arguments": "{}"}, None),
+    ],
+)
+def test_a_call_that_hands_on_another_is_read_as_that_one(arguments, found):
+    step = Step(tool="call", arguments=arguments)
+    one = inner(step)
+    assert one == (step if found is None else Step(tool=found[0], arguments=found[1]))

@@ -10,7 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from .graph import Graph
-from .history import LEAST, Setting, languages, load_setting
+from .history import LEAST, Setting, languages, load_setting, value_keys
 from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask, skeletons
 from .world import Machine, Store, builtin_worlds, export, violations_by_sql
 
@@ -94,8 +94,18 @@ def check_figures(setting: Setting) -> dict[str, Any]:
         "tools_people_ask_for": len(setting.words.asks),
         "ways_of_asking": sum(map(len, setting.words.asks.values())),
         "skeletons": len(skeletons(setting)), "language": setting.words.language,
-        "escapes": 0,
+        "texts_without_words": texts_without_words(setting), "escapes": 0,
     }  # fmt: skip
+
+
+def texts_without_words(setting: Setting) -> list[str]:
+    """Return the texts that people ask for and no `value` line says: they come out as `EL-867`."""
+    tools, values = setting.machine.tools, setting.words.values
+    return [
+        f"{name}.{one.name}" for name in setting.words.asks for one in tools[name].parameters
+        if one.type.kind == "text"
+        and values.keys().isdisjoint(value_keys(tools[name], one.name))
+    ]  # fmt: skip
 
 
 def grow_figures(

@@ -85,6 +85,14 @@ def owner_of(store: Store, of: str, identifier: str) -> str | None:
     return identifier
 
 
+def value_keys(tool: Tool, name: str) -> tuple[str, ...]:
+    """Return the names under which the words may speak of an argument."""
+    action = tool.action
+    field = action.edits if action is not None and action.edits else name
+    plain = field.removesuffix("_new")
+    return (f"{tool.name}.{name}", f"{tool.of}.{field}", f"{tool.of}.{plain}")
+
+
 class Caller:
     """Draws calls that make sense: coherent references and values from the words."""
 
@@ -119,10 +127,7 @@ class Caller:
 
     def keys(self, tool: Tool, name: str) -> tuple[str, ...]:
         """Return the names under which the words may speak of an argument."""
-        action = tool.action
-        field = action.edits if action is not None and action.edits else name
-        plain = field.removesuffix("_new")
-        return (f"{tool.name}.{name}", f"{tool.of}.{field}", f"{tool.of}.{plain}")
+        return value_keys(tool, name)
 
     def options(self, type_: Type, person: str | None, states: tuple[str, ...]) -> list[str]:
         """Return the records that may be meant: a person's own, or anybody's if none owns them."""

@@ -210,7 +210,7 @@ def arguments_after(text: str, parameters: Sequence[str]) -> tuple[dict[str, Any
     try:
         if brace is not None:
             value, end = json.JSONDecoder().raw_decode(text, brace.end())
-            return (cast("dict[str, Any]", value), end) if isinstance(value, dict) else ({}, 0)
+            return cast("dict[str, Any]", value), end
         if text.startswith("("):
             with warnings.catch_warnings():  # such as of `\d` in a text
                 warnings.simplefilter("ignore")
