@@ -93,3 +93,8 @@ def test_own_words_leave_the_rest_of_a_message_as_it_is():
         without_own_words("我是王芳。余额是3元。", own_words("我是王芳。取消。")) == "余额是3元。"
     )
     assert without_own_words("", own) == ""
+    own = own_words("Could you draft terms: all is covered? Pay.")
+    said = "Could you draft terms: all is covered."
+    assert without_own_words(f"You asked: {said} Pay. So.", own) == "You asked:  So."
+    assert without_own_words(f"{said} So.", own) == "So."
+    assert without_own_words("All is covered. Wrong: all is covered. So.", own) == "Wrong:  So."

@@ -100,12 +100,13 @@ def spoken(message: Any) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"\W+", " ", _INTRODUCTION.sub("", text)).strip().casefold()
+    return re.sub(r"\W+", " ", text).strip().casefold()
 
 
 def own_words(heard: str) -> set[str]:
     """Return the sentences that a person said, as `without_own_words` compares them."""
-    return {_bare(sentence) for sentence in _SENTENCE_END.split(heard)} - {""}
+    sentences = _SENTENCE_END.split(heard)
+    return {_bare(form) for one in sentences for form in (one, _INTRODUCTION.sub("", one))} - {""}
 
 
 def without_own_words(text: str, own: Collection[str]) -> str:
@@ -116,10 +117,11 @@ def without_own_words(text: str, own: Collection[str]) -> str:
     parts = _SENTENCE_END.split(text)
     kept: list[str] = []
     for sentence, end in zip(parts[::2], [*parts[1::2], ""], strict=True):
-        if _bare(sentence) not in own:
-            kept += [sentence, end]
-        elif (begin := _INTRODUCTION.match(sentence)) is not None:
-            kept += [begin[0], end]
+        begin = _INTRODUCTION.match(sentence)
+        if _bare(sentence) in own:
+            continue
+        is_own = begin is not None and _bare(sentence[begin.end() :]) in own
+        kept += [begin[0] if begin is not None and is_own else sentence, end]
     return "".join(kept)
 
 
