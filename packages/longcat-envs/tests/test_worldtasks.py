@@ -17,6 +17,7 @@ from longcat_envs.attacks import (
     run_agents,
     word_faults,
 )  # fmt: skip
+from longcat_envs.attacks._chains import wrong_chains
 from longcat_envs.graph import Graph, contracts
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, Step, TaskMaker, WorldEnvironment, WorldTask, goal_of
@@ -215,3 +216,21 @@ async def test_a_number_that_the_agent_gave_itself_is_not_found(setting, tasks):
         assert (await environment.call(call)).is_error == is_error
     assert not environment.outcome().seen_numbers & {"98765", "98765.00"}
     assert "98765" not in environment.outcome().seen
+
+
+def test_attacks_put_back_what_they_did_and_careful_agents_stumble(setting, tasks):
+    twice = stumbled = 0
+    for task in tasks:
+        for name, script in wrong_chains(setting, task, random.Random(0)):
+            more = len(script) - len(golden_acts(task))
+            twice += name == "one act too much" and more == 2
+        played = dict(run_agents(setting, task, {"stumble": CAREFUL["stumble"]}))["stumble"]
+        tools = {step.tool for step in task.golden}
+        stumbled += sum(error.split(":")[0] in tools for error in played.errors)
+    assert twice > 0
+    assert stumbled > len(tasks)
+
+
+def test_a_difficulty_is_one_of_two(setting):
+    with pytest.raises(ValueError, match="must be shallow or deep"):
+        TaskMaker(setting, seed=0, difficulty="middling")
