@@ -257,6 +257,71 @@ def test_what_does_not_fit_is_one_clear_error():
         asyncio.run(with_weights(_bytes(_llama(hidden_size=16))))
 
 
+def _model(kind, **changes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{
+        "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 64, "eos_token_id": 2,
+        "bos_token_id": 1, "pad_token_id": 0, "initializer_range": 0.3, **changes,
+    })  # fmt: skip
+    heads = {"GPT2": "LMHeadModel"}
+    return getattr(transformers, kind + heads.get(kind, "ForCausalLM"))(config).eval()
+
+
+def _furthest(model):
+    """How far log-probs of two turns of three conversations are from one pass over each."""
+    engine = TransformersEngine(model, num_rows=4, max_length=32, stop_token_ids=[-1])
+    engine.load_weights(0, b"")
+
+    async def go():
+        opened = [await engine.open(0, seed=n) for n in range(3)]
+        said = [[5, 6, 7], [5, 6, 7, 8, 9], [11, 12]]
+        logs = [[0.0] * len(ids) for ids in said]
+        for new in (None, [3, 4]):
+            given = said if new is None else [new] * 3
+            parts = await asyncio.gather(*(
+                engine.generate(one, ids, max_tokens=4 + n, temperature=1)
+                for n, (one, ids) in enumerate(zip(opened, given, strict=True))
+            ))  # fmt: skip
+            for ids, log, part in zip(said, logs, parts, strict=True):
+                ids += (new or []) + list(part.token_ids)
+                log += [0.0] * len(new or []) + list(part.log_probs)
+        await engine.stop()
+        return said, logs
+
+    worst = 0.0
+    for ids, log in zip(*asyncio.run(go()), strict=True):
+        with torch.no_grad():
+            whole = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        worst = max([worst, *(abs(whole[n - 1, ids[n]].item() - log[n])
+                              for n in range(len(ids)) if log[n])])  # fmt: skip
+    return worst
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    ("Llama", {"num_key_value_heads": 2}),
+    ("Llama", {"num_key_value_heads": 2, "attn_implementation": "eager"}),
+    ("Gemma2", {"num_key_value_heads": 2, "head_dim": 8, "attn_implementation": "eager"}),
+    ("GPT2", {"n_inner": 48}),
+    ("GPTJ", {"rotary_dim": 8, "n_inner": 48}),
+    ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
+    ("Mistral", {"num_key_value_heads": 2, "sliding_window": 32}),
+])  # fmt: skip
+def test_other_models_sample_from_what_they_tell(kind, options):
+    """Attention that adds its mask, positions from a table, a window that nothing reaches."""
+    assert _furthest(_model(kind, **options)) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "options", "said"), [
+    ("Bloom", {}, "needs a model that takes positions"),
+    ("Mistral", {"num_key_value_heads": 2, "sliding_window": 8}, "of 8 tokens: give max_length=8"),
+    ("GPT2", {"max_position_embeddings": 16}, "knows 16 positions: give max_length=16, got 32"),
+])  # fmt: skip
+def test_models_that_would_sample_from_another_distribution_are_refused(kind, options, said):
+    with pytest.raises(LongcatDoraError, match=said):
+        TransformersEngine(_model(kind, **options), max_length=32)
+
+
 # -- templates ---------------------------------------------------------------------------------
 
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {

@@ -38,6 +38,7 @@ from longcat_dora import Completion, LongcatDoraError
 
 from ._cache import Kept, RowCache
 from ._draw import drawn
+from ._supported import added, adds_masks, check_lengths
 from ._weights import adapter_names, fitted, read_tensors
 
 _PASSES = 8
@@ -90,7 +91,8 @@ class TransformersEngine:
             absent.
 
     Raises:
-        LongcatDoraError: The model's attention slides or is linear, which the cache cannot hold.
+        LongcatDoraError: The cache cannot hold the model's attention (it slides, is linear, or
+            takes no mask), or `max_length` is beyond its positions.
     """
 
     def __init__(
@@ -111,7 +113,8 @@ class TransformersEngine:
             )
         self.model: Any = loaded.to(device).eval().requires_grad_(False)
         self.device, self.num_rows, self.max_length = torch.device(device), num_rows, max_length
-        _check(self.model.config, max_length)
+        check_lengths(self.model, max_length)
+        self._adds_masks = adds_masks(self.model, self.device)
         self._stops = set(stop_token_ids) or _stop_ids(self.model)
         self._tokenizer: Any = None
         self._peft: Any = None
@@ -282,6 +285,7 @@ class TransformersEngine:
 
     def _forward(self, version: _Version, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Logits of the last position of each row, in float32."""
+        mask = added(mask, self.model.dtype) if self._adds_masks else mask
         options = {
             "input_ids": ids, "position_ids": positions, "attention_mask": mask,
             "past_key_values": version.cache, "use_cache": True, "logits_to_keep": 1,
@@ -385,15 +389,3 @@ def _stop_ids(model: Any) -> set[int]:
     if ends is None:
         ends = model.config.get_text_config().eos_token_id
     return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-
-
-def _check(config: Any, max_length: int) -> None:
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in kinds and window is not None and window < max_length
-    if slides or kinds - {"full_attention", "sliding_attention"}:
-        raise LongcatDoraError(
-            f"TransformersEngine holds full attention alone, the model has {sorted(kinds)}"
-            + (f" of {window} tokens: give max_length={window}" if slides else "; use vLLM")
-        )
