@@ -6,9 +6,9 @@ import pytest
 from longcat_envs._person import own_words, without_own_words
 from longcat_envs.attacks._chains import other_values
 from longcat_envs.attacks._words import _says, _stray
-from longcat_envs.lang import Type
+from longcat_envs.lang import Type, read_spec
 from longcat_envs.tasks import Goal, Outcome, judge
-from longcat_envs.tasks._goal import Tell
+from longcat_envs.tasks._goal import Tell, _Labels
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,36 @@ def test_own_words_leave_the_rest_of_a_message_as_it_is():
     assert without_own_words(f"You asked: {said} Pay. So.", own) == "You asked:  So."
     assert without_own_words(f"{said} So.", own) == "So."
     assert without_own_words("All is covered. Wrong: all is covered. So.", own) == "Wrong:  So."
+
+
+INN = """
+class guest(person):
+    name: unique(text)
+
+class bill:
+    owner(guest)
+    guest: guest
+    kind: enum(a, b)
+
+class stay:
+    owner(guest)
+    guest: guest
+    bill: optional(bill)
+"""
+
+
+def test_new_records_are_compared_by_what_they_hold_and_refer_to():
+    spec = read_spec(INN, name="inn", parts={})
+
+    def digest(bill, stay, kind, other=None):
+        new = {
+            bill: ("bill", {"guest": "GS1", "kind": kind}),
+            stay: ("stay", {"guest": "GS1", "bill": other or bill}),
+        }
+        return _Labels(spec, new).of(stay)
+
+    assert digest("BL1", "ST2", "a") == digest("BL9", "ST1", "a")  # made in another order
+    assert digest("BL1", "ST2", "a") != digest("BL1", "ST2", "b")  # on another bill
+    assert digest("BL1", "ST2", "a", "BL7") == digest("BL3", "ST2", "b", "BL7")
+    assert digest("BL1", "ST2", "a", "BL7") != digest("BL1", "ST2", "a", "BL8")
+    assert _Labels(spec, {"ST1": ("stay", {"guest": "GS1", "bill": None})}).of("ST1") != "ST1"
