@@ -1,6 +1,6 @@
 """Does a rollout budget pay where the papers say it does? Spread rates, few tasks a step.
 
-usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--folder KEPT]
+usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--starts 0.05] [--folder KEPT]
 
 1,000 tasks through one network, which has learned the right answers until their mean pass rate is
 the wanted one, so that rates are spread. Each step draws 48 tasks and has 48 times 4, 8 or 16
@@ -162,6 +162,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=4, choices=T_OF_95)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--open", action="store_true", help="What is open, with CoBA.")
+    parser.add_argument("--starts", type=float, nargs="+", default=STARTS, choices=STARTS)
     parser.add_argument("--folder", type=Path, default=KEPT)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -169,7 +170,7 @@ def main():
     rows, gaps = [], {way: [] for way in ways[1:]}
     columns = ["mean rate at the start", "rollouts a task", *ways]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
-    for start in STARTS:
+    for start in options.starts:
         if options.open and start not in dict(OPEN):
             continue
         for average in AVERAGES:
@@ -190,7 +191,8 @@ def main():
             print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
     said = "; ".join(f"{way}: {verdict(gaps[way])}" for way in ways[1:])
     print(json.dumps({
-        "title": "Does a rollout budget pay? Points over rollouts spread alike",
+        "title": f"Does a rollout budget pay{', or CoBA' if options.open else ''}? "
+        "Points over rollouts spread alike",
         "claim": f"Asked: is a budget worth its estimates. {said}.",
         "columns": columns, "rows": rows,
         "spread": f"95% interval of the paired difference over {options.seeds} seeds",

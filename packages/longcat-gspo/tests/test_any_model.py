@@ -133,6 +133,24 @@ def test_truncated_sampling_is_corrected_where_it_is_known_and_refused_where_not
         GspoTrainer(llama(), TrainerConfig()).train(samples)
 
 
+@pytest.mark.parametrize("sampling", [{"top_k": 5}, {"top_p": 0.8}])
+def test_an_engine_that_tells_log_probs_of_all_words_costs_no_gradient(sampling):
+    """As vLLM does by default: the trainer knows of what words were drawn, the engine's do not."""
+    mine = {"vocab": 64, "initializer_range": 0.2}
+    samples = []
+    for sample in sampled(llama(**mine), top_k=5):
+        with torch.no_grad():
+            logits = llama(**mine)(torch.tensor([sample.token_ids])).logits[0]
+        whole = logits.log_softmax(-1)
+        logs = [whole[n - 1, sample.token_ids[n]].item() if learned else 0.0
+                for n, learned in enumerate(sample.loss_mask)]  # fmt: skip
+        samples.append(dataclasses.replace(sample, log_probs=logs))
+    with pytest.warns(MismatchWarning, match="against the trainer's own"):
+        metrics = GspoTrainer(llama(**mine), TrainerConfig(**sampling)).train(samples)
+    assert metrics["clip_share"] == 0
+    assert metrics["ratio_max"] == metrics["ratio_mean"] == 1
+
+
 @pytest.mark.parametrize(
     "sampling", [{"top_k": 3}, {"top_p": 0.6}, {"temperature": 0.5, "top_k": 4}]
 )
@@ -256,6 +274,15 @@ def test_packing_is_refused_where_sequences_would_see_each_other():
 def test_a_model_of_which_nothing_is_trained_is_refused():
     with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):
         GspoTrainer(llama().requires_grad_(False), TrainerConfig())
+
+
+def test_chunked_log_probs_with_an_adapter_on_the_output_are_refused_by_its_name():
+    import peft
+
+    config = peft.LoraConfig(r=4, target_modules=["lm_head"])
+    model = peft.get_peft_model(llama(tie_word_embeddings=False), config)
+    with pytest.raises(ValueError, match="without bias, got an adapter on Linear"):
+        GspoTrainer(model, TrainerConfig(chunked_log_probs=True))
 
 
 def test_chunked_log_probs_with_an_adapter():

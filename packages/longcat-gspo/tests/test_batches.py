@@ -2,9 +2,12 @@
 
 from random import Random
 
+import numpy as np
 import pytest
-from longcat_gspo import Sample, token_batches
-from longcat_gspo._samples import micro_batches
+import torch
+from longcat_gspo import Sample, TrainerConfig, token_batches
+from longcat_gspo._attempts import check_samples
+from longcat_gspo._samples import Rows, micro_batches
 
 LENGTHS = [Random(0).randint(20, 200) for _ in range(700)]
 
@@ -61,3 +64,24 @@ def test_what_is_the_same_counts_once_and_stays_together():
         [(0, 5)] * 3 + [(1, 5)] * 2 + [(2, 5)], [(0, 6)]
     ]  # fmt: skip
     assert micro_batches([(3, 4)] * 9, _sample, 4) == [[(3, 4)] * 9]
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "bfloat16", "in a graph"])
+def test_samples_may_be_held_in_tensors_and_arrays(kind):
+    def turned(values):
+        if kind == "array":
+            return np.array(values)
+        held = torch.tensor(values)
+        if not held.is_floating_point():
+            return held
+        return held.bfloat16() if kind == "bfloat16" else held.requires_grad_(kind == "in a graph")
+
+    samples = [
+        Sample(token_ids=turned([1, 2, last]), loss_mask=turned([False, True, True]),
+               log_probs=turned([0.0, -0.5, -1.0]), reward=float(last))
+        for last in (3, 4)
+    ]  # fmt: skip
+    check_samples(samples, TrainerConfig(), 8)  # which finds that both begin alike
+    rows = Rows.of(samples, torch.device("cpu"))
+    assert rows.ids_BL.tolist() == [[1, 2, 3], [1, 2, 4]]
+    assert rows.old_T.tolist() == [-0.5, -1.0] * 2

@@ -309,6 +309,8 @@ def test_nonsense_in_pairs_is_refused_too():
         ({"chunked_log_probs": True, "packed": True}, "nor packed"),
         ({"chunked_log_probs": True, "shared_prefixes": True}, "nor packed"),
         ({"packed": True, "shared_prefixes": True}, "either packed or shared_prefixes"),
+        ({"min_learning_rate": 1e-5}, "what decay falls to: give decay"),
+        ({"top_k": 1}, "top_k=1 leaves one word"),
         ({"correction": Correction(level="sequence"), "old_log_probs": "engine"}, "a correction"),
     ):
         with pytest.raises(ValueError, match=said):

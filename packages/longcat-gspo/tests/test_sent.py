@@ -83,6 +83,45 @@ def test_an_adapter_is_sent_alone_with_its_config():
         GspoTrainer(llama(), TrainerConfig(), send="adapter")
 
 
+def _adapted(config, **options):
+    import peft
+
+    torch.manual_seed(1)
+    return peft.get_peft_model(llama(), config(peft), **options)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Model has .tie_word_embeddings", "ignore:Setting .save_embedding"
+)
+@pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["lm_head"]])
+def test_an_adapter_on_one_of_two_tied_layers_is_not_merged_into_both(tmp_path, targets):
+    model = _adapted(lambda peft: peft.LoraConfig(r=4, target_modules=targets))
+    trainer = GspoTrainer(model, TrainerConfig(old_log_probs="trainer"))
+    trainer.train(sampled(llama()))
+    for merges in (trainer.weights, lambda: trainer.export(tmp_path)):
+        with pytest.raises(ValueError, match="also the output matrix cannot be merged"):
+            merges()
+    trainer.export(tmp_path, only_adapter=True)
+    untied = with_lora(llama(tie_word_embeddings=False))
+    assert GspoTrainer(untied, TrainerConfig()).weights()
+
+
+def test_an_adapter_goes_out_whatever_its_name():
+    model = _adapted(
+        lambda peft: peft.LoraConfig(r=4, target_modules="all-linear"), adapter_name="mine"
+    )
+    state = load_safetensors(GspoTrainer(model, TrainerConfig(), send="adapter").weights())
+    assert len(state) == 2 * 2 * 7
+    assert not any("mine" in name for name in state)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_adapters_that_write_tokens_are_refused(kind):
+    model = _adapted(lambda peft: getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with pytest.raises(ValueError, match=f"tokens before the prompt, of {kind}"):
+        GspoTrainer(model, TrainerConfig())
+
+
 def test_bf16_weights_go_out_in_bf16():
     model = llama(dtype=torch.bfloat16)
     before = {k: v.clone() for k, v in model.state_dict().items()}

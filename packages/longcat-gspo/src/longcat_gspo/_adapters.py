@@ -32,10 +32,38 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def refuse_prompts(model: nn.Module) -> None:
+    """Find adapters whose own tokens stand before the model's: every position would be another.
+
+    Raises:
+        ValueError: It is such a one.
+    """
+    config: Any = cast("Any", model).active_peft_config if has_adapter(model) else None
+    if getattr(config, "is_prompt_learning", False):
+        raise ValueError(
+            "an adapter must change weights, as LoRA does; tokens before the prompt, of "
+            f"{type(config).__name__}, are not supported"
+        )
+
+
 def merged(model: nn.Module) -> nn.Module:
-    """Return the plain model with its adapter added to the weights; the given one stays."""
+    """Return the plain model with its adapter added to the weights; the given one stays.
+
+    Raises:
+        ValueError: It is on one of two layers that share a weight, which then would change both.
+    """
     if not has_adapter(model):
         return model
+    plain: Any = base_model(model)
+    ends = plain.get_input_embeddings(), plain.get_output_embeddings()
+    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
+    adapted = [hasattr(end, "base_layer") for end in ends]
+    if any(adapted) and weights[0] is not None and weights[0] is weights[1]:
+        raise ValueError(
+            "an adapter on embeddings that are also the output matrix cannot be merged: it is of "
+            "one, the weight of both. Take send='adapter' (export: only_adapter=True), or leave "
+            "them out of target_modules"
+        )
     with torch.no_grad():
         return cast("Any", copy.deepcopy(model)).merge_and_unload()
 
@@ -52,7 +80,7 @@ def adapter_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     plain = cast("Any", model)
     config = plain.peft_config[plain.active_adapter].to_dict()
-    state = get_peft_model_state_dict(plain)
+    state = get_peft_model_state_dict(plain, adapter_name=plain.active_adapter)
     return state, {"peft_config": json.dumps(config, default=_plain)}
 
 

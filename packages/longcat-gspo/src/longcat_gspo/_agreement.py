@@ -41,14 +41,14 @@ class Agreement:
     """Looks at the on-policy samples of a batch; once they were enough, it can tell.
 
     Args:
-        is_sharpened: Whether sampling's temperature is not 1. Engines differ in whether their
-            log-probs are of it, so that any large difference then is that.
+        is_shaped: Whether sampling's temperature is not 1, or it was truncated. Engines differ in
+            whether their log-probs are of that, so that any large difference then is this.
         is_low_precision: Whether the trainer itself rounds; then its own log-probs are used until
             the engine was seen to agree.
     """
 
-    def __init__(self, *, is_sharpened: bool, is_low_precision: bool) -> None:
-        self._is_sharpened, self._is_low_precision = is_sharpened, is_low_precision
+    def __init__(self, *, is_shaped: bool, is_low_precision: bool) -> None:
+        self._is_shaped, self._is_low_precision = is_shaped, is_low_precision
         self._agrees: bool | None = None
         self._has_warned = False
 
@@ -85,7 +85,7 @@ class Agreement:
                 "another temperature. Give TrainerConfig its temperature, top_k and top_p; or "
                 "sample without"
             )
-        elif self._is_sharpened or (spread <= _ROUNDING and mean <= _ROUNDING_MEAN):
+        elif self._is_shaped or (spread <= _ROUNDING and mean <= _ROUNDING_MEAN):
             self._agrees = False
             self._warn(
                 f"the engine's log-probs differ from the trainer's on the same weights, by "

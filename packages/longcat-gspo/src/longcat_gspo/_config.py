@@ -102,6 +102,13 @@ class TrainerConfig:
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, got {got!r}")
         if self.decay != "none" and self.total_steps < 1:
             raise ValueError(f"decay {self.decay!r} needs total_steps >= 1, got {self.total_steps}")
+        if self.min_learning_rate and self.decay == "none":
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate} is what decay falls to: give decay "
+                "'linear' or 'cosine' and total_steps"
+            )
+        if self.top_k == 1:
+            raise ValueError("top_k=1 leaves one word, of which nothing is learned; 0: all words")
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
                 f"min_learning_rate must be at most learning_rate={self.learning_rate}, got "

@@ -151,7 +151,7 @@ def from_hidden_states(
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(
             "chunked_log_probs needs a model whose get_output_embeddings() is a Linear without "
-            f"bias, got {type(head).__name__}"
+            f"bias, got {_named(head)}"
         )
 
     options = no_cache(plain)
@@ -178,3 +178,9 @@ def from_hidden_states(
         return rows.spread(picked_U), rows.spread(entropy_U)
 
     return predict
+
+
+def _named(head: object) -> str:
+    """An adapter's Linear is called the same."""
+    kind = type(head)
+    return f"an adapter on {kind.__name__}" if kind.__module__.startswith("peft") else kind.__name__

@@ -42,6 +42,15 @@ class Sample:
     """Batches that the weights that sampled it had been trained on, as `longcat_dora` counts them.
     With it, disagreement of the engine is told apart from what was learned meanwhile."""
 
+    def __post_init__(self) -> None:
+        """Take tensors, of any device and precision, as arrays: ids are compared."""
+        for name in ("token_ids", "loss_mask", "log_probs"):
+            value: Any = getattr(self, name)
+            if isinstance(value, Tensor):
+                held = value.detach().cpu()
+                held = held.float() if held.dtype == torch.bfloat16 else held
+                object.__setattr__(self, name, held.numpy())
+
     @property
     def num_learned(self) -> int:
         """Tokens to learn; the first of a sequence is never predicted."""

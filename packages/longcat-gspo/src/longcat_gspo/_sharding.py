@@ -90,7 +90,12 @@ def load_state(
         model.load_state_dict(weights, strict=False)
     else:
         state_dict.set_model_state_dict(model, weights, options=_gathered())
-    if state is not None:
+    if state is not None and _has_tensors(state):
         # A weight that never had a gradient has no optimiser's state.
         some = _gathered(is_strict=False)
         state_dict.set_optimizer_state_dict(model, optimizer, state, options=some)
+
+
+def _has_tensors(state: dict[str, Any]) -> bool:
+    """Whether there is anything to spread; plain SGD remembers nothing."""
+    return any(isinstance(value, Tensor) for of in state["state"].values() for value in of.values())

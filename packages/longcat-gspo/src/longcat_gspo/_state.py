@@ -44,6 +44,7 @@ def write_checkpoint(
     state = {
         "model": trained_state(model),
         "optimizer": optimizer_state(model, optimizer) if counts["num_steps"] else None,
+        "optimizer_kind": type(optimizer).__name__,
         **counts,
     }
     if is_main:
@@ -66,21 +67,35 @@ def read_checkpoint(
     path = folder / "trainer.pt"
     if not path.is_file():
         raise FileNotFoundError(f"a trainer's folder must hold trainer.pt, none at {path}")
-    try:
-        state = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is cut short or no checkpoint; use an earlier one") from error
+    state = _loaded(path)
     if not isinstance(state, dict) or not {"model", "optimizer", "num_steps"} <= state.keys():
         raise ValueError(f"{path} must be a trainer's checkpoint, it is something else")
     held = state["optimizer"]
     if held and not all(isinstance(name, str) for name in held["state"]):
         raise ValueError(f"{path} is of an earlier form, without the names of weights: begin anew")
+    kind = type(optimizer).__name__
+    if held and state.get("optimizer_kind", kind) != kind:
+        raise ValueError(f"{path} must be of {kind}, it is of {state['optimizer_kind']}")
     _check_names(path, model, state["model"])
     load_state(model, optimizer, state["model"], held, is_partial=has_adapter(model))
     return {
         "num_batches": state["num_steps"],
         **{k: v for k, v in state.items() if k[:4] == "num_"},
     }
+
+
+def _loaded(path: Path) -> Any:
+    """What a file holds, if all of it is as it was written."""
+    broken = f"{path} is cut short or no checkpoint; use an earlier one"
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch reads it without looking at the sums
+            if (bad := parts.testzip()) is not None:
+                raise ValueError(f"{path} is damaged, in {bad}; use an earlier one")
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise ValueError(broken) from error
+    except (UnicodeDecodeError, NotImplementedError, KeyError, AttributeError) as error:
+        raise ValueError(broken) from error
 
 
 def _check_names(path: Path, model: nn.Module, saved: dict[str, Tensor]) -> None:

@@ -30,7 +30,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ._adapters import adapter_off, enable_checkpointing_through, has_adapter
+from ._adapters import (
+    adapter_off,
+    enable_checkpointing_through,
+    has_adapter,
+    refuse_prompts,
+)
 from ._agreement import Agreement
 from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
@@ -88,6 +93,7 @@ class GspoTrainer:
             raise ValueError(f"kl_coefficient={config.kl_coefficient} needs a reference model")
         if send not in ("merged", "adapter") or (send == "adapter" and not has_adapter(model)):
             raise ValueError(f"send must be 'merged', or 'adapter' of a PEFT model, got {send!r}")
+        refuse_prompts(model)
         self.config, self._send = config, send
         self._is_low = is_low_precision(model)
         self._dtypes = hold_in_float32(model) if config.master_weights else {}
@@ -104,7 +110,8 @@ class GspoTrainer:
         self._plain = self.model if is_spread else self.accelerator.unwrap_model(self.model)
         enable_checkpointing_through(self._plain)
         self._agreement = Agreement(
-            is_sharpened=config.temperature != 1, is_low_precision=self._is_low
+            is_shaped=config.temperature != 1 or config.is_truncated,
+            is_low_precision=self._is_low,
         )
         self._predict = self._predictor(self._plain)
         self._refer = self._reference(reference)
