@@ -416,3 +416,26 @@ def test_a_call_that_hands_on_another_is_read_as_that_one(arguments, found):
     step = Step(tool="call", arguments=arguments)
     one = inner(step)
     assert one == (step if found is None else Step(tool=found[0], arguments=found[1]))
+
+
+@pytest.mark.parametrize(
+    ("said", "done"),
+    [
+        ("I have given you dispute_0589. Please run dispute_0589(user_id='u1').",
+         [("run_given", {"given_tool_name": "dispute_0589", "arguments": '{"user_id": "u1"}'})]),
+        ('Please use dispute_0589 with {"user_id": "u1"}.',
+         [("run_given", {"given_tool_name": "dispute_0589", "arguments": '{"user_id": "u1"}'})]),
+        ("Please call run_given(given_tool_name='a_1', arguments='{}').",
+         [("run_given", {"given_tool_name": "a_1", "arguments": "{}"})]),
+        ("Please use dispute_0589.", []),  # with what?
+        ("Do not run dispute_0589(user_id='u1').", []),
+        ("I ran dispute_0589(user_id='u1') for you.", []),
+    ],
+)  # fmt: skip
+def test_a_person_runs_a_tool_that_the_agent_has_given_them(said, done):
+    found = []
+    person = Hands("x")
+    tool = sides.text("run_given", given_tool_name="string", arguments="string")
+    person.take([tool], lambda *call: found.append(call) or "done")
+    person.answer(said)
+    assert found == done

@@ -101,6 +101,8 @@ class Hands:
         self._base, self._ways, self._num_acts = Person(opening, ""), tuple(ways), 0
         self._parameters: dict[str, list[str]] = {}
         self._required: dict[str, list[str]] = {}
+        self._giver: tuple[str, str] | None = None
+        """The tool that runs what the agent has given the person, and its argument for the name."""
         self._act: Act = lambda name, arguments: "Error: there is nothing at hand"
 
     def take(self, tools: Sequence[Schema], act: Act) -> None:
@@ -110,6 +112,9 @@ class Hands:
             given: dict[str, Any] = function["parameters"]
             self._parameters[function["name"]] = list(given.get("properties", {}))
             self._required[function["name"]] = list(given.get("required", ()))
+            names = [one for one in given.get("properties", {}) if one.endswith("tool_name")]
+            if names and "arguments" in given["properties"]:
+                self._giver = (function["name"], names[0])
 
     def answer(self, text: str) -> str | None:
         """Do what is asked for and say what came of it, or answer; `None` ends the talk."""
@@ -137,13 +142,22 @@ class Hands:
         end = 0
         for match in re.finditer(r"\b\w+\b", text):
             name = match[0]
-            if name not in self._parameters or match.start() < end:
+            is_own, is_given = name in self._parameters, self._giver is not None and "_" in name
+            if (
+                not (is_own or is_given)
+                or match.start() < end
+                or not _is_meant(text, match.start())
+            ):
                 continue
-            if not _is_meant(text, match.start()):
-                continue
-            arguments, length = arguments_after(text[match.end() :], self._parameters[name])
+            arguments, length = arguments_after(text[match.end() :], self._parameters.get(name, ()))
+            step = Step(tool=name, arguments=arguments)
+            if not is_own:
+                if not length or self._giver is None:
+                    continue
+                tool, of = self._giver
+                step = Step(tool=tool, arguments={of: name, "arguments": json.dumps(arguments)})
             end = match.end() + length
-            found.append(_Wish(match.start(), Step(tool=name, arguments=arguments)))
+            found.append(_Wish(match.start(), step))
         return found
 
     def _in_words(self, sentence: str, place: int) -> list[_Wish]:
