@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,12 @@ from longcat_gspo import TrainerConfig
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
-from longcat_gspo.transformers import chat_sample, load_model, rl_steps  # noqa: E402
+from longcat_gspo.transformers import (  # noqa: E402
+    _generate,
+    chat_sample,
+    load_model,
+    rl_steps,
+)
 
 _spec = importlib.util.spec_from_file_location("gspo_models", Path(__file__).with_name("models.py"))
 models = importlib.util.module_from_spec(_spec)
@@ -161,3 +167,22 @@ def test_a_run_needs_tasks_and_rewards(folder):
     for tasks, rewards in (([], {short: 1.0}), ([{"prompt": "a"}], {})):
         with pytest.raises(ValueError, match="need tasks and rewards"):
             next(rl_steps(model, tokenizer, tasks, rewards, TrainerConfig(), steps=1))
+
+
+@pytest.mark.parametrize(("ends", "last"), [(None, set()), (5, {5}), ([5, 7], {5, 7})])
+def test_answers_end_where_the_model_ends_them_or_where_they_are_full(ends, last):
+    """Also those of a base model, which knows no end."""
+    config = transformers.LlamaConfig(
+        vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = ends
+    tokenizer = SimpleNamespace(eos_token_id=None, pad_token_id=None)
+    answers = _generate(model, tokenizer, [1, 2], TrainerConfig(), 64, 12)
+    assert len(answers) == 64
+    for answer in answers:
+        assert not last & set(answer[:-1])
+        assert len(answer) == 12 or answer[-1] in last
+    assert {answer[-1] for answer in answers if len(answer) < 12} == last

@@ -221,7 +221,7 @@ def _generate(
     asked = transformers.GenerationConfig(
         do_sample=True, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
         min_p=None, repetition_penalty=1.0, max_new_tokens=max_tokens, num_return_sequences=num,
-        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id or min(ends),
+        eos_token_id=sorted(ends) or None, pad_token_id=min(ends, default=0),
     )  # fmt: skip
     was, model.generation_config = model.generation_config, asked  # else its own values fill in
     try:
