@@ -94,6 +94,7 @@ def test_a_controller_that_is_stopped_is_replaced(tmp_path):
     config = RunConfig(
         folder=tmp_path, max_steps=20, num_controllers=2, rollout_deadline_s=1, kill_after_s=0.2,
         scheduler=SMALL, max_controller_restarts=100,
+        load_deadline_s=5,  # it may be stopped while it takes weights
     )  # fmt: skip
     runtime = LocalRuntime(
         config, factory=functools.partial(tabular_worker, 0.02), tasks=_tasks_of_eight(),
