@@ -113,8 +113,10 @@ class TransformersEngine:
             )
         self.model: Any = loaded.to(device).eval().requires_grad_(False)
         self.device, self.num_rows, self.max_length = torch.device(device), num_rows, max_length
-        check_lengths(self.model, max_length)
-        self._adds_masks = adds_masks(self.model, self.device)
+        self._adds_masks = False
+        if self.device.type != "meta":  # there it has no weights, and is asked for its words alone
+            check_lengths(self.model, max_length)
+            self._adds_masks = adds_masks(self.model, self.device)
         self._stops = set(stop_token_ids) or _stop_ids(self.model)
         self._tokenizer: Any = None
         self._peft: Any = None
