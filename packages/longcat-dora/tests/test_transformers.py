@@ -239,6 +239,8 @@ def test_what_does_not_fit_is_one_clear_error():
     sliding.config.sliding_window = 16
     with pytest.raises(LongcatDoraError, match="of 16 tokens"):
         TransformersEngine(sliding, max_length=64)
+    nowhere = TransformersEngine(sliding, max_length=64, device="meta", stop_token_ids=[2])
+    assert nowhere.stop_token_ids == [2]  # without weights its words alone are asked for
 
     async def with_weights(weights):
         engine = TransformersEngine(_llama(), max_length=32)
