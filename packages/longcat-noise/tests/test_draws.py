@@ -5,11 +5,13 @@ import json
 import random
 import subprocess
 import sys
+import types
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from longcat_noise import USER_KINDS, Book, Call, Draw, NoiseConfig, NoisyEnvironment, NoisyTools
+from longcat_noise._certify import _Counted
 from longcat_noise._draw import canonical
 from longcat_noise._noise import EpisodeNoise
 from longcat_noise.testing import CONTRACTS, Clinic
@@ -58,6 +60,39 @@ def test_a_call_is_disturbed_at_most_so_often_and_each_has_its_own_count():
             assert hits == [True] * limit + [False] * (6 - limit)
     noise.restart()
     assert noise.meet("t", {"a": 1}) is not None
+
+
+def test_started_again_the_noise_of_every_call_is_the_same():
+    noise = EpisodeNoise(NoiseConfig(level=0.4, max_per_tool=1), "e")
+
+    def hits():
+        return [noise.meet("t", {"n": n // 4}) is not None for n in range(400)]
+
+    first = hits()
+    noise.restart()
+    assert hits() == first
+
+
+def test_what_a_tool_says_of_its_arguments_is_added_where_the_contract_says_nothing():
+    def schema(*names):
+        parameters = {"type": "object", "properties": {name: {} for name in names}}
+        return {"type": "function", "function": {"name": "book", "parameters": parameters}}
+
+    silent = Book.of([{"name": "book", "writes": ["visit.day"]}])
+    book = silent.with_schemas([schema("day")])
+    assert set(book["book"].parameters) == {"day"}
+    assert book["book"].writes == silent["book"].writes
+    again = book.with_schemas([schema("other")])
+    assert set(again["book"].parameters) == {"day"}
+
+
+def test_a_write_that_no_chain_has_is_one_too_many():
+    counted = _Counted(Clinic(), BOOK)
+    truth = types.SimpleNamespace(counts=[{("a", "{}"): 1}])
+    counted._counts = {("a", "{}"): 1}
+    assert counted.repeated(truth) == ""
+    counted._counts = {("b", "{}"): 1}
+    assert counted.repeated(truth) == "b"
 
 
 def test_equal_arguments_have_one_name():
