@@ -14,6 +14,7 @@ from longcat_noise import USER_KINDS, Book, Call, Draw, NoiseConfig, NoisyEnviro
 from longcat_noise._certify import _Counted
 from longcat_noise._draw import canonical
 from longcat_noise._noise import EpisodeNoise
+from longcat_noise._task import _literals
 from longcat_noise.testing import CONTRACTS, Clinic
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -93,6 +94,12 @@ def test_a_write_that_no_chain_has_is_one_too_many():
     assert counted.repeated(truth) == ""
     counted._counts = {("b", "{}"): 1}
     assert counted.repeated(truth) == "b"
+
+
+def test_literals_are_what_arguments_say_and_not_that_they_say_nothing():
+    arguments = {"a": None, "b": True, "c": " ", "d": ["Ada Low", {"e": 7}]}
+    chain = (types.SimpleNamespace(call=Call("t", arguments)),)
+    assert _literals([chain]) == ["Ada Low", "Ada", "Low", "7"]
 
 
 def test_equal_arguments_have_one_name():
