@@ -75,3 +75,16 @@ def test_equal_ones_add_up_in_the_same_order_each_time():
     samples = [dataclasses.replace(s, reward=float(n % 3)) for n, s in enumerate(samples)]
     first, again = (_trained(samples)[1] for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_the_first_token_is_never_predicted_whatever_its_mask_says():
+    rows = [
+        _samples.Rows.of(
+            [Sample(token_ids=[4, 5, 6], loss_mask=[first, True, True], log_probs=[0, -1, -2])],
+            torch.device("cpu"),
+        )
+        for first in (False, True)
+    ]
+    assert rows[1].target_U.tolist() == [5, 6]
+    for field in dataclasses.fields(rows[0]):
+        assert torch.equal(getattr(rows[0], field.name), getattr(rows[1], field.name)), field.name
