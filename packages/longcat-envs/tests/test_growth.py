@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections import Counter
+from random import Random
 
+import longcat_envs.graph as graphs
 import pytest
 from longcat_envs import Grower, GrowthConfig, World
 from longcat_envs._grow import growth_value
@@ -123,3 +126,41 @@ def test_the_growth_value_decides_how_large_an_environment_of_the_first_form_bec
 
     least, some, most = (mean_size(threshold) for threshold in (1, 0.3, 0.05))
     assert least + 2 < some < most
+
+
+def test_the_growth_value_decides_how_large_an_environment_becomes(setting, monkeypatch):
+    graph, goal = Graph(setting.machine.tools), ["search_customer", "search_account"]
+
+    def mean_size(threshold):
+        monkeypatch.setattr(graphs, "THRESHOLD", threshold)
+        rng = Random(0)
+        return sum(len(graph.grow(goal, rng)) for _ in range(100)) / 100
+
+    never, some, often = (mean_size(threshold) for threshold in (1, graphs.THRESHOLD, 0.1))
+    assert never + 1 < some < often - 1
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.35])
+def test_what_a_solver_had_to_draw_decides_on_another_chain(setting, monkeypatch, threshold):
+    """Against the draws taken one by one from a generator in the same state."""
+    monkeypatch.setattr(graphs, "THRESHOLD", threshold)
+    graph, found = Graph(setting.machine.tools), Counter()
+    for seed in range(300):
+        size = 5 + seed % 60
+        used = set(Random(seed).sample(sorted(graph.tools), size))
+        rng = Random(seed)
+        draws = [rng.choice(sorted(set(graph.tools) - used)) for _ in range(8)]
+        needs = [{f"search_{of}" for of in graph.tools[draw].needs} | {draw} for draw in draws]
+        first = next((n for n, chain in enumerate(needs, 1) if not chain & used), None)
+        share = 1 - size / len(graph.tools)
+        is_worth = first and share * math.exp(-graph.density(used)) / first > threshold
+        chain = graph._another_chain(used, Random(seed))
+        assert set(chain) == (needs[first - 1] if first and is_worth else set())
+        found[first is None, bool(chain)] += 1
+    assert found[False, True]
+    assert found[False, False]
+
+
+def test_an_environment_of_all_tools_grows_no_further(setting):
+    graph = Graph(setting.machine.tools)
+    assert graph._another_chain(set(graph.tools), Random(0)) == []

@@ -19,7 +19,9 @@ MIN_TOOLS = 20
 JOIN = (0.25, 0.8)
 """Range of the probability, drawn per environment, with which a neighbour joins."""
 MAX_DEPTH = 3
-THRESHOLD = 0.45
+MAX_DRAWS = 8
+"""Goals that the solver draws for another chain before there is none."""
+THRESHOLD = 0.35
 """Another seed chain joins while the growth value is above this."""
 
 
@@ -67,18 +69,27 @@ class Graph:
         """Return the tools of an environment around the tools of a goal."""
         join, depth = rng.uniform(*JOIN), rng.randint(1, MAX_DEPTH)
         used = self._spread(self.support(goal), rng, join, depth)
+        while chain := self._another_chain(used, rng):
+            used |= self._spread(chain, rng, join, 1)
         floor = rng.randint(MIN_TOOLS, MIN_TOOLS + 8)
-        attempts = 1
-        while True:
-            unused = sorted(set(self.tools) - used)
-            value = growth_value(num_used=len(used), num_unused=len(unused),
-                                 density=self.density(used), num_attempts=attempts)  # fmt: skip
-            if not unused or (len(used) >= floor and value <= THRESHOLD):
-                break
-            seed = self.support([rng.choice(unused)])
-            used |= self._spread(seed, rng, join, 1)
-            attempts += len(used) >= floor
+        while len(used) < floor and (unused := sorted(set(self.tools) - used)):
+            used |= self._spread(self.support([rng.choice(unused)]), rng, join, 1)
         return tuple(name for name in self.tools if name in used)
+
+    def _another_chain(self, used: set[str], rng: Random) -> list[str]:
+        """Return a chain among the unused tools, or nothing where the growth value forbids it.
+
+        A bounded solver draws goals until all that one needs is unused as well; the more it had to
+        draw, the less another chain is worth.
+        """
+        unused = sorted(set(self.tools) - used)
+        for attempt in range(1, MAX_DRAWS + 1) if unused else ():
+            chain = self.support([rng.choice(unused)])
+            if used.isdisjoint(chain):
+                value = growth_value(num_used=len(used), num_unused=len(unused),
+                                     density=self.density(used), num_attempts=attempt)  # fmt: skip
+                return chain if value > THRESHOLD else []
+        return []
 
     def _spread(self, seed: list[str], rng: Random, join: float, depth: int) -> set[str]:
         used, frontier = set(seed), list(seed)
