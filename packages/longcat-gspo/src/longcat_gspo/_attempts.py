@@ -169,7 +169,7 @@ def check_tokens(samples: Sequence[Sample], num_words: int | None) -> None:
                 f"sample {number}: token_ids must be whole numbers, {inside}, got "
                 f"{sample.token_ids!s:.80}"
             )
-        if len(mask) and (mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all()):
+        if len(mask) and (mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all()):
             raise ValueError(
                 f"sample {number}: loss_mask must be true or false for each token, got "
                 f"{sample.loss_mask!s:.80}"
