@@ -4,7 +4,7 @@ from longcat_envs._protocol import Talker
 
 from ._call import Call, Figure
 from ._chain import Chains
-from ._environment import REFUSE, WorldEnvironment, system_prompt
+from ._environment import REFUSE, WorldEnvironment, brief_prompt, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._language import Language, language_of
 from ._make import Difficulty, TaskMaker
@@ -14,6 +14,7 @@ from ._task import Step, WorldTask
 
 __all__ = [
     "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Language", "Outcome",
-    "Solution", "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask", "goal_of",
-    "judge", "language_of", "outcome", "skeletons", "solve", "system_prompt",
+    "Solution", "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask",
+    "brief_prompt", "goal_of", "judge", "language_of", "outcome", "skeletons", "solve",
+    "system_prompt",
 ]  # fmt: skip

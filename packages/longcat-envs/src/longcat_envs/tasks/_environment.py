@@ -64,6 +64,13 @@ def system_prompt(setting: Setting, task: WorldTask) -> str:
     )
 
 
+def brief_prompt(setting: Setting, task: WorldTask) -> str:
+    """Return who the agent is and the day alone: for small models, which learn the rules."""
+    today = date.fromordinal(setting.past(task.past).base.today)
+    you = setting.words.you or f"You work at {setting.words.title}."
+    return f"{you} Today is {today.isoformat()}.{language_of(setting.words).note}"
+
+
 def scripted(task: WorldTask) -> Talker:
     """Return the person who follows rules."""
     return Person(
@@ -78,11 +85,13 @@ class WorldEnvironment(Frame):
         setting: The task's domain.
         task: The task.
         person: Who speaks for the person; by default one who follows rules.
+        prompt: Writes the system message; by default with the rules, `brief_prompt` without.
     """
 
     def __init__(
-        self, setting: Setting, task: WorldTask, person: Callable[[WorldTask], Talker] = scripted
-    ) -> None:
+        self, setting: Setting, task: WorldTask, person: Callable[[WorldTask], Talker] = scripted,
+        *, prompt: Callable[[Setting, WorldTask], str] = system_prompt,
+    ) -> None:  # fmt: skip
         if task.domain != setting.spec.name:
             raise ValueError(
                 f"task {task.id!r} must be of domain {setting.spec.name!r}, is of {task.domain!r}"
@@ -94,6 +103,7 @@ class WorldEnvironment(Frame):
         if unknown:
             raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")
         self.setting, self.task, self._make_person = setting, task, person
+        self._prompt = prompt
         self._world: LiveWorld | None = None
         super().__init__(person_waits=person is not scripted)
 
@@ -111,7 +121,7 @@ class WorldEnvironment(Frame):
         schemas = self.setting.machine.schemas
         return Observation(
             messages=[
-                {"role": "system", "content": system_prompt(self.setting, self.task)},
+                {"role": "system", "content": self._prompt(self.setting, self.task)},
                 {"role": "user", "content": self.task.opening},
             ],
             tools=[

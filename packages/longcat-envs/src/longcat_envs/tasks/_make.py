@@ -10,7 +10,7 @@ A task depends on domain, difficulty, seed and number only, not on process or ha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from random import Random
@@ -32,7 +32,7 @@ from ._task import Step, WorldTask
 Difficulty = Literal["shallow", "deep"]
 
 NUM_PASTS = 16
-"""Worlds of a domain that tasks start from."""
+"""Worlds of a domain that tasks start from, unless it is said from which."""
 
 SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.3, 0.4, 0.2
 SHARE_COMPUTED = 0.3
@@ -54,11 +54,16 @@ class TaskMaker:
     """
 
     def __init__(
-        self, setting: Setting, *, seed: int, difficulty: Difficulty = "deep", prefix: str = ""
-    ) -> None:
+        self, setting: Setting, *, seed: int, difficulty: Difficulty = "deep", prefix: str = "",
+        pasts: Sequence[int] = range(NUM_PASTS),
+    ) -> None:  # fmt: skip
         if difficulty not in ("shallow", "deep"):
             raise ValueError(f"difficulty must be shallow or deep, got {difficulty!r}")
         self.setting, self.seed, self.difficulty = setting, seed, difficulty
+        if not pasts:
+            raise ValueError("pasts must hold one seed at least, got none")
+        self.pasts = tuple(pasts)
+        """Seeds of the worlds that tasks start from."""
         self.graph = Graph(setting.machine.tools)
         self.uses: Counter[str] = Counter()
         self.num_failed = 0
@@ -88,7 +93,7 @@ class _Draft:
 
     def __init__(self, maker: TaskMaker, rng: Random) -> None:
         self.maker, self.rng, self.setting = maker, rng, maker.setting
-        self.past = rng.randrange(NUM_PASTS)
+        self.past = maker.pasts[rng.randrange(len(maker.pasts))]
         base, one = self.setting.past(self.past).base, self.setting.spec.person
         ends = self.setting.spec.classes[one].ends
         people = [i for i in base.order[one] if base.rows[one][i].get("state") not in ends]
