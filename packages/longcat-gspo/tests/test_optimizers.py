@@ -92,7 +92,7 @@ def test_a_rate_that_is_held_in_a_tensor_moves_there():
 def test_an_optimizer_whose_library_is_absent_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     config = TrainerConfig(optimizer="adamw_8bit")
-    with pytest.raises(ValueError, match="'adamw_8bit' needs: pip install bitsandbytes"):
+    with pytest.raises(ValueError, match=r"needs: pip install 'longcat-gspo\[8bit\]'"):
         GspoTrainer(llama(), config)
 
 

@@ -169,6 +169,23 @@ def test_a_run_needs_tasks_and_rewards(folder):
             next(rl_steps(model, tokenizer, tasks, rewards, TrainerConfig(), steps=1))
 
 
+@pytest.mark.parametrize(("options", "said"), [
+    ({"steps": -1}, "steps must be at least 0, got -1"), ({"groups": 0}, "groups must be at least 1"),
+    ({"group_size": 1}, "group_size must be at least 2"), ({"max_tokens": 0}, "max_tokens must be"),
+    ({"max_tokens": 1.5}, "max_tokens must be a whole number"), ({"seed": None}, "seed must be"),
+    ({"rewards": short}, "rewards must be functions with what each weighs"),
+    ({"rewards": {short: float("nan")}}, "what each weighs, got <function short.*: nan"),
+    ({"rewards": {"short": 1.0}}, "what each weighs, got 'short': 1.0"),
+])  # fmt: skip
+def test_a_run_that_cannot_be_meant_is_refused_before_anything_is_loaded(options, said):
+    """A group of one was trained on for ever, without a signal."""
+    given = {"steps": 1, "rewards": {short: 1.0}, **options}
+    with pytest.raises(ValueError, match=said):
+        next(
+            rl_steps(None, None, [{"prompt": "a"}], given.pop("rewards"), TrainerConfig(), **given)
+        )
+
+
 @pytest.mark.parametrize(("ends", "last"), [(None, set()), (5, {5}), ([5, 7], {5, 7})])
 def test_answers_end_where_the_model_ends_them_or_where_they_are_full(ends, last):
     """Also those of a base model, which knows no end."""

@@ -21,12 +21,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._numbers import keep, number, whole
 
 Value = Callable[[int, float], float]
 """`value(budget, pass_rate)`; with a method `gains(rates_N, low, high) -> (N, G)` it is quick
@@ -49,7 +50,8 @@ class CobaValue:
     tau: float = 8.0
 
     def __post_init__(self) -> None:
-        if not all(0 < number <= _GREATEST for number in (self.alpha, self.beta, self.tau)):
+        keep(self, **{name: number(name, getattr(self, name)) for name in ("alpha", "beta", "tau")})
+        if not all(0 < value <= _GREATEST for value in (self.alpha, self.beta, self.tau)):
             raise ValueError(
                 f"alpha, beta, tau must be positive and at most {_GREATEST:g}, got {self.alpha}, "
                 f"{self.beta}, {self.tau}"
@@ -116,6 +118,9 @@ class CapabilityValue:
         tau: float = 8.0,
         memory: int = 5,
     ) -> None:
+        kappa, lam = number("kappa", kappa), number("lam", lam)
+        alpha_min, alpha_max = number("alpha_min", alpha_min), number("alpha_max", alpha_max)
+        memory = whole("memory", memory)
         if not (0 < alpha_min <= alpha_max < kappa <= _GREATEST and memory >= 1 and lam >= 0):
             raise ValueError(
                 f"need 0 < alpha_min <= alpha_max < kappa <= {_GREATEST:g}, lam >= 0 and "
@@ -123,16 +128,15 @@ class CapabilityValue:
             )
         CobaValue(alpha_min, kappa - alpha_min, tau)  # refuses a tau that is none
         self.kappa, self.alpha_min, self.alpha_max = kappa, alpha_min, alpha_max
-        self.lam, self.tau = lam, tau
+        self.lam, self.tau = lam, number("tau", tau)
         self._failures: deque[float] = deque(maxlen=memory)
 
     def observe(self, pass_rates: Sequence[float]) -> None:
         """Take note of the pass rates of a step."""
-        if not pass_rates:
+        rates = _rates(pass_rates)
+        if not rates:
             raise ValueError("a step must hold one pass rate at least, got none")
-        if not all(0 <= rate <= 1 for rate in pass_rates):
-            raise ValueError(f"pass rates must be in [0, 1], got {list(pass_rates)}")
-        self._failures.append(1 - sum(pass_rates) / len(pass_rates))
+        self._failures.append(1 - sum(rates) / len(rates))
 
     @property
     def failure(self) -> float:
@@ -175,13 +179,9 @@ def allocate_budget(
             value is not a number, or gains rise somewhere and the problem is too large to be solved
             exactly.
     """
+    pass_rates = _rates(pass_rates)
     num = len(pass_rates)
-    for place, rate in enumerate(pass_rates):
-        if not 0 <= rate <= 1:
-            raise ValueError(f"pass rates must be in [0, 1], got {rate} at {place}")
-    for name, number in (("total", total), ("low", low), ("high", high)):
-        if not isinstance(number, Integral) or isinstance(number, bool):
-            raise ValueError(f"{name} must be a whole number, got {number!r}")
+    total, low, high = whole("total", total), whole("low", low), whole("high", high)
     if not 0 <= low <= high or not num * low <= total <= num * high:
         raise ValueError(
             f"total={total} must be within {num} tasks times [low={low}, high={high}] = "
@@ -200,6 +200,15 @@ def allocate_budget(
         return _by_heap(pass_rates, total, low, high, value)
     gains_NG = torch.tensor([gains_of[rate] for rate in pass_rates], dtype=torch.float64)
     return _by_table(gains_NG, total - num * low, low)
+
+
+def _rates(pass_rates: Sequence[float]) -> list[float]:
+    """Plain numbers in [0, 1], of whatever sequence."""
+    rates = [number(f"pass rate {place}", rate) for place, rate in enumerate(pass_rates)]
+    for place, rate in enumerate(rates):
+        if not 0 <= rate <= 1:
+            raise ValueError(f"pass rates must be in [0, 1], got {rate} at {place}")
+    return rates
 
 
 def _refuse_not_finite(gains_NG: Tensor, rates: Sequence[float]) -> None:

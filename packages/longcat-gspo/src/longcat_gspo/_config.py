@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from ._advantage import Baseline
 from ._mismatch import Correction
-from ._objective import ClipRange, TripletClip, is_number
+from ._numbers import as_number, as_whole, keep, plain
+from ._objective import ClipRange, TripletClip
 
 Objective = Literal["gspo", "gspo_token", "grpo", "dapo", "triplet"]
 Decay = Literal["none", "linear", "cosine"]
@@ -34,9 +35,9 @@ class TrainerConfig:
     epsilon: float = 1e-16
     """The report's AdamW epsilon."""
     optimizer: Optimizer = "adamw"
-    """`adamw_8bit` (of bitsandbytes) keeps AdamW's averages in 8 bits: a quarter of their memory.
-    `muon` (of torch) is for hidden layers' matrices, with AdamW for embeddings, the output matrix
-    and vectors, at one rate. Others: `GspoTrainer(optimizer=...)`."""
+    """`adamw_8bit` (of bitsandbytes, extra `8bit`) keeps AdamW's averages in 8 bits: a quarter of
+    their memory. `muon` (of torch) is for hidden layers' matrices, with AdamW for embeddings, the
+    output matrix and vectors, at one rate. Others: `GspoTrainer(optimizer=...)`."""
     max_grad_norm: float = 1.0
     objective: Objective = "gspo"
     """`gspo_loss` or one of its relatives; `triplet` is `triplet_clip_loss`."""
@@ -90,6 +91,7 @@ class TrainerConfig:
             ("master_weights", bool), ("clip", ClipRange), ("triplet_clip", TripletClip),
             ("correction", Correction | None),
         ):  # fmt: skip
+            keep(self, **{name: plain(getattr(self, name))})
             if not isinstance(getattr(self, name), kind):
                 said = getattr(kind, "__name__", "Correction or None")
                 raise ValueError(f"{name} must be a {said}, got {getattr(self, name)!r}")
@@ -132,24 +134,28 @@ class TrainerConfig:
         rules += [(name, 0.0, math.inf, True) for name in
                   ("min_learning_rate", "weight_decay", "kl_coefficient")]  # fmt: skip
         for name, low, high, may_be_low in rules:
-            value = getattr(self, name)
-            if not is_number(value) or not low <= value < high or (value == low and not may_be_low):
-                rule = "not negative" if may_be_low else "positive"
-                raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
+            value = as_number(getattr(self, name))
+            is_low = value == low and not may_be_low
+            if value is None or is_low or not low <= value < high:
+                rule, got = "not negative" if may_be_low else "positive", getattr(self, name)
+                raise ValueError(f"{name} must be finite and {rule}, got {got!r}")
+            keep(self, **{name: value})
         for name, least in (
             ("warmup_steps", 0), ("total_steps", 0), ("max_tokens", 0), ("top_k", 0), ("epochs", 1),
             ("micro_batch_tokens", 1),
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}, got {value!r}"
-                )
-        is_pair = isinstance(self.betas, tuple | list) and len(self.betas) == 2
-        if not is_pair or not all(is_number(beta) and 0 <= beta < 1 for beta in self.betas):
+            value = as_whole(getattr(self, name))
+            if value is None or value < least:
+                got = getattr(self, name)
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {got!r}")
+            keep(self, **{name: value})
+        betas = [as_number(b) for b in self.betas] if isinstance(self.betas, tuple | list) else []
+        if len(betas) != 2 or not all(beta is not None and 0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
-        if not is_number(self.top_p) or not 0 < self.top_p <= 1:
+        top_p = as_number(self.top_p)
+        if top_p is None or not 0 < top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p!r}")
+        keep(self, betas=tuple(betas), top_p=top_p)
 
     def _check_old(self) -> None:
         if self.correction is None:

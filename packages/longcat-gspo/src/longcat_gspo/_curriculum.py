@@ -9,9 +9,12 @@ Source: LongCat-Flash-Thinking-2601 report 3.3.1 (difficulty by pass rate, capab
 weight and its constants are ours.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from random import Random
 from typing import Any, Generic, TypeVar
+
+from ._numbers import number, plain
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -35,15 +38,17 @@ class PassRateCurriculum(Generic[Key]):
         memory: float = 0.9,
     ) -> None:
         """Draw among `keys`, alike or by the number of tasks each stands for."""
-        shares = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, 1.0)
-        if not shares or min(shares.values()) <= 0:
+        given = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, 1.0)
+        shares = {key: number(f"the share of {key!r}", share) for key, share in given.items()}
+        if not shares or not all(0 < share < math.inf for share in shares.values()):
             raise ValueError(f"need at least one key, all with a positive share, got {shares}")
-        if not 0 <= memory < 1 or floor <= 0:
+        memory, floor = number("memory", memory), number("floor", floor)
+        if not 0 <= memory < 1 or not 0 < floor < math.inf:
             raise ValueError(f"need 0 <= memory < 1 and floor > 0, got {memory} and {floor}")
         self._shares = shares
         self._rates: dict[Key, float] = dict.fromkeys(shares, 0.5)
         self._seen: dict[Key, int] = dict.fromkeys(shares, 0)
-        self._rng, self._floor, self._memory = Random(seed), floor, memory
+        self._rng, self._floor, self._memory = Random(plain(seed)), floor, memory
 
     def weight(self, key: Key) -> float:
         """Return the unnormalised chance of a key."""
@@ -65,6 +70,7 @@ class PassRateCurriculum(Generic[Key]):
         Raises:
             ValueError: It is not in [0, 1].
         """
+        pass_rate = number(f"pass_rate of {key!r}", pass_rate)
         if not 0 <= pass_rate <= 1:
             raise ValueError(f"pass_rate of {key!r} must be in [0, 1], got {pass_rate}")
         self._seen[key] += 1

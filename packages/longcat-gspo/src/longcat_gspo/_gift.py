@@ -42,7 +42,7 @@ def gift_loss(
     Raises:
         ValueError: `beta` is negative, or `smoothing` is outside [0, 1].
     """
-    if beta < 0 or not 0 <= smoothing <= 1:
+    if not beta >= 0 or not 0 <= smoothing <= 1:
         raise ValueError(f"need beta >= 0 and smoothing in [0, 1], got {beta} and {smoothing}")
     reference_TV = reference_logits_TV.detach().float().softmax(-1)
     reference_TV = (1 - smoothing) * reference_TV + smoothing / reference_TV.shape[-1]

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ._numbers import as_number, keep
 from ._objective import log_gap, sequence_mean
 
 Level = Literal["token", "sequence"]
@@ -34,9 +35,10 @@ class Correction:
                 f"level must be one of {get_args(Level)} and mode one of {get_args(Mode)}, got "
                 f"{self.level!r} and {self.mode!r}"
             )
-        is_kind = isinstance(self.cap, int | float) and not isinstance(self.cap, bool)
-        if not is_kind or not self.cap >= 1:
+        cap = as_number(self.cap)
+        if cap is None or not cap >= 1:
             raise ValueError(f"cap must be at least 1, got {self.cap!r}")
+        keep(self, cap=cap)
 
 
 def mismatch_weights(

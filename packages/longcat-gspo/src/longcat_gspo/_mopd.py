@@ -22,6 +22,7 @@ from ._attempts import attempt_advantages, attempt_keys, check_samples
 from ._batch_loss import divergence
 from ._config import TrainerConfig
 from ._distill import mopd_loss
+from ._numbers import number
 from ._predict import Predict
 from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
 from ._tensors import num_words, set_train_mode
@@ -100,6 +101,8 @@ class MopdTrainer(GspoTrainer):
         reward_weight: float = 0.0,
         **options: Any,
     ) -> None:
+        low, high, max_gap = number("low", low), number("high", high), number("max_gap", max_gap)
+        reward_weight = number("reward_weight", reward_weight)
         if not 0 <= low <= 1 <= high or not max_gap > 0 or not 0 <= reward_weight < float("inf"):
             raise ValueError(
                 "need 0 <= low <= 1 <= high, max_gap > 0 and reward_weight >= 0, got "
@@ -168,15 +171,13 @@ class MopdTrainer(GspoTrainer):
             if sample.num_learned
         )
         left = iter(zip(samples, attempt_keys(samples), advantages, strict=True))
-        for number, attempt in enumerate(batch):
+        for place, attempt in enumerate(batch):
             if isinstance(attempt, Sample):
-                raise ValueError(
-                    f"a batch must hold attempts with a domain, got Sample at {number}"
-                )
+                raise ValueError(f"a batch must hold attempts with a domain, got Sample at {place}")
             name = self._teacher_of(attempt)
             if name not in found:
                 raise ValueError(
-                    f"attempt {number} must have one of the teachers {sorted(found)}, got {name!r}"
+                    f"attempt {place} must have one of the teachers {sorted(found)}, got {name!r}"
                 )
             for _ in attempt.segments:
                 sample, key, advantage = next(left)

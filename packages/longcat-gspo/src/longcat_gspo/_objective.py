@@ -11,18 +11,13 @@ Dimension key: T sampled tokens (of all sequences), S sequences.
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and no truth value."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max
+from ._numbers import as_number, keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +28,10 @@ class ClipRange:
     high: float = 4e-4
 
     def __post_init__(self) -> None:
-        are_numbers = is_number(self.low) and is_number(self.high)
-        if not are_numbers or not 0 <= self.low < 1 or not self.high >= 0:
+        low, high = as_number(self.low), as_number(self.high)
+        if low is None or high is None or not (0 <= low < 1 and 0 <= high < math.inf):
             raise ValueError(f"need 0 <= low < 1 and high >= 0, got {self.low} and {self.high}")
+        keep(self, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +173,15 @@ class TripletClip:
     """A bad token counts at most as if its ratio were this."""
 
     def __post_init__(self) -> None:
-        bounds = (self.negative_low, self.positive_high, self.negative_high)
-        is_kind = all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds)
-        if not is_kind or not (
-            0 <= self.negative_low < 1 and self.positive_high >= 0 and self.negative_high >= 1
-        ):
+        low, high = as_number(self.negative_low), as_number(self.positive_high)
+        most = as_number(self.negative_high)
+        are_numbers = low is not None and high is not None and most is not None
+        if not are_numbers or not (0 <= low < 1 and high >= 0 and most >= 1):
             raise ValueError(
                 "need 0 <= negative_low < 1, positive_high >= 0 and negative_high >= 1, got "
                 f"{self.negative_low}, {self.positive_high} and {self.negative_high}"
             )
+        keep(self, negative_low=low, positive_high=high, negative_high=most)
 
 
 def triplet_clip_loss(
@@ -212,6 +208,8 @@ def triplet_clip_loss(
         max_tokens: Longest length of a sequence, the report's T_max.
         weight_T: Truncated importance weights against the engine: see `mismatch_weights`.
     """
+    if not max_tokens >= 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     ratio_T = _gap(log_probs_T, old_log_probs_T, sequence_T, len(advantage_S)).exp()
     advantage_T = advantage_S[sequence_T]
     free_T = ratio_T * advantage_T

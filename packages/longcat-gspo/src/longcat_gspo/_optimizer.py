@@ -68,7 +68,7 @@ def chosen(config: TrainerConfig) -> MakeOptimizer:
         )
     except ImportError as error:
         raise ValueError(
-            f"optimizer 'adamw_8bit' needs: pip install bitsandbytes ({error})"
+            f"optimizer 'adamw_8bit' needs: pip install 'longcat-gspo[8bit]' ({error})"
         ) from error
     make: Any = AdamW8bit
     return lambda groups: make(list(groups), **options)

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from ._objective import is_number
+from ._numbers import as_number, number, whole
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -37,6 +37,8 @@ def num_groups(pass_rate: float, *, group_size: int, confidence: float = 0.8, mo
 
     Never less than one nor more than `most`; a pass rate of 0 gets `most`.
     """
+    pass_rate, confidence = number("pass_rate", pass_rate), number("confidence", confidence)
+    group_size, most = whole("group_size", group_size), whole("most", most)
     if not 0 <= pass_rate <= 1 or group_size < 1 or not 0 < confidence < 1 or most < 1:
         raise ValueError(
             "need pass_rate in [0, 1], group_size >= 1, confidence in (0, 1) and most >= 1, got "
@@ -72,9 +74,12 @@ class Oversampler(Generic[Key]):
         self, shares: Mapping[Key, float], *, max_running_share: float = 0.97, memory: float = 0.98
     ) -> None:
         given: Any = shares
-        is_map = isinstance(given, Mapping) and bool(given)
-        if not is_map or not all(is_number(share) and share > 0 for share in shares.values()):
+        held = {k: as_number(v) for k, v in given.items()} if isinstance(given, Mapping) else {}
+        if not held or not all(v is not None and 0 < v < math.inf for v in held.values()):
             raise ValueError(f"need at least one key, all with a positive share, got {shares}")
+        shares = cast("dict[Key, float]", held)
+        max_running_share = number("max_running_share", max_running_share)
+        memory = number("memory", memory)
         if not 0 < max_running_share <= 1 or not 0 <= memory < 1:
             raise ValueError(
                 f"need max_running_share in (0, 1] and memory in [0, 1), got {max_running_share} "
@@ -121,6 +126,7 @@ class Oversampler(Generic[Key]):
             raise ValueError(f"{key!r} has nothing running that could finish")
         self._running[key] -= 1
         self._finished[key] += 1
+        has_signal = bool(has_signal)  # of numpy: its difference from a number is none
         step = max(1 - self._memory, 1 / (self._finished[key] + 1))
         self._signal[key] += step * (has_signal - self._signal[key])
         self._in_vain[key] = 0 if has_signal else self._in_vain[key] + 1

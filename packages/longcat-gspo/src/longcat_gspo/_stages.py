@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from ._numbers import keep, number, plain, whole
+
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
@@ -29,6 +31,12 @@ class TaskFacts:
     """Measured before optimisation."""
     tags: frozenset[str] = frozenset()
     """Capabilities: `tool-call`, `planning`, ..."""
+
+    def __post_init__(self) -> None:
+        rate = number(f"pass_rate of {self.id!r}", self.pass_rate)
+        if not 0 <= rate <= 1:
+            raise ValueError(f"pass_rate of {self.id!r} must be in [0, 1], got {rate}")
+        keep(self, pass_rate=rate)
 
 
 class StagedCurriculum:
@@ -42,18 +50,20 @@ class StagedCurriculum:
     def __init__(
         self, tasks: Sequence[TaskFacts], *, seed: int, easy: float = 0.5, reuse: float = 0.2
     ) -> None:
+        easy, reuse = number("easy", easy), number("reuse", reuse)
         if not tasks or not 0 < easy <= 1 or not 0 < reuse <= 1:
             raise ValueError(
                 "need at least one task, easy in (0, 1] and reuse in (0, 1], got "
                 f"{len(tasks)}, {easy} and {reuse}"
             )
         self._tasks = {task.id: task for task in tasks}
-        self._easy, self._reuse, self._rng = easy, reuse, Random(seed)
+        self._easy, self._reuse, self._rng = easy, reuse, Random(plain(seed))
         self._most_tags = max(len(task.tags) for task in tasks)
         self._progress = 0.0
 
     def advance(self, progress: float) -> None:
         """Say how much of training is done, 0 to 1."""
+        progress = number("progress", progress)
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be in [0, 1], got {progress}")
         self._progress = progress
@@ -120,17 +130,14 @@ class ContextGrowth:
         quantile: float = 0.9,
         near: float = 0.9,
     ) -> None:
-        if (
-            not limits
-            or list(limits) != sorted(limits)
-            or not 0 < quantile < 1
-            or not 0 < near <= 1
-        ):
+        held = [whole("a limit", limit) for limit in limits]
+        quantile, near = number("quantile", quantile), number("near", near)
+        if not held or held != sorted(held) or not 0 < quantile < 1 or not 0 < near <= 1:
             raise ValueError(
                 "need rising limits, quantile in (0, 1) and near in (0, 1], got "
-                f"{list(limits)}, {quantile} and {near}"
+                f"{held}, {quantile} and {near}"
             )
-        self._limits, self._quantile, self._near = list(limits), quantile, near
+        self._limits, self._quantile, self._near = held, quantile, near
         self._stage = 0
 
     @property
@@ -140,7 +147,7 @@ class ContextGrowth:
 
     def observe(self, lengths: Sequence[int]) -> bool:
         """Take note of a batch's lengths; return whether the limit grew."""
-        if not lengths:
+        if len(lengths) == 0:
             return False
         ordered = sorted(lengths)
         at = ordered[min(len(ordered) - 1, math.ceil(self._quantile * len(ordered)) - 1)]

@@ -40,6 +40,7 @@ from ._agreement import Agreement
 from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
+from ._numbers import whole
 from ._old import look_at_engine, set_old
 from ._optimizer import MakeOptimizer, chosen, clip_finite, parameter_groups, set_rate
 from ._parts import Part, Seen, cut, idle_part, lay_out, summary
@@ -371,6 +372,7 @@ class GspoTrainer:
         Raises:
             ValueError: `keep` is below 1.
         """
+        keep = whole("keep", keep)
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         path = Path(folder) / f"step-{self.num_steps:06d}"

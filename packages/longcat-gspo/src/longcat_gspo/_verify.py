@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, TypeVar
 
+from ._numbers import number, whole
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -27,7 +29,9 @@ class Stagnation:
     def __init__(
         self, *, patience: int = 20, least_gain: float = 0.01, memory: float = 0.9
     ) -> None:
-        if patience < 1 or least_gain < 0 or not 0 <= memory < 1:
+        patience, memory = whole("patience", patience), number("memory", memory)
+        least_gain = number("least_gain", least_gain)
+        if patience < 1 or not 0 <= least_gain < math.inf or not 0 <= memory < 1:
             raise ValueError(
                 "need patience >= 1, least_gain >= 0 and memory in [0, 1), got "
                 f"{patience}, {least_gain} and {memory}"
@@ -38,6 +42,7 @@ class Stagnation:
 
     def observe(self, reward: float) -> bool:
         """Take note of a step's mean reward; return whether learning stagnates."""
+        reward = number("a mean reward", reward)
         if not math.isfinite(reward):
             raise ValueError(f"a mean reward must be finite, got {reward}")
         old = reward if self._average is None else self._average
@@ -99,6 +104,7 @@ def verification_items(
     Raises:
         ValueError: `num` is odd, or lengths differ.
     """
+    num = whole("num", num)
     if num < 0 or num % 2 or len(rewards) != len(groups):
         raise ValueError(
             f"num must be even and one group per reward given, got {num}, {len(rewards)} rewards "

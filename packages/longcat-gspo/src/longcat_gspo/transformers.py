@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ._config import TrainerConfig
+from ._numbers import as_number, whole
 from ._predict import no_cache
 from ._samples import Sample
 from ._shared import check_sharing
@@ -56,6 +57,7 @@ def load_model(
     Raises:
         ValueError: `lora` is negative.
     """
+    lora = whole("lora", lora)
     if lora < 0:
         raise ValueError(f"lora must be a rank, or 0 for none, got {lora}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name)
@@ -149,10 +151,14 @@ def rl_steps(
         on_samples: Called with each step's samples and answers.
 
     Raises:
-        ValueError: There is no task, or no reward; or one is none.
+        ValueError: There is no task, or no reward; or one is none. A number is out of its range.
     """
     if not tasks or not rewards:
         raise ValueError(f"need tasks and rewards, got {len(tasks)} and {len(rewards)}")
+    _check_rewards(rewards)
+    steps, groups, group_size, max_tokens, seed = _wholes(
+        config, steps=steps, groups=groups, group_size=group_size, max_tokens=max_tokens, seed=seed
+    )
     trainer = GspoTrainer(model, config)
     order = list(tasks)
     Random(seed).shuffle(order)
@@ -176,6 +182,29 @@ def rl_steps(
         if on_samples is not None:
             on_samples(samples, answers)
         yield trainer.train(samples)
+
+
+def _wholes(config: TrainerConfig, **given: int) -> list[int]:
+    """A run's numbers, each at least what makes sense."""
+    # Attempts are compared with each other, unless there is no baseline.
+    least = {"steps": 0, "groups": 1, "group_size": 1 if config.baseline == "none" else 2,
+             "max_tokens": 1, "seed": 0}  # fmt: skip
+    found = {name: whole(name, value) for name, value in given.items()}
+    for name, value in found.items():
+        if value < least[name]:
+            raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    return list(found.values())
+
+
+def _check_rewards(rewards: Any) -> None:
+    if not isinstance(rewards, Mapping):
+        raise ValueError(f"rewards must be functions with what each weighs, got {rewards!r:.60}")
+    for score, weight in rewards.items():
+        value = as_number(weight)
+        if not callable(score) or value is None or not math.isfinite(value):
+            raise ValueError(
+                f"rewards must be functions with what each weighs, got {score!r:.60}: {weight!r}"
+            )
 
 
 def _reward(score: Reward, task: Mapping[str, Any], text: str) -> float:
