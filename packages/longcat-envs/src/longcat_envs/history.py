@@ -18,6 +18,7 @@ from typing import Any
 from longcat_envs._fields import DomainError
 from longcat_envs.lang import Spec, Type, show
 from longcat_envs.world import (
+    ID_DIGITS,
     Base,
     CallRefused,
     LiveWorld,
@@ -33,6 +34,7 @@ from longcat_envs.world._words import LANGUAGES, Words, read_words
 FIRST_DAY = 739_621
 """Monday 2026-01-05."""
 
+MIN_ID_DIGITS, MAX_ID_DIGITS = 2, 8
 NUM_DAYS = 60
 CALLS_PER_DAY = 75
 LEAST = 5
@@ -151,10 +153,10 @@ def write_argument(name: str, type_: Type, value: Any) -> dict[str, Any]:
 
 
 class _Past:
-    def __init__(self, machine: Machine, words: Words, seed: int) -> None:
+    def __init__(self, machine: Machine, words: Words, seed: int, id_digits: int) -> None:
         self.machine, self.words = machine, words
         self.rng = Random(f"{machine.spec.name}:{seed}")
-        self.world = LiveWorld(machine, empty_base(machine.spec, FIRST_DAY))
+        self.world = LiveWorld(machine, empty_base(machine.spec, FIRST_DAY, id_digits))
         self.caller = Caller(self.world, words, self.rng)
         self.successes: Counter[str] = Counter()
         self.tries: Counter[str] = Counter()
@@ -269,9 +271,9 @@ class _Past:
         return True
 
 
-def live_through(machine: Machine, words: Words, seed: int) -> History:
+def live_through(machine: Machine, words: Words, seed: int, id_digits: int = ID_DIGITS) -> History:
     """Return the past of one domain and seed."""
-    return _Past(machine, words, seed).run()
+    return _Past(machine, words, seed, id_digits).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,8 @@ class Setting:
 
     machine: Machine
     words: Words
+    id_digits: int = ID_DIGITS
+    """Digits of the ids of records; fewer are easier to copy for a small model."""
 
     @property
     def spec(self) -> Spec:
@@ -291,18 +295,19 @@ class Setting:
         return _past(self, seed)
 
     def __hash__(self) -> int:
-        return hash((id(self.machine), id(self.words)))
+        return hash((id(self.machine), id(self.words), self.id_digits))
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Setting)
             and other.machine is self.machine and other.words is self.words
+            and other.id_digits == self.id_digits
         )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _past(setting: Setting, seed: int) -> History:
-    return live_through(setting.machine, setting.words, seed)
+    return live_through(setting.machine, setting.words, seed, setting.id_digits)
 
 
 def languages(name_or_path: str | Path) -> tuple[str, ...]:
@@ -311,33 +316,40 @@ def languages(name_or_path: str | Path) -> tuple[str, ...]:
     return ("en", *(one for one in others if load_source(name_or_path, f".words.{one}")[0]))
 
 
-def load_setting(name_or_path: str | Path, language: str = "en") -> Setting:
+def load_setting(
+    name_or_path: str | Path, language: str = "en", *, id_digits: int = ID_DIGITS
+) -> Setting:
     """Read a domain with its words; what has not changed is read once.
 
     Args:
         name_or_path: A shipped domain, or a file.
         language: The language in which people speak.
+        id_digits: Digits of the ids of records, 2 to 8; a class of more records than there are
+            such numbers goes on with one digit more.
 
     Raises:
+        ValueError: No id can have so many digits.
         DomainError: There is no such domain, it has no such words, or a file breaks a rule.
     """
+    if not MIN_ID_DIGITS <= id_digits <= MAX_ID_DIGITS:
+        raise ValueError(f"id_digits must be {MIN_ID_DIGITS} to {MAX_ID_DIGITS}, got {id_digits!r}")
     if language not in languages(name_or_path):
         raise DomainError(f"the words of {name_or_path} must be in one of "
                           f"{', '.join(languages(name_or_path))}, got {language!r}")  # fmt: skip
     files = tuple(load_source(name_or_path, f".words.{one}") for one in {"en": 0, language: 0})
-    return _setting(name_or_path, load_source(name_or_path), files, language)
+    return _setting(name_or_path, load_source(name_or_path), files, language, id_digits)
 
 
 @lru_cache(maxsize=64)
 def _setting(
     name_or_path: str | Path, _rules: tuple[str, str], files: tuple[tuple[str, str], ...],
-    language: str,
+    language: str, id_digits: int,
 ) -> Setting:  # fmt: skip
     machine = load_machine(name_or_path)
     words = read_words(files[0][0], machine.spec, files[0][1])
     for text, file in files[1:]:
         words = read_words(text, machine.spec, file, language=language, base=words)
-    return Setting(machine, words)
+    return Setting(machine, words, id_digits)
 
 
 def all_owned(store: Store, person: str) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,7 @@ from longcat_envs._plain import plain
 from longcat_envs._told import canonical_number, dates, numbers
 from longcat_envs.history import Setting
 from longcat_envs.tasks import REFUSE, Step, WorldEnvironment, WorldTask, language_of, system_prompt
-
-_ID = re.compile(r"[A-Z]{2,6}\d{5}")
+from longcat_envs.world import Base
 
 
 def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment) -> Iterator[str]:
@@ -25,7 +24,7 @@ def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment
             yield f"a placeholder is left in {text!r}"
     heard = " ".join((task.opening, task.withheld, task.change))
     prompt = system_prompt(setting, task)
-    known = _Known(setting, heard, today=setting.past(task.past).base.today)
+    known = _Known(setting, heard, setting.past(task.past).base)
     environment.start()
     for step in task.golden:
         for name, value in step.arguments.items():
@@ -51,8 +50,9 @@ def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment
 class _Known:
     """Every value said by the person or held by a result."""
 
-    def __init__(self, setting: Setting, heard: str, *, today: int) -> None:
-        self.year = str(date.fromordinal(today).year)
+    def __init__(self, setting: Setting, heard: str, base: Base) -> None:
+        self.year = str(date.fromordinal(base.today).year)
+        self._rows = base.rows
         self._words, self._language = setting.words, language_of(setting.words)
         self._heard, form = _plain(heard), plain(heard)
         self._numbers = {v.lstrip("-") for _, _, v in numbers(places=2)(form)}
@@ -79,8 +79,8 @@ class _Known:
         text = str(value)
         if text in self._values or text in self._days:
             return True
-        if _ID.fullmatch(text):
-            return False
+        if any(text in rows for rows in self._rows.values()):
+            return False  # no person knows the id of a record
         is_number = re.fullmatch(r"-?\d+(\.\d+)?", text) is not None
         if is_number and canonical_number(text, 2).lstrip("-") in self._numbers:
             return True

@@ -157,9 +157,9 @@ def _unique(values: Iterable[Any]) -> list[Any]:
 
 
 def _named(goal: Goal) -> set[str]:
-    """Return every id that a goal names."""
+    """Return every id that a goal names, and what looks like one."""
     text = f"{goal.changed} {goal.events} {goal.touched}"
-    return set(re.findall(r"\b[A-Z]{1,6}\d{5}\b", text))
+    return set(re.findall(r"\b[A-Z]{1,6}\d+\b", text))
 
 
 def _amounts(goal: Goal) -> list[int]:

@@ -118,22 +118,33 @@ class WorldEnvironment(Frame):
     async def reset(self) -> Observation:
         """Begin the episode anew; return the rules, the opening and the tools."""
         self.start()
-        schemas = self.setting.machine.schemas
         return Observation(
             messages=[
                 {"role": "system", "content": self._prompt(self.setting, self.task)},
                 {"role": "user", "content": self.task.opening},
             ],
-            tools=[
-                refuse_schema(self.setting) if name == REFUSE else schemas[name]
-                for name in self.task.tools
-            ],
+            tools=self.tools,
         )
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """Schemas of the task's tools."""
+        schemas = self.setting.machine.schemas
+        return [
+            refuse_schema(self.setting) if name == REFUSE else schemas[name]
+            for name in self.task.tools
+        ]
 
     def start(self) -> None:
         """Begin the episode anew."""
         if self._world is None:
-            self._world = LiveWorld(self.setting.machine, self.setting.past(self.task.past).base)
+            base = self.setting.past(self.task.past).base
+            if self.task.person not in base.rows[self.setting.spec.person]:
+                raise ValueError(
+                    f"task {self.task.id!r} must be of a world that has its person, got "
+                    f"{self.task.person}: was it made with id_digits={self.setting.id_digits}?"
+                )
+            self._world = LiveWorld(self.setting.machine, base)
         else:
             self._world.reset()
         self._wipe()

@@ -17,6 +17,10 @@ from longcat_envs.lang import Spec
 
 Row = dict[str, Any]
 Index = dict[tuple[str, str], dict[Any, tuple[str, ...]]]
+ID_DIGITS = 5
+"""Digits of the id of a record."""
+_STEP = 38_561
+"""From one number of an id to the next; it shares no divisor with 9 x 10^n, so none comes twice."""
 INDEXED = ("ref", "text", "enum", "state", "int", "date")
 
 
@@ -29,6 +33,8 @@ class Base:
     order: Mapping[str, tuple[str, ...]]
     """Ids of each class, oldest first."""
     index: Index
+    id_digits: int = ID_DIGITS
+    """Digits of an id, while there are numbers of so many."""
 
     @property
     def num_rows(self) -> int:
@@ -36,9 +42,10 @@ class Base:
         return sum(len(ids) for ids in self.order.values())
 
 
-def empty_base(spec: Spec, today: int) -> Base:
+def empty_base(spec: Spec, today: int, id_digits: int = ID_DIGITS) -> Base:
     """Return a world without records."""
-    return Base(today, {c: {} for c in spec.classes}, dict.fromkeys(spec.classes, ()), {})
+    rows: dict[str, dict[str, Row]] = {c: {} for c in spec.classes}
+    return Base(today, rows, dict.fromkeys(spec.classes, ()), {}, id_digits)
 
 
 def indexed_fields(spec: Spec) -> dict[str, tuple[str, ...]]:
@@ -168,10 +175,16 @@ class Store:
             index[new] = (*self.by(of, name, new), identifier)
 
     def _fresh_id(self, of: str) -> str:
-        """Spread over five digits, so that the next id cannot be told from the last."""
+        """Spread over all numbers of so many digits, so that the next cannot be told from the last.
+
+        A class that has used them up goes on with one digit more.
+        """
         number = len(self.base.order[of]) + len(self._new.get(of, ()))
+        first = 10 ** (self.base.id_digits - 1)
+        while number >= 9 * first:
+            number, first = number - 9 * first, 10 * first
         salt = int.from_bytes(hashlib.blake2b(of.encode(), digest_size=4).digest(), "big")
-        return f"{self._prefixes[of]}{10_000 + (number * 38_561 + salt) % 90_000}"
+        return f"{self._prefixes[of]}{first + (number * _STEP + salt) % (9 * first)}"
 
     # -- transactions --------------------------------------------------------------------
 
@@ -212,7 +225,7 @@ class Store:
                 for identifier in order[of]:
                     found.setdefault(rows[of][identifier][name], []).append(identifier)
                 index[of, name] = {value: tuple(ids) for value, ids in found.items()}
-        return Base(self.today, rows, order, index)
+        return Base(self.today, rows, order, index, self.base.id_digits)
 
     def difference(self) -> dict[tuple[str, str], tuple[Row | None, Row]]:
         """Return the rows that differ from the base: before (`None` if new) and after."""
