@@ -1,4 +1,4 @@
-"""Trajectories of scripted turns, kept if they earn the reward; both forms demonstrate so.
+"""Trajectories of scripted turns, kept if they earn the reward; both forms demonstrate so."""
 
 from __future__ import annotations
 
