@@ -1,4 +1,4 @@
-"""Numbers as users have them, of Python, numpy or torch, as plain ones: they are compared and saved.
+"""Numbers as users have them, of Python, numpy or torch, as plain ones, to be compared and saved.
 
 A truth value is no number, a text neither; a fraction of 0 is no whole number.
 """
