@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from longcat_envs.attacks import audit_task, word_faults
 from longcat_envs.history import load_setting
-from longcat_envs.tasks import TaskMaker, WorldEnvironment
+from longcat_envs.tasks import TaskMaker, WorldEnvironment, WorldTask
 from longcat_envs.world import Store, empty_base
 
 
@@ -53,13 +53,22 @@ def test_nobody_is_heard_to_say_an_id():
 
 
 async def test_a_task_is_played_in_a_world_that_has_its_person():
-    plain, short = load_setting("library"), load_setting("library", id_digits=3)
-    task = next(TaskMaker(short, seed=5, difficulty="shallow", pasts=[3]))
-    with pytest.raises(ValueError, match="must be of a world that has its person"):
-        await WorldEnvironment(plain, task).reset()
+    setting = load_setting("library")
+    task = next(TaskMaker(setting, seed=5, difficulty="shallow", pasts=[3]))
+    with pytest.raises(ValueError, match="must be of a person of its world, is of 'RDR1'"):
+        await WorldEnvironment(setting, replace(task, person="RDR1")).reset()
 
 
 @pytest.mark.parametrize("digits", [1, 9, True])
 def test_digits_are_two_to_eight(digits):
     with pytest.raises(ValueError, match="id_digits must be 2 to 8"):
         load_setting("library", id_digits=digits)
+
+
+def test_a_task_is_not_played_where_ids_have_other_digits():
+    short = load_setting("bank", id_digits=3)
+    task = next(TaskMaker(short, seed=1, difficulty="shallow", pasts=[0]))
+    assert task.id_digits == 3
+    assert WorldTask.from_json(task.to_json()) == task
+    with pytest.raises(ValueError, match="must have ids of 5 digits as its world has, its own"):
+        WorldEnvironment(load_setting("bank"), task)

@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from longcat_dora import Worker
-from longcat_envs import (
-    Environment,
-    Episode,
-    Task,
-    ToolResult,
-    World,
-    run_episode,
-)
+from longcat_envs import Environment, Episode, ToolResult, run_episode
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM, load_tokenizer
 
 from .noise import in_noise
+from .worlds import AnyTask, AnyWorld
 
 DECLARE = "brief"
 """Small models are trained on the tools themselves; their names are reminder enough."""
 
 
 def make_environment(
-    world: World, task: Task, *, level: float, episode: str, max_turns: int | None = None
+    world: AnyWorld, task: AnyTask, *, level: float, episode: str, max_turns: int | None = None
 ) -> Environment:
     """An environment, in noise that a patient agent survives if `level` is above 0."""
     drawn = asyncio.run(
@@ -64,8 +58,9 @@ class _Watched:
 
 
 async def act(
-    worlds: dict[str, World], task: Task, policy: Any, *, level: float, episode: str, max_turns: int
-) -> Attempt:
+    worlds: dict[str, AnyWorld], task: AnyTask, policy: Any, *, level: float, episode: str,
+    max_turns: int,
+) -> Attempt:  # fmt: skip
     """Let a policy try a task, in noise that leaves it within reach in `max_turns`."""
     drawn = await in_noise(
         worlds[task.domain], task, level=level, episode=episode, max_turns=max_turns

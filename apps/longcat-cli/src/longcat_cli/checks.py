@@ -113,11 +113,11 @@ def _builders(recipe: Recipe) -> dict[str, Callable[[], Any]]:
 
 
 def _domains(recipe: Recipe) -> Iterator[str]:
-    from longcat_envs import load_domain
+    from .worlds import load_world
 
     for domain in recipe.domains:
         try:
-            load_domain(domain)
+            load_world(domain)
         except (ValueError, OSError) as error:
             yield f"groups: {error}"
 

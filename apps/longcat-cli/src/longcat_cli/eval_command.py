@@ -118,15 +118,14 @@ def _newest() -> str:
 def _questions(
     whats: Sequence[str], wish: Any, levels: Sequence[float], attempts: int
 ) -> list[Question]:
-    from longcat_envs import load_domain
-
     from .evals.targets import limits_for, subjects, tasks_of
     from .evals.trials import Question
+    from .worlds import load_world
 
     found, home = subjects(whats, wish)
     domains = dict.fromkeys(name for subject in found for name in subject.domains)
     for name in domains:
-        load_domain(name)  # a wrong name is said before a task is grown
+        load_world(name)  # a wrong name is said before a task is grown
     tasks = {name: tasks_of(name, home, wish) for name in domains}
     return [
         Question(

@@ -9,13 +9,20 @@ an attempt can be derived a second time from what was written about it (see `aud
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from longcat_envs import Environment, Task, TaskEnvironment, World
+from longcat_envs import Environment, Task, World
+from longcat_envs.attacks import Say, golden_acts
+from longcat_envs.graph import contracts
+from longcat_envs.history import Setting
+from longcat_envs.tasks import WorldTask
 from longcat_noise import Book, Certificate, NoiseConfig, NoiseTask, certify_async
+
+from .worlds import AnyTask, AnyWorld, environment_of
 
 MAX_DRAWS = 3
 """Draws of one episode before it is given a perfect world."""
@@ -32,10 +39,10 @@ class Drawn:
 
 
 async def in_noise(
-    world: World, task: Task, *, level: float, episode: str, max_turns: int | None
+    world: AnyWorld, task: AnyTask, *, level: float, episode: str, max_turns: int | None
 ) -> Drawn:
     """Put a task in noise that a patient agent survives in `max_turns`; in none if `level` is 0."""
-    plain = TaskEnvironment(world, task)
+    plain = environment_of(world, task)
     if level <= 0:
         return Drawn(plain, 0.0, 0)
     draw = await _KEPT.draw(world, task, level, episode, max_turns)
@@ -50,8 +57,8 @@ async def in_noise(
 class _Draw:
     """What was found for one episode, and for which task of which world."""
 
-    world: World
-    task: Task
+    world: AnyWorld
+    task: AnyTask
     known: NoiseTask
     book: Book
     certificate: Certificate | None
@@ -69,7 +76,7 @@ class _Draws:
         self._newest: dict[tuple[str, str, float, int | None], _Draw] = {}
 
     async def draw(
-        self, world: World, task: Task, level: float, episode: str, max_turns: int | None
+        self, world: AnyWorld, task: AnyTask, level: float, episode: str, max_turns: int | None
     ) -> _Draw:
         key = task.id, episode, level, max_turns
         kept = self._newest.get(key)
@@ -85,22 +92,29 @@ _KEPT = _Draws()
 
 
 async def _find(
-    world: World, task: Task, level: float, episode: str, max_turns: int | None
+    world: AnyWorld, task: AnyTask, level: float, episode: str, max_turns: int | None
 ) -> _Draw:
     book, known, config = contracts_of(world), noise_task(task), NoiseConfig(level=level)
     for refused in range(MAX_DRAWS):
         # The first draw bears the episode's own name; the others are draws of their own.
         found = await certify_async(
             known, config, episode=f"{episode}~{refused}" if refused else episode, book=book,
-            world=lambda _: TaskEnvironment(world, task), max_turns=max_turns,
+            world=lambda _: environment_of(world, task), max_turns=max_turns,
         )  # fmt: skip
         if isinstance(found, Certificate):
             return _Draw(world, task, known, book, found, refused)
     return _Draw(world, task, known, book, None, MAX_DRAWS)
 
 
-def contracts_of(world: World) -> Book:
+def contracts_of(world: AnyWorld) -> Book:
     """Return what the tools of a world read and write, column by column."""
+    if isinstance(world, Setting):
+        schemas = world.machine.schemas
+        lines = map(json.loads, contracts(world.machine.tools))
+        return Book.of(
+            {**line, "parameters": schemas[line["tool"]]["function"]["parameters"]}
+            for line in lines
+        )
     return Book.of(
         {
             "name": tool.name,
@@ -124,21 +138,33 @@ def _columns(world: World, names: Iterable[str]) -> Iterator[str]:
         yield from (f"{table}.{field}" for field in (*entity.columns, *parents, "state"))
 
 
-def noise_task(task: Task) -> NoiseTask:
+def noise_task(task: AnyTask) -> NoiseTask:
     """Return a task as the certificate knows it: the question, the golden calls, the answer."""
-    chain: list[dict[str, Any]] = []
-    if task.withheld:
-        chain.append({"say": f"Which {task.withheld.split()[1]}?"})
-    chain += [{"tool": step.tool, "arguments": step.arguments} for step in task.golden]
-    chain.append({"say": task.answer})
+    chain = _chain_in_past(task) if isinstance(task, WorldTask) else _chain(task)
     return NoiseTask.read(
         {"id": task.id, "opening": task.opening, "chain": chain,
          "protected": protected_literals(task)}
     )  # fmt: skip
 
 
-def protected_literals(task: Task) -> list[str]:
+def _chain(task: Task) -> list[dict[str, Any]]:
+    chain: list[dict[str, Any]] = []
+    if task.withheld:
+        chain.append({"say": f"Which {task.withheld.split()[1]}?"})
+    chain += [{"tool": step.tool, "arguments": step.arguments} for step in task.golden]
+    return [*chain, {"say": task.answer}]
+
+
+def _chain_in_past(task: WorldTask) -> list[dict[str, Any]]:
+    return [
+        {"say": act.text} if isinstance(act, Say) else
+        {"tool": act.tool, "arguments": act.arguments}
+        for act in golden_acts(task)
+    ]  # fmt: skip
+
+
+def protected_literals(task: AnyTask) -> list[str]:
     """Names, ids and values in a request that noise must spare."""
-    values = [value for step in task.golden for value in step.arguments.values()]
+    values = [str(value) for step in task.golden for value in step.arguments.values()]
     words = [word for value in values for word in re.findall(r"\w+", value)]
     return [*values, *words]

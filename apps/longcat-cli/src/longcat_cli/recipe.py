@@ -50,6 +50,11 @@ class Grow:
     """Tasks with two goals."""
     share_clarify: float = _number(0.05, most=1)
     """Tasks whose request leaves something out that the agent must ask for."""
+    difficulty: Literal["shallow", "deep"] = "shallow"
+    """Of tasks in worlds with a past (domains that end with `.world`; the three keys above are of
+    the others): one wish, or several that depend on each other."""
+    pasts: int = _number(8, least=1)
+    """Pasts of a world that tasks to train on start from; a quarter as many are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +263,8 @@ class Recipe:
     groups: dict[str, list[str]] = field(
         default_factory=lambda: {"clinic": ["clinic"], "library": ["library"], "shop": ["shop"]}
     )
-    """Expert to the domains it is trained on; a domain is a shipped name or a TOML file."""
+    """Expert to the domains it is trained on; a domain is a shipped name, a TOML file, or a world with
+    a past (`bank.world`, or a file)."""
     grow: Grow = field(default_factory=Grow)
     model: Model = field(default_factory=Model)
     cold_start: ColdStart = field(default_factory=ColdStart)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longcat_dora import Session, Worker
-from longcat_envs import Environment, Invalid, Message, Task
+from longcat_envs import DomainError, Environment, Invalid, Message
 from rich.console import Console
 from rich.markup import escape
 
@@ -21,9 +21,12 @@ from .chat import command
 from .errors import UsageError
 from .folder import RunFolder
 from .line_input import LineInput, history_file, is_command
+from .stages.grow import EVAL_SEED, grow_tasks
 from .train import newest_run
-from .worlds import load_worlds, read_tasks
+from .worlds import PAST, AnyTask, has_past, load_world, read_tasks
 
+NUM_GROWN = 8
+"""Tasks to choose from in a world that the run was not trained on."""
 COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": "bold"}
 
 
@@ -34,37 +37,59 @@ def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise:
         raise UsageError(f"{folder.path} must have come as far as a fused model, and has not")
     if sys.stdin is None:
         raise UsageError("standard input must hold a request, it is closed")
-    chosen = choose_task(folder, domain, task)
-    worlds = load_worlds(folder.recipe.domains)
+    name, chosen = choose_task(folder, domain, task)
     rl = folder.recipe.rl
     worker = load_agent(
         folder.fused, num_slots=1, max_length=rl.max_length, max_tokens=rl.max_tokens,
         temperature=0.0, seed=0,
     )  # fmt: skip
-    environment = make_environment(worlds[chosen.domain], chosen, level=noise, episode="chat")
+    environment = make_environment(load_world(name), chosen, level=noise, episode="chat")
     asyncio.run(_Talk(folder, environment, worker, chosen).run())
 
 
-def choose_task(folder: RunFolder, domain: str | None, task: str | None) -> Task:
-    """The task named, or the first held-out one of the domain."""
-    domains = {Path(name).stem: name for name in folder.recipe.domains}
-    if domain is not None and domain not in domains:
-        raise UsageError(f"--domain must be one of {', '.join(domains)}, got {domain!r}")
-    names = [domain] if domain is not None else list(domains)
-    tasks = [found for name in names for found in read_tasks(folder.tasks(domains[name], "eval"))]
-    if not tasks:
+def choose_task(folder: RunFolder, domain: str | None, task: str | None) -> tuple[str, AnyTask]:
+    """A domain, and the task named or its first held-out one.
+
+    The domain is one that the run was trained on, or any world with a past.
+    """
+    trained = {Path(name).stem: name for name in folder.recipe.domains}
+    names = list(trained.values())
+    if domain is not None:
+        names = [trained.get(domain) or _other_world(domain, list(trained))]
+    pairs = [(name, found) for name in names for found in _held_out(folder, name)]
+    if not pairs:
         raise UsageError(f"{folder.path} must hold held-out tasks, its files have none")
     if task is None:
-        return tasks[0]
-    for found in tasks:
+        return pairs[0]
+    for name, found in pairs:
         if found.id == task:
-            return found
-    raise UsageError(f"--task must be a held-out task such as {tasks[0].id}, got {task!r}")
+            return name, found
+    raise UsageError(f"--task must be a held-out task such as {pairs[0][1].id}, got {task!r}")
+
+
+def _other_world(domain: str, trained: list[str]) -> str:
+    name = domain if has_past(domain) else domain + PAST
+    try:
+        load_world(name)
+    except DomainError as error:
+        if has_past(domain):
+            raise
+        raise UsageError(
+            f"--domain must be one of {', '.join(trained)}, or a world with a "
+            f"past such as bank.world, got {domain!r}"
+        ) from error
+    return name
+
+
+def _held_out(folder: RunFolder, domain: str) -> list[AnyTask]:
+    if domain in folder.recipe.domains:
+        return read_tasks(folder.tasks(domain, "eval"))
+    return grow_tasks(domain, "eval", NUM_GROWN, folder.recipe.seed + EVAL_SEED, folder.recipe)
 
 
 class _Talk:
     def __init__(
-        self, folder: RunFolder, environment: Environment, worker: Worker, task: Task
+        self, folder: RunFolder, environment: Environment, worker: Worker, task: AnyTask
     ) -> None:
         self.folder, self.environment, self.worker, self.task = folder, environment, worker, task
         self.console = Console(highlight=False, soft_wrap=True)

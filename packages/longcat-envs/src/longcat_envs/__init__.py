@@ -2,9 +2,10 @@
 
 from ._audit import audit, wrong_chains
 from ._database import Database, ToolError
-from ._demonstrate import Demonstration, demonstrate
+from ._demonstrate import demonstrate
 from ._environment import TaskEnvironment, World
 from ._fields import DomainError
+from ._follow import Demonstration
 from ._graph import ToolGraph
 from ._grow import Grower, GrowthConfig
 from ._loop import Episode, InvalidEpisode, Policy, run_episode

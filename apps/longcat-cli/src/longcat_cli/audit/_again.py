@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from longcat_dora import Trajectory
-from longcat_envs import Task, World
 from longcat_moe import ChatFormat
 
 from longcat_cli.agent import Attempt, act
 from longcat_cli.stages._successes import sampled_runs
+from longcat_cli.worlds import AnyTask, AnyWorld, schemas_of
 
 
 class _Script:
@@ -25,8 +25,8 @@ class _Script:
 
 
 def said_again(
-    worlds: dict[str, World],
-    task: Task,
+    worlds: dict[str, AnyWorld],
+    task: AnyTask,
     messages: Sequence[dict[str, Any]],
     *,
     level: float = 0.0,
@@ -39,10 +39,11 @@ def said_again(
 
 
 def attempt_of(
-    trajectory: Trajectory, task: Task, worlds: dict[str, World], chat: ChatFormat, max_turns: int
-) -> Attempt:
+    trajectory: Trajectory, task: AnyTask, worlds: dict[str, AnyWorld], chat: ChatFormat,
+    max_turns: int,
+) -> Attempt:  # fmt: skip
     """Derive an attempt from the tokens that were sampled, and from nothing else."""
-    tools = [worlds[task.domain].schemas[name] for name in task.tools]
+    tools = schemas_of(worlds[task.domain], task)
     messages = [
         chat.parse(segment.token_ids[start:stop], tools)
         for segment in trajectory.segments

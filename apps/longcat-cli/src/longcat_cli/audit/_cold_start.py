@@ -7,12 +7,11 @@ from random import Random
 from typing import Any
 
 import torch
-from longcat_envs import TaskEnvironment, demonstrate
 from longcat_moe import ChatFormat, LongcatForCausalLM, init_induction, load_tokenizer, space_twins
 
 from longcat_cli.agent import DECLARE
 from longcat_cli.folder import RunFolder
-from longcat_cli.worlds import load_worlds, read_tasks
+from longcat_cli.worlds import demonstrate, environment_of, load_worlds, read_tasks
 
 from ._again import said_again
 
@@ -30,7 +29,7 @@ def complaints(folder: RunFolder, limit: int) -> list[str]:
     for domain in recipe.domains:
         for number, task in enumerate(read_tasks(folder.tasks(domain, "eval"))[:limit]):
             for share in (0.0, 1.0):
-                environment = TaskEnvironment(worlds[task.domain], task)
+                environment = environment_of(worlds[task.domain], task)
                 demo = asyncio.run(
                     demonstrate(environment, rng=Random(number), share_alternative=share)
                 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from random import Random
 from typing import Any
 
-from longcat_envs import Task
-
 from longcat_cli.folder import RunFolder
-from longcat_cli.worlds import load_worlds, read_tasks
+from longcat_cli.worlds import AnyTask, demonstrate, environment_of, load_worlds, read_tasks
 
 from ._again import said_again
 
@@ -27,7 +27,7 @@ def complaints(folder: RunFolder, limit: int) -> list[str]:
     return lines
 
 
-def _task(task: Task, worlds: Any, split: str) -> list[str]:
+def _task(task: AnyTask, worlds: Any, split: str) -> list[str]:
     attempt = said_again(worlds, task, golden_messages(task, worlds))
     silent = said_again(worlds, task, [{"role": "assistant", "content": "Done."}])
     lines = []
@@ -38,17 +38,12 @@ def _task(task: Task, worlds: Any, split: str) -> list[str]:
     return lines
 
 
-def golden_messages(task: Task, worlds: Any) -> list[dict[str, Any]]:
+def golden_messages(task: AnyTask, worlds: Any) -> list[dict[str, Any]]:
     """The assistant's side of a golden demonstration."""
-    import asyncio
-    from random import Random
-
-    from longcat_envs import TaskEnvironment, demonstrate
-
-    environment = TaskEnvironment(worlds[task.domain], task)
+    environment = environment_of(worlds[task.domain], task)
     demo = asyncio.run(demonstrate(environment, rng=Random(0), share_alternative=0.0))
     return [m for m in demo.messages if m["role"] == "assistant"] if demo else []
 
 
-def _content(task: Task) -> str:
+def _content(task: AnyTask) -> str:
     return task.opening + json.dumps([str(step) for step in task.golden])

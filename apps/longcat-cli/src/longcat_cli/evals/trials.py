@@ -72,11 +72,9 @@ def ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
 
 
 async def _ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
-    from longcat_envs import Task
+    from longcat_cli.worlds import load_worlds, read_task
 
-    from longcat_cli.worlds import load_worlds
-
-    tasks = [Task.from_json(line) for line in question.tasks]
+    tasks = [read_task(line) for line in question.tasks]
     worlds = load_worlds([question.domain])
     free = asyncio.Semaphore(question.limits.num_running)
     async with _model(question.target, question.limits) as talk:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import torch
-from longcat_envs import Demonstration, TaskEnvironment, demonstrate
+from longcat_envs import Demonstration
 from longcat_gspo import GspoTrainer, Sample, TrainerConfig, token_batches
 from longcat_moe import (
     BiasController,
@@ -34,7 +34,7 @@ from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
-from longcat_cli.worlds import load_worlds, read_tasks
+from longcat_cli.worlds import demonstrate, environment_of, load_worlds, read_tasks
 
 SAVE_EVERY = 50
 TOKENIZER_TEXTS = 1500
@@ -153,7 +153,7 @@ async def _demonstrations(folder: RunFolder, display: Display) -> list[Demonstra
     demos: list[Demonstration] = []
     for domain in recipe.domains:
         for task in read_tasks(folder.tasks(domain, "train")):
-            environment = TaskEnvironment(worlds[task.domain], task)
+            environment = environment_of(worlds[task.domain], task)
             demo = await demonstrate(
                 environment, rng=rng, share_alternative=recipe.cold_start.share_alternative
             )

@@ -26,7 +26,7 @@ from longcat_dora import (
     read_events,
 )
 from longcat_dora import Task as Job
-from longcat_envs import InvalidEpisode, Task
+from longcat_envs import InvalidEpisode
 from longcat_gspo import ClipRange, GspoTrainer, PassRateCurriculum, TrainerConfig
 from longcat_moe import (
     ChatFormat,
@@ -46,7 +46,7 @@ from longcat_cli.folder import RunFolder, write_json
 from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
-from longcat_cli.worlds import load_worlds, read_tasks
+from longcat_cli.worlds import AnyTask, load_worlds, read_task, read_tasks
 
 
 def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def worker_for(folder: RunFolder, domains: list[str]) -> Worker:
     async def rollout(
         payload: dict[str, Any], policy: Policy
     ) -> tuple[float, dict[str, Any]] | Invalid:
-        task = Task.from_json(payload["task"])
+        task = read_task(payload["task"])
         try:
             attempt = await act(
                 worlds, task, policy, level=payload["level"], episode=payload["episode"],
@@ -198,7 +198,7 @@ class TaskSource:
         self.pass_rate = 0.0
         self._share_clean = recipe.noise.share_clean
         self._max_groups = recipe.rl.steps * recipe.rl.max_groups_per_step
-        self._tasks: dict[str, list[Task]] = {}
+        self._tasks: dict[str, list[AnyTask]] = {}
         for domain in recipe.groups[group]:
             for task in read_tasks(folder.tasks(domain, "train")):
                 self._tasks.setdefault(f"{task.domain}/{'+'.join(task.tags)}", []).append(task)

@@ -5,20 +5,25 @@ Held-out tasks are grown after those to train on, and none of them is among thes
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from longcat_envs import Grower, GrowthConfig, Task, load_domain
+from longcat_envs import Grower, GrowthConfig, World
+from longcat_envs.history import MIN_ID_DIGITS
+from longcat_envs.tasks import TaskMaker
 
 from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import count, worker_pool
 from longcat_cli.recipe import Recipe
-from longcat_cli.worlds import read_tasks
+from longcat_cli.worlds import AnyTask, load_world, read_tasks
 
 TRAIN_SEED, EVAL_SEED = 1, 1_000_003
+HELD_OUT = 1000
+"""First of the pasts that are held out."""
 MOST_REPEATED = 2000
 """Tasks in a row that were there before: then a domain is taken to have no more."""
 
@@ -27,7 +32,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     """Grow what is missing; return the facts."""
     recipe = folder.recipe
     for domain in recipe.domains:
-        load_domain(domain)  # a broken file is an error here, not in a process
+        load_world(domain)  # a broken file is an error here, not in a process
     wanted = [
         (domain, split, folder.tasks(domain, split), number, recipe.seed + seed)
         for split, number, seed in (
@@ -62,7 +67,7 @@ class _Teller:
         )
 
 
-def grow_tasks(domain: str, split: str, number: int, seed: int, recipe: Recipe) -> list[Task]:
+def grow_tasks(domain: str, split: str, number: int, seed: int, recipe: Recipe) -> list[AnyTask]:
     """So many different tasks of a domain.
 
     Raises:
@@ -78,16 +83,9 @@ def _grown(
     seed: int,
     recipe: Recipe,
     taken: Container[tuple[str, str]] = (),
-) -> tuple[dict[tuple[str, str], Task], Grower]:
-    config = GrowthConfig(
-        id_digits=recipe.grow.id_digits,
-        share_compound=recipe.grow.share_compound,
-        share_clarify=recipe.grow.share_clarify,
-    )
-    grower = Grower(
-        load_domain(domain), seed=seed, config=config, prefix=f"{Path(domain).stem}-{split}"
-    )
-    tasks: dict[tuple[str, str], Task] = {}
+) -> tuple[dict[tuple[str, str], AnyTask], Grower | TaskMaker]:
+    grower = _grower(domain, split, seed, recipe)
+    tasks: dict[tuple[str, str], AnyTask] = {}
     repeated = 0
     while len(tasks) < number:
         task = next(grower)
@@ -105,7 +103,25 @@ def _grown(
     return tasks, grower
 
 
-def _content(task: Task) -> tuple[str, str]:
+def _grower(domain: str, split: str, seed: int, recipe: Recipe) -> Grower | TaskMaker:
+    grow, world = recipe.grow, load_world(domain)
+    prefix = f"{Path(domain).stem}-{split}"
+    if isinstance(world, World):
+        config = GrowthConfig(
+            id_digits=grow.id_digits,
+            share_compound=grow.share_compound,
+            share_clarify=grow.share_clarify,
+        )
+        return Grower(world.domain, seed=seed, config=config, prefix=prefix)
+    # Held-out tasks start from pasts of their own: who lives there was never met.
+    first, number = (0, grow.pasts) if split == "train" else (HELD_OUT, max(1, grow.pasts // 4))
+    return TaskMaker(
+        dataclasses.replace(world, id_digits=max(MIN_ID_DIGITS, grow.id_digits)), seed=seed, difficulty=grow.difficulty, prefix=prefix,
+        pasts=range(first, first + number),
+    )  # fmt: skip
+
+
+def _content(task: AnyTask) -> tuple[str, str]:
     """What makes two tasks the same to an agent, whatever they are called."""
     return task.opening, str(task.golden)
 
@@ -124,7 +140,7 @@ def _grow(
     sizes = [len(task.tools) for task in tasks.values()]
     return f"{Path(domain).stem}.{split}", {
         "tasks": len(tasks),
-        "tools": len(grower.tools),
+        "tools": len(grower.graph.tools),
         "min_tools": min(sizes, default=0),
-        "rejected": grower.num_rejected,
+        "rejected": grower.num_rejected if isinstance(grower, Grower) else grower.num_failed,
     }

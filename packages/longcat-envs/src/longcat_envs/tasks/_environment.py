@@ -99,6 +99,9 @@ class WorldEnvironment(Frame):
         if task.language != setting.words.language:
             raise ValueError(f"task {task.id!r} must be in {setting.words.language!r} as its world "
                              f"is, is in {task.language!r}")  # fmt: skip
+        if task.id_digits != setting.id_digits:
+            raise ValueError(f"task {task.id!r} must have ids of {setting.id_digits} digits as its "
+                             f"world has, its own have {task.id_digits}")  # fmt: skip
         unknown = set(task.tools) - set(setting.machine.tools) - {REFUSE}
         if unknown:
             raise ValueError(f"task {task.id!r} has tools that do not exist: {sorted(unknown)}")
@@ -140,10 +143,8 @@ class WorldEnvironment(Frame):
         if self._world is None:
             base = self.setting.past(self.task.past).base
             if self.task.person not in base.rows[self.setting.spec.person]:
-                raise ValueError(
-                    f"task {self.task.id!r} must be of a world that has its person, got "
-                    f"{self.task.person}: was it made with id_digits={self.setting.id_digits}?"
-                )
+                raise ValueError(f"task {self.task.id!r} must be of a person of its world, "
+                                 f"is of {self.task.person!r}")  # fmt: skip
             self._world = LiveWorld(self.setting.machine, base)
         else:
             self._world.reset()

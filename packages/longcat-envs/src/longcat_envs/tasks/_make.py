@@ -364,7 +364,8 @@ class _Draft:
         ]  # fmt: skip
         return WorldTask(
             id=name, domain=self.setting.spec.name, past=self.past,
-            difficulty=self.maker.difficulty, language=self.language.code, tags=tuple(tags),
+            id_digits=self.setting.id_digits, difficulty=self.maker.difficulty,
+            language=self.language.code, tags=tuple(tags),
             opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
             topics=self.topics, change=self.change, mistaken=self.mistaken,
             person=self.chains.person,

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from longcat_envs.world import ID_DIGITS
+
 from ._goal import Goal, Tell
 
 
@@ -27,6 +29,8 @@ class WorldTask:
     domain: str
     past: int
     """Seed of the history that the world starts from."""
+    id_digits: int = ID_DIGITS
+    """Digits of the ids of that history's records."""
     difficulty: str
     language: str = "en"
     """The language in which the person speaks."""
