@@ -21,6 +21,7 @@ from longcat_envs.attacks._chains import wrong_chains
 from longcat_envs.graph import Graph, contracts
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, Step, TaskMaker, WorldEnvironment, WorldTask, goal_of
+from longcat_envs.world import LiveWorld
 
 CORE = ("bank", "hotel", "hr")
 NUM_TASKS = 5
@@ -234,3 +235,21 @@ def test_attacks_put_back_what_they_did_and_careful_agents_stumble(setting, task
 def test_a_difficulty_is_one_of_two(setting):
     with pytest.raises(ValueError, match="must be shallow or deep"):
         TaskMaker(setting, seed=0, difficulty="middling")
+
+
+def test_making_a_shallow_task_costs_few_calls(setting, monkeypatch):
+    calls, run = [], LiveWorld.call
+
+    def counted(*given):
+        calls.append(given[1])
+        return run(*given)
+
+    monkeypatch.setattr(LiveWorld, "call", counted)
+    maker = TaskMaker(setting, seed=4, difficulty="shallow", pasts=[0])
+    setting.past(0)
+    calls.clear()
+    made = [next(maker) for _ in range(40)]
+    assert len(calls) < 40 * len(made)
+    assert maker.num_failed < len(made)
+    assert len({task.opening for task in made}) >= len(made) - 1
+    assert {task.past for task in made} == {0}

@@ -140,7 +140,7 @@ class Caller:
         else:
             ids = store.ids(of)
         if states:
-            ids = [i for i in ids if store.row(of, i)["state"] in states]
+            return store.in_states(of, ids, states)
         return list(ids)
 
 
@@ -163,6 +163,7 @@ class _Past:
         self.refusals = 0
         self.writers = [tool for tool in machine.tools.values() if tool.is_writer]
         self.creators = [t for t in self.writers if t.action and t.action.makes_record]
+        self.live = [t for t in self.writers if t.action and not t.action.makes_record]
 
     def run(self) -> History:
         """Live through the weeks."""
@@ -199,8 +200,7 @@ class _Past:
 
     def _act(self) -> None:
         """Call a tool: any, or of a few drawn the one that has succeeded least often."""
-        live = [t for t in self.writers if t.action and not t.action.makes_record]
-        drawn = self.rng.sample(live, min(self.rng.choice((1, 1, 1, 6)), len(live)))
+        drawn = self.rng.sample(self.live, min(self.rng.choice((1, 1, 1, 6)), len(self.live)))
         tool = min(drawn, key=lambda t: self.successes[t.name] + self.tries[t.name] / 250)
         if self._would_empty(tool):
             return

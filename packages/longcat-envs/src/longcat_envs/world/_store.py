@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,11 @@ class Store:
         if changed is not None and value in changed:
             return changed[value]
         return self.base.index.get(key, {}).get(value, ())
+
+    def in_states(self, of: str, ids: Iterable[str], states: Collection[str]) -> list[str]:
+        """Return those of the records that are in one of the states."""
+        changed, base = self._rows[of], self._base_rows[of]
+        return [i for i in ids if (changed.get(i) or base[i])["state"] in states]
 
     # -- writing -------------------------------------------------------------------------
 
