@@ -103,6 +103,17 @@ def test_chat_in_a_world_through_a_pipe(longcat, trained):
     assert "nothing else changed" in done.stdout
 
 
+def test_chat_opens_any_world_with_a_past(longcat, trained):
+    for name in ("museum", "bank.world"):
+        done = longcat("chat", "--run", trained, "--domain", name, text="\n")
+        assert done.returncode == 0, done.stderr
+        assert "reward " in done.stdout
+    done = longcat("chat", "--run", trained, "--domain", "musem")
+    assert done.returncode == 2
+    assert "--domain must be one of library, shop, or a world with a past" in done.stderr
+    assert "museum" in done.stderr
+
+
 def test_chat_in_a_terminal_starts_again_after_reset(trained):
     ours, theirs = pty.openpty()
     process = subprocess.Popen([*LONGCAT, "chat", "--run", str(trained), "--domain", "library"],

@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from .errors import UsageError
@@ -145,7 +146,8 @@ class Needs:
 
 BYTES_TRAINED = 16
 """A parameter that is trained: weight, gradient and Adam's two moments, in float32."""
-TOKENS_OF_AN_ATTEMPT = 150
+TOKENS_OF_AN_ATTEMPT = {False: 150, True: 330}
+"""In a world of tables, and in one with a past."""
 RL_COST = 2.5
 """Seconds of RL a token trained on, over those of a supervised step: sampling, retries, epochs."""
 HEAD_COST = 0.5
@@ -155,19 +157,21 @@ HEAD_COST = 0.5
 def estimate(recipe: Recipe) -> Needs:
     """Measure one training step of the recipe's model here, scaled up: within a factor of two."""
     from .stages.cold_start import seconds_per_token
+    from .worlds import has_past
 
     parameters, pace = seconds_per_token(recipe)
     rl, experts = recipe.rl, len(recipe.groups)
     cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
     attempts = rl.steps * rl.groups_per_batch * rl.group_size
-    trained = experts * attempts * TOKENS_OF_AN_ATTEMPT * RL_COST * pace
+    length = mean(TOKENS_OF_AN_ATTEMPT[has_past(domain)] for domain in recipe.domains)
+    trained = experts * attempts * length * RL_COST * pace
     fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
     fuse = fuse_steps * recipe.fuse.batch_tokens * pace
     if recipe.fuse.road == "distil":
-        judged = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * TOKENS_OF_AN_ATTEMPT
+        judged = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * length
         fuse += judged * RL_COST * pace - recipe.fuse.steps * recipe.fuse.batch_tokens * pace
     cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
-    evaluate = cells * recipe.evaluate.tasks * TOKENS_OF_AN_ATTEMPT * pace
+    evaluate = cells * recipe.evaluate.tasks * length * pace
     log = experts * attempts * 4_000
     checkpoints = parameters * ((3 + experts) * 4 + (1 + 2 * experts) * BYTES_TRAINED)
     live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * rl.num_controllers)

@@ -161,7 +161,9 @@ def chat(
         str | None,
         typer.Option(help="A checkpoint folder, a fetched model's name, or a server's URL."),
     ] = None,
-    domain: Annotated[str | None, typer.Option(help="The world to act in.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="The world to act in: of the run, or one with a past (bank).")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="A task id of the run, such as shop-eval-00003.")
     ] = None,

@@ -13,6 +13,7 @@ from typing import Any
 
 from longcat_dora import Session, Worker
 from longcat_envs import DomainError, Environment, Invalid, Message
+from longcat_envs.world import builtin_worlds
 from rich.console import Console
 from rich.markup import escape
 
@@ -72,11 +73,11 @@ def _other_world(domain: str, trained: list[str]) -> str:
     try:
         load_world(name)
     except DomainError as error:
-        if has_past(domain):
-            raise
+        if Path(name).is_file():
+            raise UsageError(str(error)) from error
         raise UsageError(
-            f"--domain must be one of {', '.join(trained)}, or a world with a "
-            f"past such as bank.world, got {domain!r}"
+            f"--domain must be one of {', '.join(trained)}, or a world with a past "
+            f"({', '.join(builtin_worlds())}, or a file), got {domain!r}"
         ) from error
     return name
 
