@@ -198,6 +198,9 @@ def test_a_long_message_is_read_quickly():
         "a:\n",
         "没有改动，",
         "没改",
+        "rather than ",
+        "tomorrow ",
+        "it is ",
     ):
         said = f"{piece * 4_000} 1240.50"
         start = time.process_time()

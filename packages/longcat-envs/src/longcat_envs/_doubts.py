@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from . import _chinese as chinese
+from ._hedges import CONTRAST, DOUBT, is_hedged, scoffs
 
 _IDIOM = re.compile(
     r"\b(?:no (?:problem|worr(?:y|ie)|trouble|change|issue)s?|not a problem|if not|not only"
@@ -76,7 +77,7 @@ _TAKES_BACK = re.compile(
     re.IGNORECASE,
 )
 _AHEAD = re.compile(r"\b(?:next|follow\w*|below)\b", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
+_CONDITION = re.compile(r"(?<!\bas )\b(?:if|whether|in case|unless)\b.*", re.IGNORECASE | re.DOTALL)
 _NUMBER, _WORD = "\0", "\1"
 """What stands for a value with digits, and for one without: a table is under somebody's name."""
 _RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)", re.IGNORECASE)
@@ -84,7 +85,7 @@ _RANGE = re.compile(r"\d[-–]\0|\0[-–]\d|\bbetween (?:\S+ and \0|\0+ and\b)",
 _BOUND = re.compile(
     r"(?:\b(?:about|around|roughly|approximately|approx\.?|circa|nearly|almost|over|under|above"
     r"|below|(?:everything|all|anything) but|up to|as (?:much|little|many|high|low) as"
-    r"|at (?:most|best)|max(?:imum)?|min(?:imum)?"
+    r"|at (?:most|best)|max(?:imum|\.)?|min(?:imum|\.)?"
     r"|in the (?:region|ballpark|order|vicinity|neighbou?rhood) of|order of|(?:north|south"
     r"|upwards|shy"
     r"|short) of|(?:more|less|higher|lower|greater|fewer) than|at least|close to|differ\w* from"
@@ -153,6 +154,8 @@ def takes_back(sentence: str, *, is_after: bool) -> bool:
     """Whether a sentence without a value takes back one said before it, or just after it."""
     if chinese.takes_back(sentence) if is_after else chinese.warns(sentence):
         return True
+    if scoffs(sentence):
+        return True
     sentence = _CONDITION.sub("", _IDIOM.sub("", sentence))
     if is_after:
         return bool(_RETRACTION.match(sentence) or _TAKES_BACK.search(sentence))
@@ -166,7 +169,7 @@ def denying_names(names: Iterable[str]) -> list[str]:
     """
     return [
         name for name in names
-        if (" " in name and _DENIAL.search(name)) or (len(name) > 1 and chinese.denies(name))
+        if (" " in name and _doubts(name)) or (len(name) > 1 and chinese.denies(name))
     ]  # fmt: skip
 
 
@@ -188,8 +191,8 @@ def is_denied(sentence: str, spans: list[tuple[int, int, str]], names: Iterable[
     for name in names:
         text = re.sub(re.escape(name), "it", text, flags=re.IGNORECASE)
     text = _ELSEWHERE.sub(_unless_of_the_value, _ASIDE.sub(r"\1", text))
-    text = chinese.without_idioms(_IDIOM.sub("", text))
-    if _RANGE.search(text) or _BOUND.search(text) or chinese.is_bounded(text):
+    text = chinese.without_idioms(_IDIOM.sub("", CONTRAST.sub(" ", text)))
+    if is_hedged(text) or _RANGE.search(text) or _BOUND.search(text) or chinese.is_bounded(text):
         return True
     parts = [part for half in _BUT.split(text) for part in chinese.parts(half)]
     holds = [_NUMBER in part or _WORD in part for part in parts]
@@ -203,4 +206,8 @@ def _unless_of_the_value(match: re.Match[str]) -> str:
 
 
 def _denies(text: str) -> bool:
-    return _DENIAL.search(text) is not None or chinese.denies(text)
+    return _doubts(text) or chinese.denies(text)
+
+
+def _doubts(text: str) -> bool:
+    return _DENIAL.search(text) is not None or DOUBT.search(text) is not None

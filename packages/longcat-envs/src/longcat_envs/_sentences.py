@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?<=[.!?;。！？；])\s+|(?<=[。！？；])")
+_SHORT = "".join(
+    rf"(?<!\b{word}\.)" for word in (r"e\.g", r"i\.e", "approx", "ca", "max", "min", "est", "incl")
+)
+_END = re.compile(rf"(?<=[.!?;。！？；]){_SHORT}\s+|(?<=[。！？；])", re.IGNORECASE)
+"""A sentence goes on after `e.g.`"""
 _HEADING = re.compile(r"[:：]\W*$")
 _ITEM = re.compile(r"[-*•–+>|]")
 _GOES_ON = re.compile(
