@@ -5,13 +5,12 @@ import math
 from collections import Counter
 from random import Random
 
-import longcat_envs.graph as graphs
 import pytest
 from longcat_envs import Grower, GrowthConfig, World
 from longcat_envs._grow import growth_value
 from longcat_envs.commands import main
 from longcat_envs.figures import growth_figures
-from longcat_envs.graph import Graph
+from longcat_envs.graph import THRESHOLD, Graph
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import REFUSE, TaskMaker
 from longcat_envs.world import Tool
@@ -21,12 +20,12 @@ NUM = 150
 
 def holds(found):
     """What is asked of growth, by its figures alone."""
-    grown, off = found["rows"]
+    grown, off, _ = found["rows"]
     return (
         grown["toolsets"] >= 0.9 * grown["environments"]
         and grown["tools_min"] >= 20
         and grown["satisfied"] == 1
-        and grown["within_1_edges"] >= off["within_1_edges"] + 0.05
+        and grown["within_1_edges"] >= off["within_1_edges"] + 0.03
         and grown["density"] >= 1.2 * off["density"]
     )
 
@@ -39,6 +38,13 @@ def setting():
 def test_growth_moves_its_figures(setting):
     found = growth_figures(setting, num_environments=NUM, num_goals=6)
     assert holds(found), found["rows"]
+
+
+def test_with_the_growth_value_at_nothing_environments_are_smaller(setting):
+    grown, _, alone = growth_figures(setting, num_environments=NUM, num_goals=6)["rows"]
+    assert alone["way"] == "growth value 0"
+    assert alone["tools_mean"] + 0.5 < grown["tools_mean"]
+    assert grown["tools_min"] <= grown["tools_mean"] <= grown["tools_max"]
 
 
 def whole(self, goal, rng):
@@ -72,10 +78,10 @@ def test_tasks_hold_a_part_of_their_domain_that_is_enough(setting):
         assert {step.tool for step in task.golden} <= set(task.tools)
 
 
-def test_the_command_prints_both_ways(capsys):
+def test_the_command_prints_all_ways(capsys):
     assert main(["growth", "hr", "--environments", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [row["way"] for row in found["rows"]] == ["grown", "growth off"]
+    assert [row["way"] for row in found["rows"]] == ["grown", "growth off", "growth value 0"]
     assert found["rows"][0]["environments"] == 20
 
 
@@ -128,23 +134,21 @@ def test_the_growth_value_decides_how_large_an_environment_of_the_first_form_bec
     assert least + 2 < some < most
 
 
-def test_the_growth_value_decides_how_large_an_environment_becomes(setting, monkeypatch):
-    graph, goal = Graph(setting.machine.tools), ["search_customer", "search_account"]
+def test_the_growth_value_decides_how_large_an_environment_becomes(setting):
+    goal = ["search_customer", "search_account"]
 
     def mean_size(threshold):
-        monkeypatch.setattr(graphs, "THRESHOLD", threshold)
-        rng = Random(0)
+        graph, rng = Graph(setting.machine.tools, threshold=threshold), Random(0)
         return sum(len(graph.grow(goal, rng)) for _ in range(100)) / 100
 
-    never, some, often = (mean_size(threshold) for threshold in (1, graphs.THRESHOLD, 0.1))
+    never, some, often = (mean_size(threshold) for threshold in (1, THRESHOLD, 0.1))
     assert never + 1 < some < often - 1
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.35])
-def test_what_a_solver_had_to_draw_decides_on_another_chain(setting, monkeypatch, threshold):
+def test_what_a_solver_had_to_draw_decides_on_another_chain(setting, threshold):
     """Against the draws taken one by one from a generator in the same state."""
-    monkeypatch.setattr(graphs, "THRESHOLD", threshold)
-    graph, found = Graph(setting.machine.tools), Counter()
+    graph, found = Graph(setting.machine.tools, threshold=threshold), Counter()
     for seed in range(300):
         size = 5 + seed % 60
         used = set(Random(seed).sample(sorted(graph.tools), size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
@@ -14,6 +15,8 @@ from .history import LEAST, Setting, languages, load_setting, value_keys
 from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask, skeletons
 from .world import Machine, Store, builtin_worlds, export, violations_by_sql
 
+NUM_GOAL_PASTS = 4
+"""Worlds from which the goals come that environments are grown around."""
 MOST_ALIKE = 0.6
 """Share of writers beyond which two domains are the same thing in other words."""
 
@@ -151,22 +154,29 @@ def growth_figures(
     """Grow environments around the goals of deep tasks, and beside them with growth off.
 
     With growth off an environment has as many tools, but those that its goal does not need are
-    drawn at random; with nothing but the goal's needs, it would be below the floor.
+    drawn at random; with nothing but the goal's needs, it would be below the floor. With the growth
+    value at 0 no further chain is ever taken.
     """
-    maker, graph = TaskMaker(setting, seed=seed), Graph(setting.machine.tools)
+    maker = TaskMaker(setting, seed=seed, pasts=range(NUM_GOAL_PASTS))
+    graph = Graph(setting.machine.tools)
+    still = Graph(setting.machine.tools, threshold=math.inf)
     goals = [[s.tool for s in next(maker).golden if s.tool != REFUSE] for _ in range(num_goals)]
     rows: list[dict[str, Any]] = []
     chains = [goals[number % num_goals] for number in range(num_environments)]
     rng = Random(f"growth:{setting.spec.name}:{seed}")
     grown = [graph.grow(chain, rng) for chain in chains]
     filled = [_filled(graph, c, len(t), rng) for c, t in zip(chains, grown, strict=True)]
-    for name, toolsets in (("grown", grown), ("growth off", filled)):
+    rng = Random(f"growth value 0:{setting.spec.name}:{seed}")
+    alone = [still.grow(chain, rng) for chain in chains]
+    ways = (("grown", grown), ("growth off", filled), ("growth value 0", alone))
+    for name, toolsets in ways:
         pairs = list(zip(chains, toolsets, strict=True))
         sizes = [len(tools) for tools in toolsets]
         rows.append({
             "way": name, "environments": len(sizes),
             "toolsets": len({tuple(sorted(tools)) for tools in toolsets}),
             "tools_min": min(sizes, default=0), "tools_max": max(sizes, default=0),
+            "tools_mean": _mean(sizes),
             **{f"within_{distance}_edges": _mean(graph.share_near(c, t, distance) for c, t in pairs)
                for distance in (1, 2)},
             "satisfied": _mean(

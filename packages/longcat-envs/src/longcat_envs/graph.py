@@ -26,10 +26,15 @@ THRESHOLD = 0.35
 
 
 class Graph:
-    """Tools and their dependencies."""
+    """Tools and their dependencies.
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
-        self.tools = dict(tools)
+    Args:
+        tools: The tools of a domain.
+        threshold: Growth value above which an environment takes another chain.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool], *, threshold: float = THRESHOLD) -> None:
+        self.tools, self.threshold = dict(tools), threshold
         self.successors = {name: self._successors(tool) for name, tool in tools.items()}
         self.neighbours: dict[str, set[str]] = {name: set() for name in tools}
         for name, others in self.successors.items():
@@ -88,7 +93,7 @@ class Graph:
             if used.isdisjoint(chain):
                 value = growth_value(num_used=len(used), num_unused=len(unused),
                                      density=self.density(used), num_attempts=attempt)  # fmt: skip
-                return chain if value > THRESHOLD else []
+                return chain if value > self.threshold else []
         return []
 
     def _spread(self, seed: list[str], rng: Random, join: float, depth: int) -> set[str]:
