@@ -201,7 +201,7 @@ def test_files_are_read_before_a_model_is(place):
             split_tasks(RlOptions(model="m", tasks="bad.jsonl", reward="r.py:score"))
     train, held = split_tasks(RlOptions(model="m", tasks="tasks.jsonl", reward="r.py:score"))
     assert (len(train), len(held)) == (6, 2)
-    (place / "run").mkdir()
+    (place / "run" / "run" / "log").mkdir(parents=True)
     (place / "run" / "rl.json").write_text("{}")
     with pytest.raises(UsageError, match="holds a run already"):
         _run(

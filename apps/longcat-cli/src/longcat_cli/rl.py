@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -102,9 +103,15 @@ class Reporter:
         self._track(progress)
         bar = "#" * round(40 * max(0.0, min(1.0, metrics["reward"])))
         typer.echo(f"step {progress.step:4d}  reward {metrics['reward']:.3f} {bar}")
+        if progress.step % 10 == 0:  # a picture to look at while it runs
+            draw_curve(self.out)
 
     def evaluate(self, version: int, weights: bytes | memoryview) -> dict[str, float]:
-        """Try the held-out tasks, each once, taking the likeliest words."""
+        """Try the held-out tasks, each once, taking the likeliest words.
+
+        Raises:
+            UsageError: All of them fail before anything was trained.
+        """
         from longcat_dora import Progress
         from longcat_dora.transformers import evaluate
 
@@ -113,6 +120,9 @@ class Reporter:
             self._examiner = build_worker(local, model_folder(self.options.model))
         found = evaluate(self._examiner, self.held_out, weights=weights, version=version)
         rewards = [a.reward for a in found if a.reward is not None]
+        reasons = [str(a.info.get("error") or a.info) for a in found if a.reward is None]
+        if version == 0 and not rewards:
+            raise UsageError(f"all {len(found)} held-out tasks failed, the first: {reasons[0]}")
         exact = sum(reward >= 1 for reward in rewards)
         record = {
             "reward": sum(rewards) / max(1, len(rewards)), "solved": exact / len(found),
@@ -122,8 +132,10 @@ class Reporter:
         append_jsonl(self.out / "answers.jsonl", [
             {"step": version, "task": a.task, "reward": a.reward, **a.info} for a in found
         ])  # fmt: skip
+        failed = f", {len(reasons)} failed, the first: {reasons[0]}" if reasons else ""
         typer.echo(
-            f"held out, step {version}: reward {record['reward']:.3f}, solved {record['solved']:.1%}"
+            f"held out, step {version}: reward {record['reward']:.3f}, solved "
+            f"{record['solved']:.1%}{failed}"
         )
         named = {"held_out/step": version, **{f"held_out/{k}": v for k, v in record.items()}}
         # Under the step that was reported last: trackers drop what comes for an earlier one.
@@ -297,23 +309,47 @@ def rl(
 ) -> None:
     """Train a model on your tasks with your reward function or world."""
     said = {k: v for k, v in locals().items() if k not in ("ctx", "out", "resume")}
+    from longcat_dora import LongcatDoraError
+
     path = out / "rl.json"
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out must be a folder, {out} is none")
     if resume:
         options = options_of(path, ctx)
     else:
-        if path.exists():
+        if path.exists() and (out / "run" / "log").is_dir():
             raise UsageError(f"{out} holds a run already; continue it with --resume --out {out}")
         if not model:
             raise UsageError("--model must be a fetched model, a folder, or a hub's name")
         options = RlOptions(**said).from_anywhere()
         split_tasks(options)
         out.mkdir(parents=True, exist_ok=True)
+        for name in ("evaluations.jsonl", "answers.jsonl"):  # of a run that did not begin
+            (out / name).unlink(missing_ok=True)
         path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
     try:
-        train_rl(out, options)
+        num = train_rl(out, options).num_batches
+    except LongcatDoraError as error:
+        raise UsageError(one_line(str(error))) from error
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; continue with: longcat rl --resume --out {out}", err=True)
         raise SystemExit(130) from None
     finally:
         draw_curve(out)
     typer.echo(f"model: {out / 'model'}  curve: {out / 'curve.svg'}")
+    if num < options.steps:
+        raise UsageError(
+            f"{num} of {options.steps} steps were taken: nothing is learned from a task whose "
+            "attempts all get the same reward"
+        )
+
+
+def one_line(said: str) -> str:
+    """What was said first, and what a traceback in it ends with, and where."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if "Traceback" not in said:
+        return said
+    last = lines[-1].partition("LongcatDoraError: ")[2]
+    path, number = re.findall(r'File "(.+?)", line (\d+)', said)[-1]
+    where = f"{lines[-1]} ({Path(path).name}, line {number})"
+    return f"{lines[0].rstrip(':')}: {last or where}"

@@ -91,12 +91,16 @@ def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
     """Read objects, one a line.
 
     Raises:
-        UsageError: There is no such file, a line is no object, or there is none.
+        UsageError: There is no such file, it is no text, a line is no object, or there is none.
     """
     if not path.is_file():
         raise UsageError(f"{what} must be a file, there is none at {path}")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} must be text in UTF-8: {error}") from error
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -115,15 +119,30 @@ def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str
     """Tasks to train on and to evaluate on: a file of their own, or every fifth, 64 at most."""
     tasks = read_jsonl(Path(options.tasks), "--tasks")
     if options.reward:
-        for number, task in enumerate(tasks, start=1):
-            if "prompt" not in task and "messages" not in task:
-                raise UsageError(f"{options.tasks}, task {number}: must have prompt or messages")
+        _check_tasks(options.tasks, tasks)
     if options.held_out:
-        return tasks, read_jsonl(Path(options.held_out), "--held-out")
-    if len(tasks) < 5:
+        held = read_jsonl(Path(options.held_out), "--held-out")
+        if options.reward:
+            _check_tasks(options.held_out, held)
+        return tasks, held
+    different = list({json.dumps(task, sort_keys=True): task for task in tasks}.values())
+    if len(different) < 5:
         return tasks, []
-    held = tasks[::5][:64]
+    held = different[::5][:64]
     return [task for task in tasks if task not in held], held
+
+
+def _check_tasks(path: str, tasks: list[dict[str, Any]]) -> None:
+    """A world's tasks are its own affair; a reward function's are prompts."""
+    for number, task in enumerate(tasks, start=1):
+        said = task.get("messages")
+        if said is None and isinstance(task.get("prompt"), str):
+            continue
+        is_chat = isinstance(said, list) and bool(said)
+        if not is_chat or not all(isinstance(m, dict) and m.get("role") for m in said):
+            raise UsageError(
+                f"{path}, task {number}: must have prompt, a text, or messages, each with a role"
+            )
 
 
 def options_of(path: Path, ctx: typer.Context) -> RlOptions:

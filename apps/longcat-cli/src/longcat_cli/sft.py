@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,13 +57,16 @@ def sft(
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("sft-run"),
 ) -> None:
     """Teach a model what the assistant says in your chats, its tool calls included."""
-    if epochs <= 0 or batch_tokens < 1 or max_length < 2 or lora < 0 or learning_rate <= 0:
+    are_rates = 0 < epochs < math.inf and 0 < learning_rate < math.inf
+    if not are_rates or batch_tokens < 1 or max_length < 2 or lora < 0 or seed < 0:
         raise UsageError(
-            "--epochs and --learning-rate must be positive, --batch-tokens at least 1, "
-            "--max-length at least 2, --lora not negative"
+            "--epochs and --learning-rate must be positive and finite, --batch-tokens at least 1, "
+            "--max-length at least 2, --lora and --seed not negative"
         )
     if adapter and not lora:
         raise UsageError("--adapter needs --lora")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out must be a folder, {out} is none")
     if (out / "model").exists():
         raise UsageError(f"{out} holds a model already; choose another --out")
     import torch
