@@ -12,7 +12,8 @@ _AFTER = r"[\0\1](?: ?(?:EUR|USD|GBP|CHF|[€$£]|euros?|dollars?)(?!\w))?"
 _SPAN = r"(?:days?|weeks?|months?|years?)"
 _NEXT = rf"(?:next|last) (?:{_SPAN}|time|\w+day)"
 _THEN = (
-    rf"(?:yesterday|tomorrow|soon|originally|initially|at first|back then|{_NEXT}"
+    rf"(?:yesterday|tomorrow|soon|later|originally|initially|at first|back (?:then|in \w+)|{_NEXT}"
+    r"|at (?:the time|one point)|one day|eventually|there was a time when"
     rf"|(?:a|an|one|two|three|some|few) (?:few )?{_SPAN} ago|in (?:a|one|two|three|some) {_SPAN}"
     rf"|by (?:then|tomorrow|\w+day|{_NEXT}|the end of [\w ]{{1,20}}))(?!')\b"
 )
@@ -22,7 +23,8 @@ OF_ANOTHER_TIME = re.compile(
     rf"{_AMOUNT}"
     rf"|(?:\b{_IS}|^\W*) {_AMOUNT}[^,;.\0\1]{{0,12}} {_THEN}"
     rf"|(?:\b(?:will|shall)|'ll) (?:soon|eventually|one day|some day|in time) be\b"
-    rf"|\bhad been ?{_AMOUNT}",
+    rf"|\bhad been ?{_AMOUNT}|\bwas once ?{_AMOUNT}|\bonce (?:it|this|that) was ?{_AMOUNT}"
+    rf"|\bhas been {_AMOUNT} before\b|^\W*(?:soon|later|eventually|one day)\W+{_AMOUNT}",
     re.IGNORECASE,
 )
 """`Tomorrow it is`, `it was ... at first`, `it had been`; not `tomorrow's stay costs`."""
@@ -33,16 +35,19 @@ ON_A_CONDITION = re.compile(
     rf"|as long as|(?:when|after|before) {_PRESENT}"
     rf"|before (?:(?:any|the|all|your|further) )?{_COSTS}"
     rf"|less (?:\d|the|a|any)\b|and (?:add|subtract|deduct)\b|pending (?:a |the )?\w+(?=\W*$)"
-    r"|on a good day)"
+    r"|on a good day|at (?:the )?(?:earliest|latest|worst|best)(?=\W*$)|in the worst case"
+    r"|and then some|eventually|(?:one|some) day\b"
+    r"|when the time)"
     rf"|{_AFTER}, (?:less (?:\d|the|a|any)\b|subject to|assuming|pending (?:a |the )?\w+(?=\W*$))",
     re.IGNORECASE,
 )
 """`... once the payment clears`, `... before the fee`, `... less the fee`."""
 AS_AN_EXAMPLE = re.compile(
     rf"(?:\b(?:such as|(?:some|any)thing like|(?:feels|looks|sounds) like)"
-    rf"|(?:^|[,;:])\W*say,?) ?{_AMOUNT}"
+    rf"|\b(?:sort|kind) of|\bcall it|(?:^|[,;:])\W*(?:say(?: it is)?,?|try|picture)) ?{_AMOUNT}"
     rf"|{_AFTER}[^,;.\0\1]{{0,12}},? or (?:something|whatever|so|similar)\b"
     rf"|{_AFTER} (?:sounds|looks|feels)\b|{_AFTER}[\W]*\b(?:lol|lmao|haha)\b"
+    rf"|{_AFTER} (?:would|could|might) (?:do|work|be)\b|{_AFTER} is (?:just |only )?a number\b"
     rf"|{_AFTER} for (?:other|another|most|some|every(?:body|one)|some(?:body|one))\b"
     rf"|\bexpect ?{_AMOUNT}|{_AFTER}[^,;.\0\1]{{0,12}} (?:is|was) (?:just |only )?an? "
     r"(?:dummy|example|test|sample|made-up|random)\b"
@@ -53,7 +58,15 @@ AS_AN_EXAMPLE = re.compile(
 )
 """`Something like ...`, `... or whatever`, `it must have been ...`."""
 DOUBT = re.compile(
-    r"\b(?:as (?:if|though)\b|reportedly|supposedly|theoretically|in theory|suppose|imagine"
+    r"\b(?:to the best of my|from what i (?:can tell|gather|hear|recall|remember)|my understanding"
+    r"|likelihood|odds are|chances are|god willing"
+    r"|(?:pretty|fairly|almost|nearly|reasonably) (?:sure|certain|confident)|one could say"
+    r"|more or less|plus or minus|i(?:'m| am| was) told|i heard (?:it|that)|word is|to my mind"
+    r"|in my (?:opinion|view|book|experience)|(?:perfect|ideal) world|with (?:any |some )?luck"
+    r"|fingers crossed|meant to be|if i(?:'m| am) (?:right|not)|if you ask me|i dream\w+"
+    r"|(?:random|lucky) number|the average|typical (?:value|number|amount)|who knows"
+    r"|last (?:time )?(?:i|we) (?:looked|checked|saw|heard)|when (?:i|we) last|as (?:if|though)\b"
+    r"|reportedly|supposedly|theoretically|in theory|suppose|imagine"
     r"|usually|normally|typically|on average|generally speaking|roughly|rounded|ballpark"
     r"|provisional(?:ly)?|tentative(?:ly)?|if only|in my head|(?:it|this|that) were"
     r"|(?:is|are|was) (?:said|thought|believed|rumou?red|expected|estimated|projected|forecast) "
