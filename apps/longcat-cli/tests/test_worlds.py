@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import re
+from importlib import resources
 from random import Random
 
 import pytest
@@ -15,7 +16,14 @@ from longcat_cli.folder import RunFolder
 from longcat_cli.noise import contracts_of, in_noise, noise_task
 from longcat_cli.recipe_file import changed, load_recipe
 from longcat_cli.stages import grow
-from longcat_cli.worlds import demonstrate, environment_of, load_world, read_task, read_tasks
+from longcat_cli.worlds import (
+    demonstrate,
+    environment_of,
+    load_world,
+    load_worlds,
+    read_task,
+    read_tasks,
+)
 
 CHANGES = ["groups={'bank': ['bank.world']}", "grow.train_tasks=24", "grow.eval_tasks=6",
            "evaluate.tasks=6", "grow.pasts=4", "grow.id_digits=3"]  # fmt: skip
@@ -50,6 +58,16 @@ def test_who_lives_in_held_out_tasks_was_never_met(folder, tasks):
     assert all(20 <= len(task.tools) - 1 < 100 for task in tasks)
     assert all(re.fullmatch(r"[A-Z]+\d{3}", task.person) for task in [*tasks, *held_out])
     assert audit_grow.complaints(folder, 6) == []
+
+
+def test_a_world_of_ones_own_lies_in_a_file(tmp_path):
+    shipped = resources.files("longcat_envs") / "domains"
+    for ending in (".world", ".words.en"):
+        text = (shipped / f"bank{ending}").read_text("utf-8")
+        (tmp_path / f"mine{ending}").write_text(text.replace("of a retail bank", "of my bank"))
+    worlds = load_worlds([str(tmp_path / "mine.world"), "hotel.world", "shop"])
+    assert list(worlds) == ["mine", "hotel", "shop"]
+    assert worlds["mine"].words.you == "You serve the customers of my bank at its counter."
 
 
 def test_a_task_survives_its_file(tasks):

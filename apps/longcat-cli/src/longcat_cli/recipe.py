@@ -263,8 +263,8 @@ class Recipe:
     groups: dict[str, list[str]] = field(
         default_factory=lambda: {"clinic": ["clinic"], "library": ["library"], "shop": ["shop"]}
     )
-    """Expert to the domains it is trained on; a domain is a shipped name, a TOML file, or a world with
-    a past (`bank.world`, or a file)."""
+    """Expert to the domains it is trained on; a domain is a shipped name, a TOML file, or a world
+    with a past (`bank.world`, or a file)."""
     grow: Grow = field(default_factory=Grow)
     model: Model = field(default_factory=Model)
     cold_start: ColdStart = field(default_factory=ColdStart)

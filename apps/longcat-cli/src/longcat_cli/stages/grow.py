@@ -115,8 +115,9 @@ def _grower(domain: str, split: str, seed: int, recipe: Recipe) -> Grower | Task
         return Grower(world.domain, seed=seed, config=config, prefix=prefix)
     # Held-out tasks start from pasts of their own: who lives there was never met.
     first, number = (0, grow.pasts) if split == "train" else (HELD_OUT, max(1, grow.pasts // 4))
+    setting = dataclasses.replace(world, id_digits=max(MIN_ID_DIGITS, grow.id_digits))
     return TaskMaker(
-        dataclasses.replace(world, id_digits=max(MIN_ID_DIGITS, grow.id_digits)), seed=seed, difficulty=grow.difficulty, prefix=prefix,
+        setting, seed=seed, difficulty=grow.difficulty, prefix=prefix,
         pasts=range(first, first + number),
     )  # fmt: skip
 
