@@ -24,9 +24,10 @@ from longcat_cli.worlds import (
     read_task,
     read_tasks,
 )
+from longcat_envs.attacks import golden_acts
 
 CHANGES = ["groups={'bank': ['bank.world']}", "grow.train_tasks=24", "grow.eval_tasks=6",
-           "evaluate.tasks=6", "grow.pasts=4", "grow.id_digits=3"]  # fmt: skip
+           "evaluate.tasks=6", "grow.pasts=2", "grow.id_digits=3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,12 @@ def tasks(folder):
 def test_who_lives_in_held_out_tasks_was_never_met(folder, tasks):
     held_out = read_tasks(folder.tasks("bank.world", "eval"))
     assert [len(tasks), len(held_out)] == [24, 6]
-    assert {task.past for task in tasks} == set(range(4))
+    assert {task.past for task in tasks} == {0, 1}
     assert {task.past for task in held_out} == {1000}
     assert len({task.opening for task in tasks}) == 24
     assert all(20 <= len(task.tools) - 1 < 100 for task in tasks)
     assert all(re.fullmatch(r"[A-Z]+\d{3}", task.person) for task in [*tasks, *held_out])
-    assert audit_grow.complaints(folder, 6) == []
+    assert audit_grow.complaints(folder, 3) == []
 
 
 def test_a_world_of_ones_own_lies_in_a_file(tmp_path):
@@ -76,9 +77,14 @@ def test_a_task_survives_its_file(tasks):
 
 def test_deep_tasks_are_grown_if_asked_for():
     recipe = changed(load_recipe("smoke"), [*CHANGES, "grow.difficulty=deep", "grow.pasts=1"])
-    (deep,) = grow.grow_tasks("bank.world", "train", 1, 3, recipe)
-    assert deep.difficulty == "deep"
-    assert len(deep.writes) > 2
+    deep = grow.grow_tasks("bank.world", "train", 8, 3, recipe)
+    assert all(task.difficulty == "deep" and len(task.golden) > 3 for task in deep)
+    asked = [task for task in deep if task.withheld or task.change]
+    assert asked
+    for task in asked:  # what must be asked first is part of the chain that noise is certified with
+        first, *_ = noise_task(task).chains[0]
+        assert first.call is None
+        assert first.say == golden_acts(task)[0].text
 
 
 def shown(world, task, share=0.0):
