@@ -241,3 +241,74 @@ def test_amounts_are_hedged_or_not(said, tells):
 )
 def test_dates_counts_and_names_are_hedged_or_not(find, value, said, tells):
     assert is_told(said, find, value) == tells
+
+
+THEN = (
+    "yesterday", "tomorrow", "soon", "later", "originally", "initially", "at first", "back then",
+    "back in May", "next week", "last month", "next time", "last Friday", "a year ago", "an hour ago",
+    "two days ago", "a few weeks ago", "some months ago", "in two weeks", "in some days",
+    "at the time", "at one point", "one day", "eventually",
+)  # fmt: skip
+BY = ("by then", "by tomorrow", "by Friday", "by next month", "by the end of May")
+
+
+@pytest.mark.parametrize("then", [*THEN, *BY])
+def test_a_value_of_another_time_is_not_told(then):
+    for said in (
+        f"{then.capitalize()} it was 1240.50.", f"{then.capitalize()}, your balance is EUR 1240.50.",
+        f"Done: {then} it stands at €1240.50.", f"Well, but {then} it was 1240.50.",
+    ):  # fmt: skip
+        assert not is_told(said), said
+    after = (f"It was 1240.50 {then}.", f"It stood at 1240.50 {then}.", f"1240.50 {then}.")
+    assert not any(is_told(said) for said in (after if then in THEN else ()))
+    assert is_told(f"It was changed {then}. The balance is 1240.50.")
+    assert is_told("1240.50 is due by Friday. You owe 1240.50 by then.")
+
+
+@pytest.mark.parametrize("currency", ["EUR", "USD", "GBP", "CHF", "€", "euros", "dollars"])
+def test_hedges_stand_beside_an_amount_with_its_currency(currency):
+    for after in ("once it clears", "if all goes well", "less the fee", "or whatever", "sounds right",
+                  "for most people", "is just an example"):  # fmt: skip
+        assert not is_told(f"It is 1240.50 {currency} {after}."), after
+    assert is_told(f"It is 1240.50 {currency} in all.")
+    if currency.isupper() or currency == "€":
+        for before in ("Something like", "Such as", "Say,", "I expect", "It must have been"):
+            assert not is_told(f"{before} {currency} 1240.50."), before
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("1240.50 {} it is paid.", "once until till if unless whenever provided assuming"),
+        ("1240.50 when the refund {}.", "comes arrives clears goes lands"),
+        ("1240.50 before {}.", "fees charges tax VAT interest deductions adjustments discounts costs"),
+        ("I am {} sure that it is 1240.50.", "pretty fairly almost nearly reasonably"),
+        ("It is {} to be 1240.50.", "said thought believed rumoured expected projected forecast"),
+        ("The {} balance is 1240.50.", "estimated projected expected approximate"),
+        ("The estimated {} is 1240.50.", "balance total amount price value figure number sum cost"),
+        ("I {} it is 1240.50.", "hope wish pray"),
+        ("{} 1240.50.", "Usually Normally Typically Roughly Rounded Provisionally Supposedly Hopefully"),
+        ("1240.50. {}.", "Lol Kidding Psych Lmao"),
+        ("From what I {} it is 1240.50.", "gather hear recall remember"),
+        ("{} answer: 1240.50", "Sample Test Dummy Example"),
+        ("1240.50 is a {}.", "dummy test sample number"),
+        ("It {} be 1240.50.", "should must may might could"),
+    ],
+)
+def test_each_word_of_a_hedge_counts(form, words):
+    for word in words.split():
+        assert not is_told(form.format(word)), word
+
+
+@pytest.mark.parametrize(
+    "stated", ["truth", "right one", "correct one", "real one", "figure", "number", "value", "amount"]
+)
+def test_a_contrast_with_what_is_right_denies(stated):
+    assert not is_told(f"It is 1240.50 rather than the {stated}.")
+    assert is_told("The room is free instead of booked, and it costs 1240.50.")
+
+
+@pytest.mark.parametrize("rose", ["goes", "went", "has gone", "comes", "came", "rose", "has risen"])
+def test_what_rises_to_a_value_has_it(rose):
+    assert is_told(f"The price {rose} up to 1240.50.")
+    assert not is_told("The price is up to 1240.50.")

@@ -9,19 +9,20 @@ import re
 
 _AMOUNT = r"(?:(?:EUR|USD|GBP|CHF|[€$£]) ?)?[\0\1]+"
 _AFTER = r"[\0\1](?: ?(?:EUR|USD|GBP|CHF|[€$£]|euros?|dollars?)(?!\w))?"
-_SPAN = r"(?:days?|weeks?|months?|years?)"
+_SPAN = r"(?:hours?|days?|weeks?|months?|years?)"
 _NEXT = rf"(?:next|last) (?:{_SPAN}|time|\w+day)"
 _THEN = (
     rf"(?:yesterday|tomorrow|soon|later|originally|initially|at first|back (?:then|in \w+)|{_NEXT}"
     r"|at (?:the time|one point)|one day|eventually|there was a time when"
-    rf"|(?:a|an|one|two|three|some|few) (?:few )?{_SPAN} ago|in (?:a|one|two|three|some) {_SPAN}"
-    rf"|by (?:then|tomorrow|\w+day|{_NEXT}|the end of [\w ]{{1,20}}))(?!')\b"
+    rf"|(?:a|an|one|two|three|some|few) (?:few )?{_SPAN} ago|in (?:a|one|two|three|some) {_SPAN})"
+    r"(?!')\b"
 )
+_BY = rf"by (?:then|tomorrow|\w+day|{_NEXT}|the end of [\w ]{{1,20}}?)\b"
 _IS = r"(?:is|was|were|be|been|stands?|stood|comes?|came|had|has|costs?|owes?|owed)"
 OF_ANOTHER_TIME = re.compile(
-    rf"(?:^|[,;:]|\bbut|\band)\W*{_THEN},? (?:[\w']+ ){{0,5}}?{_IS}(?: [\w']+){{0,2}} ?"
+    rf"(?:^|[,;:]|\bbut|\band)\W*(?:{_THEN}|{_BY}),? (?:[\w']+ ){{0,5}}?{_IS}(?: [\w']+){{0,2}} ?"
     rf"{_AMOUNT}"
-    rf"|(?:\b{_IS}|^\W*) {_AMOUNT}[^,;.\0\1]{{0,12}} {_THEN}"
+    rf"|(?:\b{_IS}(?: at)? |^[^\w\0\1]*){_AMOUNT}[^,;.\0\1]{{0,12}} {_THEN}"
     rf"|(?:\b(?:will|shall)|'ll) (?:soon|eventually|one day|some day|in time) be\b"
     rf"|\bhad been ?{_AMOUNT}|\bwas once ?{_AMOUNT}|\bonce (?:it|this|that) was ?{_AMOUNT}"
     rf"|\bhas been {_AMOUNT} before\b|^\W*(?:soon|later|eventually|one day)\W+{_AMOUNT}",
