@@ -4,8 +4,10 @@ Log-probs of the version that sampled, tools, evaluation, a run.
 """
 
 import asyncio
+import dataclasses
 import functools
 import json
+import math
 import threading
 
 import pytest
@@ -16,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 from longcat_dora import (  # noqa: E402
     LocalRuntime,
     LongcatDoraError,
+    Mask,
     RunConfig,
     SchedulerConfig,
     Session,
@@ -31,6 +34,7 @@ from longcat_dora.transformers import (  # noqa: E402
     evaluate,
     world_worker,
 )
+from longcat_dora.transformers._worker import messages_of, scored  # noqa: E402
 from safetensors.torch import save  # noqa: E402
 
 CHATML = (
@@ -421,6 +425,13 @@ def test_an_evaluation_tries_every_task_and_repeats(folder):
     assert "must have messages or a prompt" in failed[0].info["error"]
     assert failed[1].info == {"masked": "the prompt fills the context"}
 
+    async def odd(task, policy):
+        return task["prompt"]
+
+    found = evaluate(dataclasses.replace(worker, rollout=odd), [Task("a", {"prompt": "x"})])
+    assert found[0].reward is None
+    assert found[0].info == {"error": "a reward must be a finite number, got 'x'"}
+
 
 def test_a_conversation_of_two_turns_is_one_segment(folder):
     worker = world_worker(folder, two_turns, max_tokens=6, max_length=96)
@@ -446,9 +457,57 @@ def test_functions_are_found_in_files_or_named_as_missing(folder, tmp_path):
                         (f"{tmp_path}/none.py:score", "FILE.py:NAME")):  # fmt: skip
         with pytest.raises(LongcatDoraError, match=said):
             chat_worker(folder, where)
+    file.write_text("raise SystemExit(3)\n")
+    with pytest.raises(LongcatDoraError, match="cannot be run: SystemExit"):
+        chat_worker(folder, f"{file}:score")
     file.write_text("1 / 0\n")
     with pytest.raises(LongcatDoraError, match="cannot be run: ZeroDivisionError"):
         chat_worker(folder, f"{file}:score")
+
+
+def _raises(task, answer):
+    raise KeyError("answer")
+
+
+def _masks(task, answer):
+    raise Mask("nobody knows")
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    ("good", "got 'good' for the answer 'yes'"), ("0.5", "got '0.5'"),
+    (None, "got None"), ([1.0, 0.0], r"got \[1.0, 0.0\]"), (math.nan, "got nan"), (10**400, "got 1000"),
+])  # fmt: skip
+async def test_a_reward_that_is_none_is_named(value, said):
+    """Ended as a hundred rollouts that raised, with a traceback through our own files."""
+
+    def mine(task, answer):
+        return value
+
+    with pytest.raises(LongcatDoraError, match=f"reward mine must return a .*{said}"):
+        await scored(mine, {}, "yes")
+
+
+async def test_rewards_may_be_of_any_library_awaited_or_left_out():
+    async def later(task, answer):
+        return torch.tensor([0.25])
+
+    assert [await scored(later, {}, ""), await scored(lambda *_: True, {}, "")] == [0.25, 1.0]
+    with pytest.raises(
+        LongcatDoraError, match=r"_raises raised KeyError\('answer'\) at test_transf"
+    ):
+        await scored(_raises, {}, "")
+    with pytest.raises(Mask, match="nobody knows"):
+        await scored(_masks, {}, "")
+
+
+@pytest.mark.parametrize(("task", "said"), [
+    ({"prompt": 5}, "prompt must be text, got 5"), ({"prompt": None}, "prompt must be text"),
+    ({"messages": []}, "must be a list, each with a role"), ({"messages": "hi"}, "each with a role"),
+    ({"messages": [{"content": "x"}]}, "each with a role"), ({}, "must have messages or a prompt"),
+])  # fmt: skip
+def test_a_task_that_is_none_is_named(task, said):
+    with pytest.raises(LongcatDoraError, match=said):
+        messages_of(task)
 
 
 class _Still:

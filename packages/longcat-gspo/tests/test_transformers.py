@@ -203,3 +203,33 @@ def test_answers_end_where_the_model_ends_them_or_where_they_are_full(ends, last
         assert not last & set(answer[:-1])
         assert len(answer) == 12 or answer[-1] in last
     assert {answer[-1] for answer in answers if len(answer) < 12} == last
+
+
+USER = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(("messages", "said"), [
+    (["hi"], "message 0 must be an object with a role"), ([{"content": "x"}], "with a role"),
+    ([{"role": "user", "content": 5}], "message 0: its content must be text, got 5"),
+    ([USER, {"role": "assistant"}], "message 1 must have content or tool_calls"),
+    ([USER, {"role": "assistant", "content": None}], "content or tool_calls"), ("hi", "a list"),
+    (None, "a list"), ([USER, {"role": "assistant", "tool_calls": [1]}], "template cannot write"),
+])  # fmt: skip
+def test_a_conversation_that_is_none_is_named(messages, said):
+    with pytest.raises(ValueError, match=said):
+        chat_sample(_tokenizer(), messages)
+    with pytest.raises(ValueError, match="must have a chat template, it has none"):
+        chat_sample(_tokenizer(None), [USER])
+
+
+def test_a_model_that_cannot_be_read_is_one_line(folder):
+    with pytest.raises(ValueError, match="lora must be at most 32, the rank of the largest matrix"):
+        load_model(folder, lora=33)
+    weights = Path(folder) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ValueError, match=f"the model of {folder} cannot be read: .*header[^\n]*$"):
+        load_model(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (Path(folder) / name).unlink()
+    with pytest.raises(ValueError, match=f"the tokenizer of {folder} cannot be read"):
+        load_model(folder)

@@ -55,15 +55,22 @@ def load_model(
         checkpointing: Compute layers again in the backward pass rather than keep them.
 
     Raises:
-        ValueError: `lora` is negative.
+        ValueError: `lora` is negative or more than any matrix has, or what lies there is damaged.
+        OSError: There is no such model, here or on a hub that can be reached.
     """
     lora = whole("lora", lora)
     if lora < 0:
         raise ValueError(f"lora must be a rank, or 0 for none, got {lora}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, attn_implementation="sdpa"
+    tokenizer: Any = _read(name, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+    loaded: Any = _read(
+        name, "model", transformers.AutoModelForCausalLM.from_pretrained, dtype=dtype,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    most = max(
+        (min(m.weight.shape) for m in loaded.modules() if isinstance(m, nn.Linear)), default=0
     )
+    if lora > most:
+        raise ValueError(f"lora must be at most {most}, the rank of the largest matrix, got {lora}")
     model: Any = loaded.to(device)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -75,6 +82,17 @@ def load_model(
         )
         model = peft.get_peft_model(model, config)
     return model, tokenizer
+
+
+def _read(name: str, what: str, read: Callable[..., Any], **options: Any) -> Any:
+    """Let transformers read a part; what it says of damage, and how long, differs by the part."""
+    try:
+        return read(name, **options)
+    except OSError:
+        raise
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the {what} of {name} cannot be read: {why:.200}") from error
 
 
 def shares_prefixes(model: nn.Module) -> bool:
@@ -90,9 +108,10 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
     """Return a conversation as a sample that learns what the assistant says, calls included.
 
     Raises:
-        ValueError: Nobody speaks as the assistant, or the template writes turns otherwise once
-            others follow.
+        ValueError: Nobody speaks as the assistant, a message is none, the template cannot write
+            them, or it writes turns otherwise once others follow.
     """
+    _check_messages(messages)
     if not messages or messages[0]["role"] == "assistant":
         raise ValueError("a conversation must not be empty or begin with the assistant")
     spans: list[tuple[int, int]] = []
@@ -120,10 +139,28 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
     return Sample(token_ids=coded["input_ids"], loss_mask=mask)
 
 
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ValueError(f"messages must be a list, got {messages!r:.60}")
+    for place, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"message {place} must be an object with a role, got {message!r:.60}")
+        content = message.get("content")
+        if content is None and not message.get("tool_calls"):
+            raise ValueError(f"message {place} must have content or tool_calls, it has neither")
+        if content is not None and not isinstance(content, str | list):
+            raise ValueError(f"message {place}: its content must be text, got {content!r:.60}")
+
+
 def _text(tokenizer: Any, messages: Messages, tools: Sequence[Any], *, speaks: bool = False) -> str:
-    return tokenizer.apply_chat_template(
-        list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=speaks
-    )
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer must have a chat template, it has none")
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=speaks
+        )
+    except Exception as error:  # a template is a program of its own, and refuses in its own way
+        raise ValueError(f"the chat template cannot write these messages: {error}") from error
 
 
 def rl_steps(
@@ -233,6 +270,7 @@ def _prompt(tokenizer: Any, task: Mapping[str, Any]) -> list[int]:
     if not (isinstance(given, Mapping) and ("prompt" in given or given.get("messages"))):
         raise ValueError(f"a task must be a mapping with messages or a prompt, got {task!r:.80}")
     messages = task.get("messages") or [{"role": "user", "content": task["prompt"]}]
+    _check_messages(messages)
     text = _text(tokenizer, messages, task.get("tools") or (), speaks=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 

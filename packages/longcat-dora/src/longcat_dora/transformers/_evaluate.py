@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from longcat_dora import Invalid, Mask, Segment, Session, Task, Worker
+from longcat_dora import Invalid, LongcatDoraError, Mask, Segment, Session, Task, Worker
+
+from ._worker import as_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,15 @@ async def _try(
         except Mask as mask:
             return Attempted(task.id, None, {"masked": str(mask)}, session.segments)
         except Exception as error:
-            return Attempted(task.id, None, {"error": repr(error)}, session.segments)
+            said = str(error) if isinstance(error, LongcatDoraError) else repr(error)
+            return Attempted(task.id, None, {"error": said}, session.segments)
         finally:
             await session.close()
     reward, info = outcome if isinstance(outcome, tuple) else (outcome, {})
     if isinstance(reward, Invalid):
         return Attempted(task.id, None, {"invalid": reward.reason}, session.segments)
-    return Attempted(task.id, float(reward), info, session.segments)
+    number = as_reward(reward)
+    if number is None:
+        said = f"a reward must be a finite number, got {reward!r:.60}"
+        return Attempted(task.id, None, {**info, "error": said}, session.segments)
+    return Attempted(task.id, number, info, session.segments)

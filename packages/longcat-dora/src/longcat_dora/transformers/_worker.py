@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from longcat_dora import LongcatDoraError, Mask, Policy, Rollout, Worker
+from longcat_dora import Invalid, LongcatDoraError, Mask, Policy, Rollout, Worker
 
 from ._engine import TransformersEngine
 from ._renderer import TransformersRenderer
@@ -36,7 +38,7 @@ def score_file(where: str) -> Callable[..., Any]:
     sys.modules[module_name] = module  # for what the file pickles
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LongcatDoraError(f"{path} cannot be run: {error!r}") from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -48,13 +50,56 @@ def messages_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A task's `messages`, or its `prompt` as the user's.
 
     Raises:
-        LongcatDoraError: It has neither.
+        LongcatDoraError: It has neither, or they are none.
     """
-    if "messages" in task:
-        return list(task["messages"])
-    if "prompt" not in task:
+    given: Any = task.get("messages")
+    if given is None and "prompt" in task:
+        if not isinstance(task["prompt"], str):
+            raise LongcatDoraError(f"a task's prompt must be text, got {task['prompt']!r:.60}")
+        return [{"role": "user", "content": task["prompt"]}]
+    if given is None:
         raise LongcatDoraError(f"a task must have messages or a prompt, got {sorted(task)}")
-    return [{"role": "user", "content": task["prompt"]}]
+    said = cast("list[Any]", list(given)) if isinstance(given, (list, tuple)) else []
+    if not said or not all(isinstance(message, Mapping) and "role" in message for message in said):
+        raise LongcatDoraError(
+            f"a task's messages must be a list, each with a role, got {given!r:.60}"
+        )
+    return said
+
+
+async def scored(score: Reward, task: Mapping[str, Any], answer: str) -> float:
+    """What an answer is worth.
+
+    Raises:
+        LongcatDoraError: The reward function raised, or returned what is no finite number.
+    """
+    name = getattr(score, "__name__", repr(score))
+    try:
+        value: Any = score(task, answer)
+        value = await value if inspect.isawaitable(value) else value
+    except (Mask, Invalid):
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise LongcatDoraError(
+            f"the reward {name} raised {error!r} at {Path(last.filename).name}, line {last.lineno}"
+        ) from error
+    number = as_reward(value)
+    if number is None:
+        raise LongcatDoraError(
+            f"the reward {name} must return a finite number, got {value!r:.60} for the answer "
+            f"{answer!r:.60}"
+        )
+    return number
+
+
+def as_reward(value: Any) -> float | None:
+    """A finite number, of whatever library; `None` for what is none."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def chat_worker(
@@ -76,9 +121,8 @@ def chat_worker(
         answer = await policy.chat(messages_of(task), tools=[])
         if answer is None:
             raise Mask("the prompt fills the context")
-        value: Any = score(task, answer["content"])
-        value = await value if inspect.isawaitable(value) else value
-        return float(value), {"answer": answer["content"]}
+        value = await scored(score, task, answer["content"])
+        return value, {"answer": answer["content"]}
 
     return world_worker(model, rollout, max_tokens=max_tokens, temperature=temperature, **engine)
 
