@@ -16,14 +16,15 @@ import typer
 from longcat_cli.errors import UsageError
 from longcat_cli.models import loaded
 from longcat_cli.rl import _run_config, build_worker, open_tracker, rl
-from longcat_cli.rl_options import RlOptions, split_tasks
+from longcat_cli.rl_options import RlOptions, read_jsonl, split_tasks
 from longcat_cli.sft import sft
-from longcat_dora import Completion, Session
+from longcat_dora import Completion, LongcatDoraError, Progress, Session
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
+from longcat_dora.transformers import Attempted  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
@@ -195,7 +196,9 @@ def test_what_is_asked_for_is_how_the_run_is_made(tmp_path):
 
 def test_files_are_read_before_a_model_is(place):
     for text, said in (("", "is empty"), ("[1]", "line 1: must be an object"), ("{", "line 1"),
-                       ('{"question": 1}', "must have prompt or messages")):  # fmt: skip
+                       ('{"question": 1}', "task 1: must have prompt, a text, or messages"),
+                       ('{"prompt": 5}', "must have prompt, a text"), ('{"messages": []}', "messages, each"),
+                       ('{"messages": [{"content": "x"}]}', "each with a role")):  # fmt: skip
         (place / "bad.jsonl").write_text(text)
         with pytest.raises(UsageError, match=said):
             split_tasks(RlOptions(model="m", tasks="bad.jsonl", reward="r.py:score"))
@@ -225,6 +228,99 @@ def test_what_cannot_be_gone_on_with_is_one_line(place, text, how, said):
         (place / "run" / "rl.json").write_text(text)
     with pytest.raises(UsageError, match=said):
         _run("rl", "--resume", "--out", "run", *how)
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    ({"epochs": "nan"}, "must be positive and finite"), ({"epochs": "inf"}, "positive and finite"),
+    ({"learning-rate": "nan"}, "positive and finite"), ({"seed": -1}, "--seed not negative"),
+    ({"out": "chat.jsonl"}, "--out must be a folder"), ({"data": "nope"}, "--data must be a file"),
+    ({"data": "bytes.jsonl"}, "bytes.jsonl must be text in UTF-8"),
+    ({"adapter": None, "lora": 0}, "--adapter needs --lora"),
+])  # fmt: skip
+def test_what_cannot_be_learned_from_is_one_line(place, how, said):
+    (place / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    given = {"model": "nowhere", "data": "chat.jsonl", **how}
+    words = [w for k, v in given.items() for w in (f"--{k}", v) if w is not None]
+    with pytest.raises(UsageError, match=said):
+        _run("sft", *words)
+
+
+def test_a_line_may_hold_what_other_systems_end_lines_with(tmp_path):
+    """U+2028 within a text is no end of a line of JSON."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"prompt": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", "utf-8")
+    assert read_jsonl(path, "x") == [{"prompt": "a\u2028b\x85c"}]
+
+
+def test_tasks_that_are_alike_are_never_held_out_from_themselves(tmp_path):
+    """Eight times one task left none to train on."""
+    path = tmp_path / "t.jsonl"
+    options = RlOptions(model="m", tasks=str(path), reward="r.py:score")
+    path.write_text('{"prompt": "a"}\n' * 8)
+    assert split_tasks(options) == ([{"prompt": "a"}] * 8, [])
+    path.write_text("".join(json.dumps({"prompt": c}) + "\n" for c in "abcdef" * 2))
+    train, held = split_tasks(options)
+    assert [task["prompt"] for task in held] == ["a", "f"]
+    assert [task["prompt"] for task in train] == [*"bcde"] * 2
+
+
+def _reporter(tmp_path, monkeypatch, tried):
+    from longcat_cli import rl as module
+
+    monkeypatch.setattr(module, "build_worker", lambda options, model: None)
+    monkeypatch.setattr(module, "model_folder", lambda name: name)
+    monkeypatch.setattr("longcat_dora.transformers.evaluate", lambda *a, **k: tried)
+    return module.Reporter(tmp_path, RlOptions(model="m", tasks="t", reward="r.py:s"), [])
+
+
+def test_a_reward_that_always_fails_is_found_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys
+):
+    failed = Attempted("held-0", None, {"error": "the reward s raised KeyError('x')"}, [])
+    reporter = _reporter(tmp_path, monkeypatch, [failed, failed])
+    with pytest.raises(
+        UsageError, match="all 2 held-out tasks failed, the first: the reward s rai"
+    ):
+        reporter.evaluate(0, b"")
+    reporter.evaluate(5, b"")  # in training: noted
+    assert "2 failed, the first: the reward s raised" in capsys.readouterr().out
+
+
+def test_a_curve_can_be_looked_at_while_it_runs(tmp_path, monkeypatch):
+    reporter = _reporter(tmp_path, monkeypatch, [])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n' * 2)
+    for step, is_there in ((9, False), (10, True)):
+        reporter.step(Progress(step, {"reward": 0.5}, []))
+        assert (tmp_path / "curve.svg").is_file() == is_there
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (LongcatDoraError("a line"), "a line"),
+    (LongcatDoraError('3 in a row; the last one:\nTraceback (most recent call last):\n  File "/a/r.py"'
+                      ', line 7, in f\n    x()\nKeyError: 1\n'),
+     r"3 in a row; the last one: KeyError: 1 \(r.py, line 7\)$"),
+    (LongcatDoraError('3 in a row:\nTraceback:\n  File "a.py", line 7, in f\n'
+                      "longcat_dora.LongcatDoraError: the reward f raised"),
+     "3 in a row: the reward f raised$"),
+    (None, "1 of 50 steps were taken: nothing is learned from"),
+])  # fmt: skip
+def test_what_ends_a_run_is_one_line_and_it_can_begin_anew(place, monkeypatch, error, said):
+    """A run that never began asked for `--resume`, which goes on with what was wrong."""
+
+    def ends(out, options):
+        if error is not None:
+            raise error
+        return types.SimpleNamespace(num_batches=1)
+
+    monkeypatch.setattr("longcat_cli.rl.train_rl", ends)
+    words = ("rl", "--model", "m", "--tasks", "tasks.jsonl", "--reward", "r.py:s", "--out", "run")
+    for _ in range(2):
+        with pytest.raises(UsageError, match=said):
+            _run(*words)
+    (place / "file").write_text("")
+    with pytest.raises(UsageError, match="--out must be a folder"):
+        _run(*words[:-1], "file")
 
 
 def test_what_is_not_installed_is_said_before_a_model_is_loaded(place, monkeypatch):
@@ -308,8 +404,6 @@ def test_your_model_and_reward_take_twenty_lines_of_python():
 def test_trackers_are_told_steps_and_evaluations_in_order(tmp_path, monkeypatch):
     """Trackers drop what comes for an earlier step than the last."""
     from longcat_cli import rl as module
-    from longcat_dora import Progress
-    from longcat_dora.transformers import Attempted
 
     told = []
     run = types.SimpleNamespace(log=lambda metrics, step: told.append((step, metrics)))
