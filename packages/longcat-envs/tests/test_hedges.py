@@ -281,13 +281,19 @@ def test_hedges_stand_beside_an_amount_with_its_currency(currency):
     [
         ("1240.50 {} it is paid.", "once until till if unless whenever provided assuming"),
         ("1240.50 when the refund {}.", "comes arrives clears goes lands"),
-        ("1240.50 before {}.", "fees charges tax VAT interest deductions adjustments discounts costs"),
+        (
+            "1240.50 before {}.",
+            "fees charges tax VAT interest deductions adjustments discounts costs",
+        ),
         ("I am {} sure that it is 1240.50.", "pretty fairly almost nearly reasonably"),
         ("It is {} to be 1240.50.", "said thought believed rumoured expected projected forecast"),
         ("The {} balance is 1240.50.", "estimated projected expected approximate"),
         ("The estimated {} is 1240.50.", "balance total amount price value figure number sum cost"),
         ("I {} it is 1240.50.", "hope wish pray"),
-        ("{} 1240.50.", "Usually Normally Typically Roughly Rounded Provisionally Supposedly Hopefully"),
+        (
+            "{} 1240.50.",
+            "Usually Normally Typically Roughly Rounded Provisionally Supposedly Hopefully",
+        ),
         ("1240.50. {}.", "Lol Kidding Psych Lmao"),
         ("From what I {} it is 1240.50.", "gather hear recall remember"),
         ("{} answer: 1240.50", "Sample Test Dummy Example"),
@@ -301,7 +307,8 @@ def test_each_word_of_a_hedge_counts(form, words):
 
 
 @pytest.mark.parametrize(
-    "stated", ["truth", "right one", "correct one", "real one", "figure", "number", "value", "amount"]
+    "stated",
+    ["truth", "right one", "correct one", "real one", "figure", "number", "value", "amount"],
 )
 def test_a_contrast_with_what_is_right_denies(stated):
     assert not is_told(f"It is 1240.50 rather than the {stated}.")

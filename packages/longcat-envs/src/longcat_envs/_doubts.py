@@ -124,7 +124,7 @@ _VERBS = (
     r"|start|begun|possible|allowed|due)\w*"
 )
 _ELSEWHERE = re.compile(
-    r"(?:^|(?<=[,;])|(?<=\band\b))(?P<clause>[^,;.\0\1]*?(?:\bno (?:\w+ ){1,3}?(?:was|were|is"
+    r"(?:^|(?<=[,;])|(?<=\band\b))(?P<clause>[^,;.\0\1]{0,200}?(?:\bno (?:\w+ ){1,3}?(?:was|were|is"
     r"|are|has|have)"
     r"|\b(?:is|was|are|were|has|have|had|could|can|did|does|do|will)(?: not|n't)|\bcannot"
     r"|\b(?:un)?able to)"

@@ -20,7 +20,8 @@ _THEN = (
 _BY = rf"by (?:then|tomorrow|\w+day|{_NEXT}|the end of [\w ]{{1,20}}?)\b"
 _IS = r"(?:is|was|were|be|been|stands?|stood|comes?|came|had|has|costs?|owes?|owed)"
 OF_ANOTHER_TIME = re.compile(
-    rf"(?:^|[,;:]|\bbut|\band)\W*(?:{_THEN}|{_BY}),? (?:[\w']+ ){{0,5}}?{_IS}(?: [\w']+){{0,2}} ?"
+    rf"(?:^|[,;:]|\bbut|\band)\W{{0,4}}(?:{_THEN}|{_BY}),? "
+    rf"(?:[\w']+ ){{0,5}}?{_IS}(?: [\w']+){{0,2}} ?"
     rf"{_AMOUNT}"
     rf"|(?:\b{_IS}(?: at)? |^[^\w\0\1]*){_AMOUNT}[^,;.\0\1]{{0,12}} {_THEN}"
     rf"|(?:\b(?:will|shall)|'ll) (?:soon|eventually|one day|some day|in time) be\b"
@@ -45,9 +46,10 @@ ON_A_CONDITION = re.compile(
 """`... once the payment clears`, `... before the fee`, `... less the fee`."""
 AS_AN_EXAMPLE = re.compile(
     rf"(?:\b(?:such as|(?:some|any)thing like|(?:feels|looks|sounds) like)"
-    rf"|\b(?:sort|kind) of|\bcall it|(?:^|[,;:])\W*(?:say(?: it is)?,?|try|picture)) ?{_AMOUNT}"
+    rf"|\b(?:sort|kind) of|\bcall it"
+    rf"|(?:^|[,;:])\W{{0,4}}(?:say(?: it is)?,?|try|picture)) ?{_AMOUNT}"
     rf"|{_AFTER}[^,;.\0\1]{{0,12}},? or (?:something|whatever|so|similar)\b"
-    rf"|{_AFTER} (?:sounds|looks|feels)\b|{_AFTER}[\W]*\b(?:lol|lmao|haha)\b"
+    rf"|{_AFTER} (?:sounds|looks|feels)\b|{_AFTER}\W{{0,4}}\b(?:lol|lmao|haha)\b"
     rf"|{_AFTER} (?:would|could|might) (?:do|work|be)\b|{_AFTER} is (?:just |only )?a number\b"
     rf"|{_AFTER} for (?:other|another|most|some|every(?:body|one)|some(?:body|one))\b"
     rf"|\bexpect ?{_AMOUNT}|{_AFTER}[^,;.\0\1]{{0,12}} (?:is|was) (?:just |only )?an? "
