@@ -1,6 +1,7 @@
 """Does a rollout budget pay where the papers say it does? Spread rates, few tasks a step.
 
-usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--starts 0.05] [--folder KEPT]
+usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--starts 0.05] [--averages 4]
+                                [--folder KEPT]
 
 1,000 tasks through one network, which has learned the right answers until their mean pass rate is
 the wanted one, so that rates are spread. Each step draws 48 tasks and has 48 times 4, 8 or 16
@@ -167,6 +168,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--open", action="store_true", help="What four seeds left open, and CoBA.")
     parser.add_argument("--starts", type=float, nargs="+", default=STARTS, choices=STARTS)
+    parser.add_argument("--averages", type=int, nargs="+", default=AVERAGES, choices=AVERAGES)
     parser.add_argument("--folder", type=Path, default=KEPT)
     options = parser.parse_args()
     seeds = range(options.seeds or (8 if options.open else 4))
@@ -175,7 +177,7 @@ def main():
     rows, gaps = [], {way: [] for way in ways[1:]}
     columns = ["mean rate at the start", "rollouts a task", *ways]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
-    for start, average in itertools.product(options.starts, AVERAGES):
+    for start, average in itertools.product(options.starts, options.averages):
         if options.open and (start, average) not in OPEN:
             continue
         asked = (*OPEN[start, average], COBA) if options.open else ways[1:]
