@@ -81,26 +81,6 @@ def _run(*words):
 SMALL = ("--steps", 3, "--groups", 2, "--group-size", 3, "--max-tokens", 4, "--max-length", 64)
 
 
-@pytest.mark.slow
-def test_a_run_leaves_what_others_load(place):
-    done = _run("rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "reward.py:score",
-                *SMALL, "--out", "run", "--lora", 4, "--evaluate-every", 2,
-                "--tracker", "tensorboard")  # fmt: skip
-    assert done.exit_code == 0, done.output
-    assert "step    3  reward" in done.output
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(place / "run" / "model")
-    assert (
-        loaded.num_parameters()
-        == transformers.AutoModelForCausalLM.from_pretrained(place / "model").num_parameters()
-    )
-    lines = (place / "run" / "evaluations.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 2, 3]
-    samples = [json.loads(x) for x in (place / "run" / "samples.jsonl").read_text().splitlines()]
-    assert {"step", "task", "reward", "answer"} <= samples[0].keys()
-    assert (place / "run" / "curve.svg").stat().st_size > 1000
-    assert list((place / "run" / "tensorboard").iterdir())
-
-
 def _start(*words):
     """The command as a terminal runs it: a group of its own, which gets Ctrl-C as a whole."""
     command = [sys.executable, "-c", "from longcat_cli.main import run; run()", *map(str, words)]
@@ -110,15 +90,14 @@ def _start(*words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["local", pytest.param("ray", marks=pytest.mark.long)])
-def test_a_run_that_was_stopped_goes_on_from_elsewhere(place, monkeypatch, runtime):
+def test_a_run_that_was_stopped_goes_on_from_elsewhere_and_leaves_what_others_load(
+    place, monkeypatch, runtime
+):
     if runtime == "ray":
         pytest.importorskip("ray")
-    many = ("--steps", 100_000, *SMALL[2:], "--lora", 4, "--evaluate-every", 0)
-    (place / "few.jsonl").write_text(
-        "\n".join(f'{{"prompt": "{x}"}}' for x in "abcd")
-    )  # none held out
-    run = _start("rl", "--model", "model", "--tasks", "few.jsonl", "--world", "world.py:rollout",
-                 *many, "--runtime", runtime, "--out", "run")  # fmt: skip
+    many = ("--steps", 100_000, *SMALL[2:], "--lora", 4, "--evaluate-every", 2)
+    run = _start("rl", "--model", "model", "--tasks", "tasks.jsonl", "--world", "world.py:rollout",
+                 *many, "--runtime", runtime, "--tracker", "tensorboard", "--out", "run")  # fmt: skip
     last = next((line for line in run.stdout if line.startswith("step    2")), None)
     os.killpg(run.pid, signal.SIGINT)
     rest, errors = run.communicate()
@@ -133,7 +112,21 @@ def test_a_run_that_was_stopped_goes_on_from_elsewhere(place, monkeypatch, runti
     more = [int(line.split()[1]) for line in again.output.splitlines() if line[:5] == "step "]
     assert more[0] > 1
     assert more == [*range(more[0], steps[-1] + 3)]
-    assert (place / "run" / "model" / "config.json").is_file()
+    _check_what_is_left(place, steps[-1] + 2)
+
+
+def _check_what_is_left(place, num_steps):
+    """A model that others load, and what a person looks at."""
+    models = [transformers.AutoModelForCausalLM.from_pretrained(place / name)
+              for name in ("run/model", "model")]  # fmt: skip
+    assert models[0].num_parameters() == models[1].num_parameters()
+    lines = (place / "run" / "evaluations.jsonl").read_text().splitlines()
+    tried = [json.loads(line)["step"] for line in lines]
+    assert (tried[0], tried[-1]) == (0, num_steps)
+    samples = [json.loads(x) for x in (place / "run" / "samples.jsonl").read_text().splitlines()]
+    assert {"step", "task", "reward", "answer"} <= samples[0].keys()
+    assert (place / "run" / "curve.svg").stat().st_size > 1000
+    assert list((place / "run" / "tensorboard").iterdir())
 
 
 @pytest.mark.slow
