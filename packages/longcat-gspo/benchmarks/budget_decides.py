@@ -1,6 +1,6 @@
 """Does a rollout budget pay where the papers say it does? Spread rates, few tasks a step.
 
-usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--starts 0.05] [--averages 4]
+usage: python budget_decides.py [--seeds 4] [--steps 300] [--open] [--starts 0.05] [--skip 0.5/16]
                                 [--folder KEPT]
 
 1,000 tasks through one network, which has learned the right answers until their mean pass rate is
@@ -168,7 +168,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--open", action="store_true", help="What four seeds left open, and CoBA.")
     parser.add_argument("--starts", type=float, nargs="+", default=STARTS, choices=STARTS)
-    parser.add_argument("--averages", type=int, nargs="+", default=AVERAGES, choices=AVERAGES)
+    parser.add_argument("--skip", nargs="+", default=(), help="Cells left out, such as 0.5/16.")
     parser.add_argument("--folder", type=Path, default=KEPT)
     options = parser.parse_args()
     seeds = range(options.seeds or (8 if options.open else 4))
@@ -177,8 +177,9 @@ def main():
     rows, gaps = [], {way: [] for way in ways[1:]}
     columns = ["mean rate at the start", "rollouts a task", *ways]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
-    for start, average in itertools.product(options.starts, options.averages):
-        if options.open and (start, average) not in OPEN:
+    for start, average in itertools.product(options.starts, AVERAGES):
+        is_asked = not options.open or (start, average) in OPEN
+        if not is_asked or f"{start}/{average}" in options.skip:
             continue
         asked = (*OPEN[start, average], COBA) if options.open else ways[1:]
         ends = {
@@ -201,7 +202,8 @@ def main():
         "seeds": list(seeds),
         "notes": [(f"{TASKS} tasks, {DRAWN} a step, {options.steps} steps; exact pass rates in per "
                   "cent, mean of the last tenth of the steps; budgets from 0 to 4 times the mean.")]
-        + ["The cells and ways that four seeds left open."] * options.open,
+        + ["The cells and ways that four seeds left open."] * options.open
+        + [f"Not asked again: {cell}." for cell in options.skip],
     }))  # fmt: skip
 
 
