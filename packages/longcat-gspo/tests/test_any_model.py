@@ -365,7 +365,10 @@ def test_the_exported_folder_is_what_was_trained(tmp_path, kind):
     trainer = GspoTrainer(model, TrainerConfig(learning_rate=1e-2, clip=WIDE))
     samples = [dataclasses.replace(s, log_probs=None) for s in sampled(llama())]
     trainer.train(samples)
-    trainer.export(tmp_path)
+    told = []
+    tokenizer = SimpleNamespace(save_pretrained=told.append)
+    trainer.export(tmp_path, tokenizer=tokenizer)
+    assert told == [str(tmp_path)]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.dtype == (torch.bfloat16 if kind == "bf16" else torch.float32)
     torch.testing.assert_close(_logits(loaded), _logits(model),

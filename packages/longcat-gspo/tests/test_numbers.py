@@ -133,6 +133,14 @@ def test_numbers_out_of_their_range_are_refused(value):
         triplet_clip_loss(one, one, one, one.long(), clip=TripletClip(), max_tokens=0)
 
 
+@pytest.mark.parametrize("options", [
+    {"memory": 1.0}, {"memory": 1.5}, {"max_running_share": 0.0}, {"max_running_share": 1.5},
+])  # fmt: skip
+def test_shares_of_what_runs_and_memories_have_their_ranges(options):
+    with pytest.raises(ValueError, match=r"need max_running_share in \(0, 1\] and memory in"):
+        Oversampler({"a": 1.0}, **options)
+
+
 @pytest.mark.parametrize("real", [np.float32, torch.tensor])
 def test_what_was_seen_in_numbers_of_other_libraries_goes_into_json(real):
     curriculum = PassRateCurriculum({"a": real(0.5), "b": real(0.5)}, seed=np.int64(0))

@@ -142,6 +142,17 @@ def test_an_optimizer_that_is_none_is_refused(options, said):
         TrainerConfig(**options)
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_output_matrix_is_no_hidden_one(is_tied):
+    model = llama(tie_word_embeddings=is_tied)
+    (hidden,) = [g for g in parameter_groups(model, TrainerConfig(optimizer="muon"))
+                 if g.get("is_hidden")]  # fmt: skip
+    of = {id(p) for p in hidden["params"]}
+    assert id(model.lm_head.weight) not in of
+    assert id(model.model.embed_tokens.weight) not in of
+    assert len(of) == 7 * len(model.model.layers)
+
+
 def test_a_model_without_an_output_matrix_has_hidden_ones_all_the_same():
     model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
     model.get_output_embeddings = lambda: None

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import itertools
 import math
+import time
 from pathlib import Path
 from random import Random
 
@@ -190,7 +191,9 @@ class _Told:
 def test_metrics_of_a_step_that_was_not_taken_are_absent():
     trainer = GspoTrainer(_Root(is_bad=False), TrainerConfig())
     assert "tokens_per_s" not in trainer.train([_sample(1.0), _sample(1.0)])
-    assert trainer.train(GOOD)["tokens_per_s"] > 0
+    began = time.perf_counter()
+    metrics = trainer.train(GOOD)
+    assert 0 < metrics["tokens"] / metrics["tokens_per_s"] <= time.perf_counter() - began
 
 
 # -- attempts of several segments --------------------------------------------------------------
@@ -373,6 +376,13 @@ def test_what_watches_rewards_refuses_what_is_none():
         CapabilityValue().observe([0.5, NAN])
     with pytest.raises(ValueError, match="finite, got nan at 1"):
         verification_items([1.0, NAN], ["a", "a"], num=2, rng=Random(0))
+
+
+def test_a_folder_without_a_checkpoint_says_what_it_must_hold(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"a trainer's folder must hold trainer\.pt, none at"
+    ):
+        GspoTrainer(_Root(is_bad=False), TrainerConfig()).restore(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [0, 10, 400])
