@@ -275,6 +275,7 @@ def report(runs: dict[tuple[str, int], dict[str, Any]], options: argparse.Namesp
             "All finished rollouts count. Ours draws others for groups without a signal.",
             "Ours may be two versions stale; TRL is on policy.",
             f"Time is from the start of training; ours loads its engine then ({max(starts):.0f} s).",
+            "Other work ran on the machine, at lower priority; two threads in step feel that more.",
         ],
         "pictures": [f"results/{PICTURE.name}"],
     }))  # fmt: skip
