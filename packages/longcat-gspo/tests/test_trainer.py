@@ -188,7 +188,10 @@ def test_fit_equals_cross_entropy():
             for j in range(1, len(s.token_ids)):
                 if s.loss_mask[j]:
                     total, count = total - lp[j - 1, s.token_ids[j]].item(), count + 1
+    assert trainer.evaluate(samples) == pytest.approx(total / count, rel=1e-5)
     assert trainer.fit(samples)["loss"] == pytest.approx(total / count, rel=1e-5)
+    with pytest.raises(ValueError, match="at least one token to predict, got none"):
+        trainer.evaluate([Sample(token_ids=[1, 2], loss_mask=[True, False])])
 
 
 def test_a_bandit_is_learned():
