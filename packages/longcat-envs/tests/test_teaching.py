@@ -6,8 +6,18 @@ from random import Random
 import pytest
 from longcat_envs import run_episode
 from longcat_envs._follow import _Script, call_turn
+from longcat_envs.attacks import golden_acts, play
 from longcat_envs.history import load_setting
-from longcat_envs.tasks import TaskMaker, WorldEnvironment, brief_prompt, system_prompt
+from longcat_envs.tasks import (
+    Goal,
+    TaskMaker,
+    Tell,
+    WorldEnvironment,
+    _make,
+    brief_prompt,
+    system_prompt,
+)
+from longcat_envs.tasks._goal import tells
 from longcat_envs.teaching import demonstrate
 
 
@@ -82,3 +92,23 @@ def test_tasks_start_from_the_pasts_that_are_named(setting, tasks):
     assert next(again) == tasks[0]
     with pytest.raises(ValueError, match="pasts must hold one seed"):
         TaskMaker(setting, seed=3, pasts=[])
+
+
+def test_no_task_is_made_whose_own_answer_does_not_tell():
+    tell = Tell(what="left of fine", kind="money", value="20.00")
+    goal = Goal(changed={}, made=(), events=(), touched=(), told=(tell,))
+    for between, is_told in (("of", True), ("over", False)):
+        fine = f"fine {between} 20.00"
+        heard = f"Tell me what is left of my {fine}."
+        assert tells(goal, f"What is left of your {fine}: 20.00.", heard) is is_told
+    setting = load_setting("library")
+    maker = TaskMaker(setting, seed=11, difficulty="shallow", pasts=[3])
+    for task in (next(maker) for _ in range(60)):
+        assert play(WorldEnvironment(setting, task), golden_acts(task)).passed, task.answer
+
+
+def test_a_draft_whose_answer_does_not_tell_is_thrown_away(setting, monkeypatch):
+    maker = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[5])
+    monkeypatch.setattr(_make, "tells", lambda goal, answer, heard: not goal.told)
+    assert not any(next(maker).goal.told for _ in range(20))
+    assert maker.num_failed > 0

@@ -164,6 +164,18 @@ def _is_told(goal: Goal, tell: Tell, reached: Outcome) -> bool:
     return told(said, same, find, seen, names=reached.seen)[tell.value]
 
 
+def tells(goal: Goal, answer: str, heard: str) -> bool:
+    """Whether a message tells all that is asked for, once tools have yielded it.
+
+    Where a value stands in the question too, it may not: what is repeated is no answer.
+    """
+    values = frozenset(tell.value for tell in goal.told)
+    forms = frozenset(form for value in values for form in number_forms(value))
+    reached = Outcome({}, (), (), frozenset(), said=answer, seen=values, seen_numbers=forms,
+                      heard=heard)  # fmt: skip
+    return all(_is_told(goal, tell, reached) for tell in goal.told)
+
+
 def seen_in_time(
     goal: Goal, said: Sequence[str], heard: str, seen: Mapping[str, int]
 ) -> frozenset[str]:

@@ -25,7 +25,7 @@ from ._call import Call, Figure
 from ._chain import Chains
 from ._describe import unique_steps
 from ._environment import REFUSE
-from ._goal import Goal, Tell, goal_of
+from ._goal import Goal, Tell, goal_of, tells
 from ._say import Sentence, Speaker, Vague
 from ._task import Step, WorldTask
 
@@ -349,7 +349,7 @@ class _Draft:
     def _task(
         self, name: str, sentences: list[str], steps: list[Step], goal: Goal,
         told: tuple[str, Sentence, Tell] | None, chain: list[Call], is_fixed: bool,
-    ) -> WorldTask:  # fmt: skip
+    ) -> WorldTask | None:  # fmt: skip
         me = self.speaker.describer.me()
         answer = self._answer(told, is_done=bool(chain) or self.refusal is not None)
         golden = unique_steps([*me.steps, *steps])
@@ -362,11 +362,14 @@ class _Draft:
             *["change"] * bool(self.change), *["said_order"] * is_fixed,
             *["exchange"] * (self._failing_exchanges(chain) > 0),
         ]  # fmt: skip
+        opening = self.speaker.opening(sentences, me.text)
+        if not tells(goal, answer, " ".join([opening, self.withheld, self.change])):
+            return None
         return WorldTask(
             id=name, domain=self.setting.spec.name, past=self.past,
             id_digits=self.setting.id_digits, difficulty=self.maker.difficulty,
             language=self.language.code, tags=tuple(tags),
-            opening=self.speaker.opening(sentences, me.text), withheld=self.withheld,
+            opening=opening, withheld=self.withheld,
             topics=self.topics, change=self.change, mistaken=self.mistaken,
             person=self.chains.person,
             tools=(*tools, REFUSE), golden=tuple(golden), answer=answer, goal=goal,
