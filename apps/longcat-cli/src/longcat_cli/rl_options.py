@@ -135,11 +135,11 @@ def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str
 def _check_tasks(path: str, tasks: list[dict[str, Any]]) -> None:
     """A world's tasks are its own affair; a reward function's are prompts."""
     for number, task in enumerate(tasks, start=1):
-        said = task.get("messages")
-        if said is None and isinstance(task.get("prompt"), str):
+        given: Any = task.get("messages")
+        if given is None and isinstance(task.get("prompt"), str):
             continue
-        is_chat = isinstance(said, list) and bool(said)
-        if not is_chat or not all(isinstance(m, dict) and m.get("role") for m in said):
+        said: list[Any] = given if isinstance(given, list) else []
+        if not said or not all(isinstance(m, dict) and m.get("role") for m in said):
             raise UsageError(
                 f"{path}, task {number}: must have prompt, a text, or messages, each with a role"
             )

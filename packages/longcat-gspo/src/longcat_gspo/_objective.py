@@ -175,8 +175,13 @@ class TripletClip:
     def __post_init__(self) -> None:
         low, high = as_number(self.negative_low), as_number(self.positive_high)
         most = as_number(self.negative_high)
-        are_numbers = low is not None and high is not None and most is not None
-        if not are_numbers or not (0 <= low < 1 and high >= 0 and most >= 1):
+        is_in = (
+            low is not None
+            and high is not None
+            and most is not None
+            and (0 <= low < 1 and high >= 0 and most >= 1)
+        )
+        if not is_in:
             raise ValueError(
                 "need 0 <= negative_low < 1, positive_high >= 0 and negative_high >= 1, got "
                 f"{self.negative_low}, {self.positive_high} and {self.negative_high}"

@@ -59,7 +59,7 @@ def messages_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": task["prompt"]}]
     if given is None:
         raise LongcatDoraError(f"a task must have messages or a prompt, got {sorted(task)}")
-    said = cast("list[Any]", list(given)) if isinstance(given, (list, tuple)) else []
+    said = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else []
     if not said or not all(isinstance(message, Mapping) and "role" in message for message in said):
         raise LongcatDoraError(
             f"a task's messages must be a list, each with a role, got {given!r:.60}"
