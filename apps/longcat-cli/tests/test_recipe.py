@@ -124,7 +124,7 @@ def test_a_mistake_is_named_before_anything_runs(change, words):
 
 
 def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(UsageError, match="mini, smoke or a TOML file"):
+    with pytest.raises(UsageError, match="mini, smoke, worlds or a TOML file"):
         load_recipe("maxi")
 
 
