@@ -101,6 +101,9 @@ def test_no_task_is_made_whose_own_answer_does_not_tell():
         fine = f"fine {between} 20.00"
         heard = f"Tell me what is left of my {fine}."
         assert tells(goal, f"What is left of your {fine}: 20.00.", heard) is is_told
+    answer = "The price of your ticket for The Inventor: 20.00."
+    assert not tells(goal, answer, "Tell me the price.")
+    assert tells(goal, answer, "Tell me the price.", ["The Inventor"])
     setting = load_setting("library")
     maker = TaskMaker(setting, seed=11, difficulty="shallow", pasts=[3])
     for task in (next(maker) for _ in range(60)):
@@ -109,6 +112,6 @@ def test_no_task_is_made_whose_own_answer_does_not_tell():
 
 def test_a_draft_whose_answer_does_not_tell_is_thrown_away(setting, monkeypatch):
     maker = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[5])
-    monkeypatch.setattr(_make, "tells", lambda goal, answer, heard: not goal.told)
+    monkeypatch.setattr(_make, "tells", lambda goal, answer, heard, names: not goal.told)
     assert not any(next(maker).goal.told for _ in range(20))
     assert maker.num_failed > 0

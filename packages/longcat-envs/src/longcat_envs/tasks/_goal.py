@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,15 +164,16 @@ def _is_told(goal: Goal, tell: Tell, reached: Outcome) -> bool:
     return told(said, same, find, seen, names=reached.seen)[tell.value]
 
 
-def tells(goal: Goal, answer: str, heard: str) -> bool:
+def tells(goal: Goal, answer: str, heard: str, names: Iterable[Any] = ()) -> bool:
     """Whether a message tells all that is asked for, once tools have yielded it.
 
-    Where a value stands in the question too, it may not: what is repeated is no answer.
+    Where a value stands in the question too, it may not: what is repeated is no answer. `names`
+    are what tools yield besides: a title such as `The Inventor` casts no doubt.
     """
     values = frozenset(tell.value for tell in goal.told)
     forms = frozenset(form for value in values for form in number_forms(value))
-    reached = Outcome({}, (), (), frozenset(), said=answer, seen=values, seen_numbers=forms,
-                      heard=heard)  # fmt: skip
+    reached = Outcome({}, (), (), frozenset(), said=answer, seen=values.union(map(str, names)),
+                      seen_numbers=forms, heard=heard)  # fmt: skip
     return all(_is_told(goal, tell, reached) for tell in goal.told)
 
 

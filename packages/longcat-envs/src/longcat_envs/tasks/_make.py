@@ -63,7 +63,6 @@ class TaskMaker:
         if not pasts:
             raise ValueError("pasts must hold one seed at least, got none")
         self.pasts = tuple(pasts)
-        """Seeds of the worlds that tasks start from."""
         self.graph = Graph(setting.machine.tools)
         self.uses: Counter[str] = Counter()
         self.num_failed = 0
@@ -363,7 +362,8 @@ class _Draft:
             *["exchange"] * (self._failing_exchanges(chain) > 0),
         ]  # fmt: skip
         opening = self.speaker.opening(sentences, me.text)
-        if not tells(goal, answer, " ".join([opening, self.withheld, self.change])):
+        heard = " ".join([opening, self.withheld, self.change])
+        if not tells(goal, answer, heard, (v for s in golden for v in s.arguments.values())):
             return None
         return WorldTask(
             id=name, domain=self.setting.spec.name, past=self.past,
