@@ -32,24 +32,15 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: a sweep; LONGCAT_LONG=1 switches it on")
 
 
-AHEAD = 1300
-"""Tests of the folders before, beside which the smoke run goes on too: most leave a core idle."""
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile.
-
-    One that does not comes well before the others, and begins the run.
-    """
+    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile."""
     places = [place for place, item in enumerate(items) if HERE in item.path.parents]
     mine = sorted((items[place] for place in places), key=_needs_the_run)
     for place, item in zip(places, mine, strict=True):
         items[place] = item
         if "long" in item.keywords and os.environ.get("LONGCAT_LONG") != "1":
             item.add_marker(pytest.mark.skip(reason="a sweep: set LONGCAT_LONG=1"))
-    if places and not _needs_the_run(items[places[0]]):
-        items.insert(max(0, places[0] - AHEAD), items.pop(places[0]))
 
 
 def _needs_the_run(item):
