@@ -103,7 +103,7 @@ async def test_a_judge_that_cannot_be_read_is_asked_again_and_then_an_error():
 
 def test_rubrics_say_what_the_goal_asks_for():
     setting = load_setting("bank")
-    maker = TaskMaker(setting, seed=2)
+    maker = TaskMaker(setting, seed=2, pasts=range(2))
     for _ in range(3):
         task = next(maker)
         text = "\n".join(rubrics_of(setting, task))
@@ -146,7 +146,7 @@ def test_agreement_is_counted_and_kappa_is_cohens():
 
 
 def test_a_judge_runs_beside_the_state(capsys):
-    maker = TaskMaker(load_setting("bank"), seed=0, difficulty="shallow")
+    maker = TaskMaker(load_setting("bank"), seed=0, difficulty="shallow", pasts=range(2))
     tasks = [next(maker) for _ in range(2)]
     arguments = ["run", "bank", "--difficulty", "shallow", "--tasks", "2", "--k", "1", "--json"]
     for is_met in (True, False):
