@@ -31,7 +31,7 @@ def run_of(options, seed):
 
 
 def error_of(values):
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def main():
@@ -51,8 +51,9 @@ def main():
     for kind in ("cold_start", "experts", "merged", "fused"):
         for noise in levels:
             found = [100 * rate[f"{kind}@{noise}"] for rate in rates]
-            rows.append([kind, noise, *(round(r, 1) for r in found), round(statistics.mean(found), 1),
-                         round(error_of(found), 1)])  # fmt: skip
+            error = round(error_of(found), 1) if len(found) > 1 else "one seed"
+            rows.append([kind, noise, *(round(r, 1) for r in found),
+                         round(statistics.mean(found), 1), error])  # fmt: skip
     minutes = [sum(f.facts(s)["seconds"] for s in stages_of(f.recipe)) / 60 for f in folders]
     staleness = max(int(key) for folder in folders for group in folder.recipe.groups
                     for key in folder.facts(f"expert-{group}")["staleness"])  # fmt: skip
