@@ -68,8 +68,8 @@ def run(report: Report, size: dict, options: argparse.Namespace) -> None:
             report, size["models"][0], size["shape"], compiled=not options.no_compile)),
         "log_probs": (20, lambda: log_probs(report, size["words"])),
         "generate": (110, lambda: generate(names[:1])),
-        "learn": (60, lambda: learning(report, steps=options.steps or size["steps"], max_s=30)),
-        "tests": (90, lambda: tests(report, options.tests)),
+        "tests": (120, lambda: tests(report, options.tests)),
+        "learn": (90, lambda: learning(report, steps=options.steps or size["steps"], max_s=60)),
         "handover": (30, lambda: handover(report, size["models"][0])),
         "generate the others": (110, lambda: generate(names[1:])),
     }  # fmt: skip
@@ -91,12 +91,12 @@ def tests(report: Report, only: str) -> None:
     files = sorted(str(path) for path in ROOT.glob("packages/*/tests/test_gpu.py"))
     source = os.pathsep.join(str(path) for path in sorted(ROOT.glob("packages/*/src")))
     environment = {**os.environ, "PYTHONPATH": source}
-    beside = ["-n", "6"] if importlib.util.find_spec("xdist") else []
+    beside = ["-n", "12"] if importlib.util.find_spec("xdist") else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(ROOT), "-q", "-m", "gpu",
          "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "markers=gpu: needs a GPU",
          "-k", only, "--durations=8", *beside, *files],
-        env=environment, capture_output=True, text=True, timeout=115,
+        env=environment, capture_output=True, text=True, timeout=118,
     )  # fmt: skip
     (report.folder / "tests.txt").write_text(done.stdout + done.stderr)
     print(done.stdout[-3000:], done.stderr[-1000:])

@@ -1,6 +1,7 @@
-"""Sampling from SmolLM2-135M-Instruct with log-probs, on CPU: four ways of filling a batch.
+"""Sampling from SmolLM2-135M-Instruct with log-probs: four ways of filling a batch.
 
-usage: longcat models get smollm2-135m && OMP_NUM_THREADS=1 python smollm2_decoding.py [--rounds 2] [--no-compile]
+usage: longcat models get smollm2-135m
+       OMP_NUM_THREADS=1 python smollm2_decoding.py [--rounds 2] [--no-compile] [--device cuda]
 
 Attempts at tasks as in RL: prompts of 16 to 96 tokens, four attempts at each, answers of ragged
 lengths (most short, few long), the same for every way. At most 16 at once. Ways take turns, and one
@@ -53,7 +54,11 @@ class Ours:
 
     def __init__(self, model: Any) -> None:
         self.engine = TransformersEngine(
-            model, num_rows=ROWS, max_length=96 + LONGEST, stop_token_ids=[-1]
+            model,
+            device=str(model.device),
+            num_rows=ROWS,
+            max_length=96 + LONGEST,
+            stop_token_ids=[-1],
         )
         self.engine.load_weights(0, b"")
         self.loop = asyncio.new_event_loop()
@@ -128,6 +133,7 @@ class Plain:
         for row, (prompt, _) in enumerate(asked):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
+        mask, ids = mask.to(self.model.device), ids.to(self.model.device)
         cache = transformers.StaticCache(config=self.model.config, max_cache_len=self.capacity)
         places = (mask.cumsum(1) - 1).clamp(min=0)
         call, drawn, logs = self.model.forward, list[torch.Tensor](), list[torch.Tensor]()
@@ -161,7 +167,8 @@ def gap(model: Any, asked: list[Request], answers: Answers) -> float:
     """Root mean square difference of log-probs from a pass over the whole, of some requests."""
     squares: list[float] = []
     for (prompt, _), (said, logs) in list(zip(asked, answers, strict=True))[::8]:
-        logits = model(torch.tensor([[*prompt, *said]])).logits[0, len(prompt) - 1 : -1].float()
+        ids = torch.tensor([[*prompt, *said]], device=model.device)
+        logits = model(ids).logits[0, len(prompt) - 1 : -1].float().cpu()
         own = logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0]
         squares += (own - torch.tensor(logs)).square().tolist()
     return statistics.fmean(squares) ** 0.5
@@ -196,14 +203,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-compile", action="store_true", help="Without the compiled loop.")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)  # the engine's and the manager's threads follow OMP_NUM_THREADS
     torch.manual_seed(0)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        MODEL, dtype=options.dtype, attn_implementation="sdpa"
-    ).eval()
+    model: Any = (
+        transformers.AutoModelForCausalLM.from_pretrained(
+            MODEL, dtype=options.dtype, attn_implementation="sdpa"
+        )
+        .eval()
+        .to(options.device)
+    )
     ways: dict[str, Any] = {
         "longcat_dora.transformers": Ours(model),
         "transformers' continuous batching": Theirs(model),
@@ -223,6 +235,7 @@ def report(
     speeds: dict[str, list[float]], gaps: dict[str, float], options: argparse.Namespace
 ) -> None:
     """Print the table and the record."""
+    where = "CPU" if options.device == "cpu" else "a GPU"
     ours = next(iter(speeds.values()))
     rows: list[list[Any]] = []
     for name, mine in speeds.items():
@@ -236,8 +249,8 @@ def report(
         print("| " + " | ".join(map(str, row)) + " |")
     asked = [num for turn in range(1, options.rounds + 1) for _, num in requests(turn, 1000)]
     print(json.dumps({
-        "title": "Sampling from SmolLM2-135M-Instruct on CPU: who fills the batch",
-        "claim": "Asked: is transformers' own continuous batching good enough on CPU. Ours gives "
+        "title": f"Sampling from SmolLM2-135M-Instruct on {where}: who fills the batch",
+        "claim": f"Asked: is transformers' own continuous batching good enough on {where}. Ours gives "
         + ", ".join(f"{row[2]} times the tokens of {row[0]}" for row in rows[1:]) + ".",
         "columns": columns, "rows": rows,
         "spread": f"median, min to max of {options.rounds} rounds, all ways in each",
