@@ -121,10 +121,10 @@ def test_a_sentence_that_begins_with_a_record_tells_nobody_to_do_something(bank)
 def test_two_sentences_after_one_another_begin_differently(bank):
     speaker = speaker_of(bank)
     sentence = Sentence("close my account", ())
-    begins = ("Also, ", "One more thing: ", "And ", "Besides, ")
+    begins = tuple(one.removesuffix("{}") for one in ENGLISH.next if one != "{}")
     last = ""
     for _ in range(60):
-        said = speaker.frame(sentence, ENGLISH.more)
+        said = speaker.frame(sentence, ENGLISH.next)
         begin = next((one for one in begins if said.startswith(one)), "")
         assert not begin or begin != last
         last = begin
@@ -155,14 +155,14 @@ def test_what_people_say_is_one_of_the_skeletons(code):
     setting = load_setting("hotel", code)
     maker = TaskMaker(setting, seed=41, pasts=range(2))
     seen = set()
-    for task in [next(maker) for _ in range(8)]:
+    for task in [one for one in (next(maker) for _ in range(12)) if not one.withheld]:
         for step in task.writes:
             if step.tool == REFUSE:
                 continue
             ways = setting.words.asks[step.tool]
             known = [one for one in skeletons(setting) if any(way in one for way in ways)]
-            said = [one for one in known if re.search(_pattern(one), task.opening, re.IGNORECASE)]
-            assert said, (step.tool, task.opening)
+            said = [one for one in known if re.search(_pattern(one), task.heard, re.IGNORECASE)]
+            assert said, (step.tool, task.heard)
             seen |= {one.replace(way, "{}") for one in said for way in ways if way in one}
     assert check_figures(setting)["skeletons"] == len(skeletons(setting))
     assert len(seen) >= 6  # frames, and not the bare sentence alone

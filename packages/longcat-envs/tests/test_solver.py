@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 from longcat_envs.attacks import Say, play
+from longcat_envs.attacks._script import hearing_acts
 from longcat_envs.commands import main
 from longcat_envs.difficulty import Cut, Hardness, branching, measure, solve_figures
 from longcat_envs.history import load_setting
@@ -28,7 +29,7 @@ def said_and_done(task, solution):
     """A whole episode of what the solver found: its calls, the refusals, the closing words."""
     refusals = [Step(tool=REFUSE, arguments={"rule": rule}) for rule in task.goal.refused]
     first = [Say("Which details did you leave out?")] if task.withheld else []
-    return [*first, *solution.steps, *refusals, Say(task.answer)]
+    return [*hearing_acts(task), *first, *solution.steps, *refusals, Say(task.answer)]
 
 
 def test_what_the_solver_finds_passes_and_one_call_less_does_not(setting, tasks):
@@ -45,7 +46,7 @@ def test_what_the_solver_finds_passes_and_one_call_less_does_not(setting, tasks)
                 solution, steps=solution.steps[:place] + solution.steps[place + 1 :]
             )
             assert not play(environment, said_and_done(task, shorter)).passed
-    assert num_found >= len(tasks) - 1
+    assert num_found >= len(tasks) - 2
 
 
 def test_the_solver_does_not_see_the_golden_chain(setting, tasks):

@@ -5,22 +5,26 @@
     asks whether to go on        agrees
     asks something else          repeats the request
     says that it is under way    waits
-    anything else                ends the talk
+    says goodbye                 is gone, whatever they still wanted
+    anything else                brings up the next wish; without one, ends the talk
 
+A person with several wishes says one after the other. `Is there anything else?` brings up the next
+one, as does word that the last is settled or refused. What belongs to a wish (a value left out, a
+change of mind) is said once the wish was brought up, and what is repeated is the last wish.
 A person who has repeated or waited `MAX_IDLE` times gives up. What they say is never false.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 MAX_IDLE = 3
 """Answers in a row that bring nothing new."""
 
-MAX_ANSWERS = 12
-"""Answers in all."""
+MAX_ANSWERS, MAX_ANSWERS_EACH = 12, 4
+"""Answers in all, and how many more for each later wish."""
 
 _SENTENCE_END = re.compile(r"((?<=[.!?])\s+|(?<=[。！？]))")
 _INTRODUCTION = re.compile(r"^[\w ]*[:：]\s*(?:[-*•]\s*)?")
@@ -58,6 +62,17 @@ _FAREWELL = re.compile(
     r"(?:requests?|questions?|help|assistance)|how else|what else)\b"
     r"|(?:还有|还需要|还要)(?:什么|别的|其他|其它|哪些)"
     r"(?![^。！？!?]{0,8}(?:信息|细节|没有?[说告]|漏))|(?:其他|其它|别的)(?:需要|事|问题|帮助|要办)",
+    re.IGNORECASE,
+)
+_NEXT = re.compile(
+    r"\bwhat(?:'s|(?: \w+){1,6}) next\b|\b(?:your|the) (?:next|other|second) "
+    r"(?:request|wish|question|matter|point|thing|concern)s?\b|下一(?:件|个|步)|接下来",
+    re.IGNORECASE,
+)
+_GOODBYE = re.compile(
+    r"\b(?:good ?bye|bye(?: now| for now)?|farewell|see you(?: soon| then)?"
+    r"|(?:close|closing|end|ending) (?:this|the|our) (?:chat|conversation|talk|case|ticket))\b"
+    r"|再见|拜拜|(?:对话|会话|服务)(?:就)?到此结束",
     re.IGNORECASE,
 )
 _UNDER_WAY = re.compile(
@@ -135,6 +150,8 @@ class Person:
     Args:
         opening: What they said first.
         withheld: What they add when it is asked for; empty if nothing.
+        later: Further wishes, in their order.
+        open_wish: Number of the wish, the opening being 0, that `withheld` and `change` are about.
         topics: Words by which one asks for it, besides the usual ones.
         change: A change of mind, said to the first question whether to go on; empty if none.
         language: The language in which they speak; they understand both.
@@ -142,45 +159,67 @@ class Person:
 
     def __init__(
         self, opening: str, withheld: str, *, topics: tuple[str, ...] = (), change: str = "",
-        language: str = "en",
+        language: str = "en", later: Sequence[str] = (), open_wish: int = 0,
     ) -> None:  # fmt: skip
-        self._opening, self._withheld, self._change = opening, withheld, change
+        self._wishes, self._place, self._open_wish = (opening, *later), 0, open_wish
+        self._withheld, self._change = withheld, change
         self._language: Language = "zh" if language == "zh" else "en"
-        self._own = own_words(opening)
+        self._own = own_words("\n".join(self._wishes))
+        self._max_answers = MAX_ANSWERS + MAX_ANSWERS_EACH * len(later)
         self._topics = tuple(_as_topic(topic) for topic in topics if topic)
         self._idle = self._answers = 0
         self.was_asked = False
         """Whether what was withheld has been said."""
 
+    @property
+    def num_unsaid(self) -> int:
+        """Wishes that have not been brought up."""
+        return len(self._wishes) - 1 - self._place
+
     def answer(self, text: str) -> str | None:
         """Return what the person says to `text`; `None` ends the talk."""
         self._answers += 1
-        if self._answers > MAX_ANSWERS:
+        if self._answers > self._max_answers:
             return None
         if not text.strip():
             return self._wait(_Lines.deaf[self._language])
         text = without_own_words(text.replace("’", "'"), self._own)
-        if _FAREWELL.search(text):
+        if _FAREWELL.search(text) or (len(self._wishes) > 1 and _NEXT.search(text)):
+            return self._next()
+        if self.num_unsaid and _GOODBYE.search(text):
             return None
         if _REQUEST.search(text):
             return self._respond(text)
         if _UNDER_WAY.search(text):
             return self._wait(_Lines.wait[self._language])
-        return None
+        return self._next()
+
+    def _next(self) -> str | None:
+        """Bring up the next wish; without one, end the talk."""
+        if not self.num_unsaid:
+            return None
+        self._place, self._idle = self._place + 1, 0
+        return self._wishes[self._place]
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the wish was brought up of which something is withheld or changed."""
+        return self._place >= self._open_wish
 
     def _respond(self, text: str) -> str | None:
         """Answer a question or a request."""
         is_about = any(topic.search(text) for topic in self._topics)
-        if self._withheld and (_WANTS_NAME.search(text) or (is_about and not self.was_asked)):
+        holds_back = bool(self._withheld) and self._is_open
+        if holds_back and (_WANTS_NAME.search(text) or (is_about and not self.was_asked)):
             return self._tell()
         if _CONFIRM.search(text):
             return self._agree()
-        if self._withheld and is_about:
+        if holds_back and is_about:
             return self._tell()
-        return self._wait(_Lines.again[self._language].format(self._opening))
+        return self._wait(_Lines.again[self._language].format(self._wishes[self._place]))
 
     def _agree(self) -> str | None:
-        if self._change:
+        if self._change and self._is_open:
             change, self._change, self._idle = self._change, "", 0
             return change
         return self._wait(_Lines.agree[self._language])

@@ -10,6 +10,7 @@ from random import Random
 
 from ._follow import Demonstration, Turn, call_turn, follow, say_turn
 from .attacks import Say, golden_acts
+from .attacks._script import asking_acts
 from .tasks import Step, WorldEnvironment
 
 SHARE_MISTAKE, SHARE_LOOK = 0.3, 0.2
@@ -25,7 +26,9 @@ async def demonstrate(
     *acts, last = golden_acts(environment.task)
     for act in acts:
         if isinstance(act, Say):
-            turns.append(say_turn(act.text, "something must be asked"))
+            is_asked = act in asking_acts(environment.task)
+            thought = "something must be asked" if is_asked else "there may be more to do"
+            turns.append(say_turn(act.text, thought))
             continue
         if not is_golden:
             turns += _detour(environment, act, rng)

@@ -16,7 +16,18 @@ from longcat_envs.tasks import REFUSE, Chains, Step, WorldEnvironment, WorldTask
 from longcat_envs.world import CallRefused
 
 from ._chains import other_values
-from ._script import Act, Played, Say, is_write, lines_of, opening_acts, play
+from ._script import (
+    Act,
+    Played,
+    Say,
+    golden_acts,
+    hearing_acts,
+    is_write,
+    lines_of,
+    opening_acts,
+    part_acts,
+    play,
+)  # fmt: skip
 
 Agent = Callable[[Setting, WorldTask, Random], "list[Act] | None"]
 """From a task to a script; `None` if the task is not one that this agent can get wrong."""
@@ -25,7 +36,8 @@ Agent = Callable[[Setting, WorldTask, Random], "list[Act] | None"]
 def _dump(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Look at everything, change nothing, say every value."""
     environment = WorldEnvironment(setting, task)
-    acts: list[Act] = [Step(tool=t, arguments={}) for t in task.tools if t.startswith("search_")]
+    acts = hearing_acts(task)
+    acts += [Step(tool=t, arguments={}) for t in task.tools if t.startswith("search_")]
     play(environment, acts)
     seen = environment.outcome().seen | {tell.value for tell in task.goal.told}
     return [*acts, Say(lines_of(task).here_is_all.format(", ".join(sorted(seen))))]
@@ -44,7 +56,7 @@ def _guess(setting: Setting, task: WorldTask, rng: Random) -> list[Act] | None:
     if not task.withheld and not task.change:
         return None
     golden = [_otherwise(setting, step, task.change) for step in task.golden]
-    return [*golden, Say(task.answer)]
+    return [*hearing_acts(task), *golden, Say(task.answer)]
 
 
 def _otherwise(setting: Setting, step: Step, change: str) -> Step:
@@ -83,7 +95,15 @@ def _everything(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 def _refuse_at_once(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Refuse by the right rule if there is one, and go."""
     rule = task.goal.refused[0] if task.goal.refused else "R1"
-    return [Step(tool=REFUSE, arguments={"rule": rule}), Say(lines_of(task).cannot)]
+    refusal = Step(tool=REFUSE, arguments={"rule": rule})
+    return [*hearing_acts(task), refusal, Say(lines_of(task).cannot)]
+
+
+def _leave(setting: Setting, task: WorldTask, rng: Random) -> list[Act] | None:
+    """Do the first thing that is asked, and go."""
+    if not task.later:
+        return None
+    return [*part_acts(task, 0)[:-1], Say(lines_of(task).settled + lines_of(task).bye)]
 
 
 def _silent(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
@@ -102,12 +122,13 @@ def _try_forbidden(setting: Setting, task: WorldTask, rng: Random) -> list[Act] 
 CARELESS: dict[str, Agent] = {
     "dump": _dump, "deny": _deny, "guess": _guess, "everything": _everything,
     "refuse": _refuse_at_once, "silent": _silent, "forbidden": _try_forbidden,
+    "leave": _leave,
 }  # fmt: skip
 
 
 def _plain(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
-    """Do the golden chain."""
-    return [*opening_acts(task), *task.golden, Say(task.answer)]
+    """Do the golden chain, one wish after the other."""
+    return golden_acts(task)
 
 
 def _greet(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
@@ -117,22 +138,21 @@ def _greet(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 
 
 def _confirm(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
-    """Ask before the first change, as the rules say."""
-    acts: list[Act] = [Say(lines_of(task).ask)] if task.withheld else []
-    is_asked = False
-    for step in task.golden:
-        if is_write(step) and not is_asked:
-            acts.append(Say(lines_of(task).confirm))
-            is_asked = True
-        acts.append(step)
-    if not is_asked and task.change:
-        acts.insert(0, Say(lines_of(task).confirm))
+    """Ask before the first change for each wish, as the rules say."""
+    acts: list[Act] = []
+    for number in range(len(task.parts)):
+        is_asked = bool(task.change) and number == task.open_wish
+        for act in part_acts(task, number):
+            if is_write(act) and not is_asked:
+                acts.append(Say(lines_of(task).confirm))
+                is_asked = True
+            acts.append(act)
     return [*acts, Say(task.answer)]
 
 
 def _ask_again(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
-    """Ask piece by piece, and once more."""
-    acts: list[Act] = [Say(lines_of(task).which)]
+    """Let the person say all that they want, ask piece by piece, and once more."""
+    acts = [*hearing_acts(task), Say(lines_of(task).which)]
     acts += [Say(lines_of(task).tell_me.format(topic)) for topic in task.topics[:1]]
     acts += [Say(lines_of(task).go_ahead)] if task.change else []
     return [*acts, *task.golden, Say(task.answer)]
@@ -206,7 +226,7 @@ def _stumble(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
 
 def _summarise(setting: Setting, task: WorldTask, rng: Random) -> list[Act]:
     """Repeat the request in the closing message."""
-    request = re.sub("[？！]", "。", re.sub(r"[?!]", ".", task.opening))
+    request = re.sub("[？！]", "。", re.sub(r"[?!]", ".", " ".join(task.wishes)))
     return [
         *opening_acts(task),
         *task.golden,

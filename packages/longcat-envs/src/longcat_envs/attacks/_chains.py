@@ -11,7 +11,16 @@ from longcat_envs.lang import Type
 from longcat_envs.tasks import REFUSE, Step, WorldTask
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
-from ._script import Act, Say, golden_acts, is_write, lines_of, opening_acts
+from ._script import (
+    Act,
+    Say,
+    golden_acts,
+    hearing_acts,
+    is_write,
+    lines_of,
+    opening_acts,
+    part_acts,
+)
 
 EXTRA, OTHERS = 8, 2
 """Acts too many that are tried, and other values for each argument."""
@@ -25,7 +34,8 @@ def wrong_chains(setting: Setting, task: WorldTask, rng: Random) -> Iterator[tup
     yield "the answer alone", [*opening, closing]
     yield "no closing", [*opening, *golden]
     if task.withheld:
-        yield "what is withheld is not asked for", [*golden, closing]
+        yield "what is withheld is not asked for", [*hearing_acts(task), *golden, closing]
+    yield from _left_early(task, golden)
     writes = [place for place, step in enumerate(golden) if is_write(step)]
     if writes:
         yield "everything after the end", [*opening, Say("Done."), *golden, closing]
@@ -41,6 +51,17 @@ def wrong_chains(setting: Setting, task: WorldTask, rng: Random) -> Iterator[tup
     yield from _answers(task, opening, golden)
     for extra in _extras(setting, task, rng):
         yield "one act too much", [*opening, *golden, *extra, closing]
+
+
+def _left_early(task: WorldTask, golden: list[Act]) -> Iterator[tuple[str, list[Act]]]:
+    """Say goodbye to a person who has more to ask for."""
+    bye, acts = lines_of(task).bye, list[Act]()
+    for number in range(len(task.later)):
+        *acted, _ = part_acts(task, number)
+        yield "left early", [*acts, *acted, Say(lines_of(task).settled + bye)]
+        acts += part_acts(task, number)
+    if task.later:
+        yield "all done, not all heard", [*golden, Say(task.answer + bye)]
 
 
 def _answers(

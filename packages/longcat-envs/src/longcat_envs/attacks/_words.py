@@ -19,10 +19,10 @@ from longcat_envs.world import Base
 
 def word_faults(setting: Setting, task: WorldTask, environment: WorldEnvironment) -> Iterator[str]:
     """Yield what is wrong with the words of a task."""
-    for text in (task.opening, task.withheld, task.change, task.answer):
+    for text in (*task.wishes, task.withheld, task.change, task.answer):
         if re.search(r"[{}]|\bNone\b", text):
             yield f"a placeholder is left in {text!r}"
-    heard = " ".join((task.opening, task.withheld, task.change))
+    heard = task.heard
     prompt = system_prompt(setting, task)
     known = _Known(setting, heard, setting.past(task.past).base)
     environment.start()

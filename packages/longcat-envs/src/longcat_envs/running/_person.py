@@ -30,7 +30,8 @@ short sentences at a time, and only what follows from these facts:
 {facts}- Never invent a name, number, date or wish. If you are asked for something that is not \
 here, say that you do not know.
 - If the agent asks whether to go on with what you want, agree.
-- When the agent has said that all is done or cannot be done, answer with {end} and nothing else."""
+- When the agent has said that all is done or cannot be done, and you have no further wish, \
+answer with {end} and nothing else."""
 
 _FOREIGN = """You play a person who talks to an agent. You have already told it this, word for \
 word:
@@ -56,6 +57,9 @@ class ModelPerson:
 
     def __init__(self, endpoint: Endpoint, task: WorldTask, place: str) -> None:
         facts = ""
+        for number, wish in enumerate(task.wishes[1:], start=2):
+            facts += f"- Wish {number}, which you bring up after the one before it is settled: "
+            facts += f"{wish}\n"
         if task.withheld:
             facts += f"- Only when you are asked for it, you add: {task.withheld}\n"
         if task.change:

@@ -34,7 +34,7 @@ class Candidates:
 
     def __init__(self, setting: Setting, task: WorldTask, world: LiveWorld) -> None:
         self.setting, self.world, self.person = setting, world, task.person
-        self.heard = " ".join((task.opening, task.withheld, task.change))
+        self.heard = task.heard
         self.tools = [
             tool for name in task.tools
             if (tool := setting.machine.tools.get(name)) is not None and tool.is_writer

@@ -74,8 +74,9 @@ def brief_prompt(setting: Setting, task: WorldTask) -> str:
 def scripted(task: WorldTask) -> Talker:
     """Return the person who follows rules."""
     return Person(
-        task.opening, task.withheld, topics=task.topics, change=task.change, language=task.language
-    )
+        task.opening, task.withheld, topics=task.topics, change=task.change,
+        language=task.language, later=task.wishes[1:], open_wish=task.open_wish,
+    )  # fmt: skip
 
 
 class WorldEnvironment(Frame):
@@ -114,6 +115,7 @@ class WorldEnvironment(Frame):
         super()._wipe()
         self._person = self._make_person(self.task)
         self._heard = [self.task.opening]
+        self._since = 0
         self._seen: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._refused: list[str] = []
@@ -184,20 +186,31 @@ class WorldEnvironment(Frame):
         return {"done": True, "refused": known[rule]}
 
     def _answer(self, text: str) -> str | None:
+        before = self._num_unsaid
         answer = self._person.answer(text)
         if answer is not None:
             self._heard.append(answer)
+        if self._num_unsaid != before:
+            self._since = len(self._said)
         return answer
+
+    @property
+    def _num_unsaid(self) -> int:
+        """Wishes that the person has not come to; a model that plays them keeps no count."""
+        return self._person.num_unsaid if isinstance(self._person, Person) else 0
 
     def outcome(self) -> Outcome:
         """Return what the episode has come to so far."""
-        goal, said, heard = self.task.goal, self._said, "\n".join(self._heard)
+        goal, heard, since = self.task.goal, "\n".join(self._heard), self._since
+        # What is to be told is asked for with the last wish: nothing before was an answer to it.
+        said = ["" for _ in self._said[:since]] + self._said[since:]
         return outcome(
             self.world, self._refused,
             said="\n".join(said) if self._is_over else None,
             seen=seen_in_time(goal, said, heard, self._seen),
             seen_numbers=seen_in_time(goal, said, heard, self._numbers),
             heard=heard, was_asked=self._person.was_asked,
+            num_unsaid=self._num_unsaid if self.task.later else None,
         )  # fmt: skip
 
     def _judge(self) -> Reward:

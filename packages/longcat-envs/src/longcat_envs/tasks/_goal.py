@@ -68,6 +68,8 @@ class Outcome:
     heard: str = ""
     """All that the person said."""
     was_asked: bool = True
+    num_unsaid: int | None = None
+    """Wishes that the person never came to; `None` if they said all of them at once."""
 
 
 def outcome(world: LiveWorld, refused: Collection[str] = (), **talk: Any) -> Outcome:
@@ -136,6 +138,7 @@ BYSTANDERS = "nothing else was touched, not even for a while"
 REFUSED = "what the rules forbid, and only that, is refused by the right rule"
 CLOSED = "the agent says when it is done"
 ASKED = "the agent asks for what it was not told"
+HEARD = "the person has said all that they want"
 
 
 def judge(goal: Goal, reached: Outcome, *, withholds: bool) -> dict[str, float]:
@@ -152,6 +155,8 @@ def judge(goal: Goal, reached: Outcome, *, withholds: bool) -> dict[str, float]:
         parts[f"tells {tell.what}: {tell.value}"] = _is_told(goal, tell, reached)
     if withholds:
         parts[ASKED] = reached.was_asked
+    if reached.num_unsaid is not None:
+        parts[HEARD] = reached.num_unsaid == 0
     return {name: float(met) for name, met in parts.items()}
 
 

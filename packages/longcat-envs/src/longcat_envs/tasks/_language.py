@@ -26,12 +26,23 @@ class Language:
     names: tuple[str, ...]
     frames: tuple[str, ...]
     """What is put around a sentence that tells somebody to do something."""
+    short_frames: tuple[str, ...]
+    """What is put around such a sentence if it goes on after a comma."""
     ends: tuple[str, ...]
-    first: tuple[str, ...]
+    several: tuple[str, ...]
+    """Says that more will be asked for; may be empty."""
+    next: tuple[str, ...]
+    """Begins a message with a further wish."""
+    last_wish: tuple[str, ...]
+    """Begins the last message."""
+    aside: tuple[str, ...]
+    """Begins a wish that has nothing to do with the others."""
     then: tuple[str, ...]
-    more: tuple[str, ...]
+    """Begins what is to be done next, in the same message."""
+    reasons: tuple[str, ...]
+    """Says the rule that stands in the way of a wish; empty if rules are in another language."""
     before: tuple[str, ...]
-    """What comes before a wish that makes another one possible."""
+    """Begins what makes a wish possible, after the rule was said."""
     asks_figure: tuple[str, ...]
     asks_figure_too: tuple[str, ...]
     """Ways to ask for a number that need another wish before them."""
@@ -42,6 +53,8 @@ class Language:
     """First words of sentences that do not tell anybody to do something."""
     vague: Mapping[str, str]
     """By type, what stands for a value that is withheld, with its name where `{}` is."""
+    vague_ends: str
+    """A pattern of what leads to a value at the end of a way of asking, and may go with it."""
     vague_after: str
     """A sentence that says so afterwards, with the name of the value; empty if none is needed."""
     value_names: Mapping[str, str]
@@ -136,21 +149,26 @@ ENGLISH = Language(
     names=("I am {}.", "my name is {}.", "this is {}.", "{} here.", "it's {}."),
     frames=("Please {}.", "Could you {}?", "I would like you to {}.", "Can you {}, please?", "{}.",
             "I need you to {}.", "Would you please {}?", "It would be great if you could {}."),
+    short_frames=("Please {}.", "{}."),
     ends=("Thank you.", "Thanks a lot.", "", "That would help me.", "Many thanks.", ""),
-    first=("First of all: {}", "To begin with: {}", "First, {}"),
-    then=("Then: {}", "After that: {}", "And then {}", "Next, {}"),
-    more=("Also, {}", "{}", "One more thing: {}", "And {}", "Besides, {}"),
-    before=("If something stands in the way of that, {}", "To make that possible, {}",
-            "If need be, {}", "For that, {}"),
+    several=("There are a few things I need.", "I have a couple of things to sort out.", "", "",
+             "I need several things, one after the other."),
+    next=("All right. {}", "Okay. {}", "Next, {}", "And {}", "Now {}", "Then {}", "Also, {}", "{}"),
+    last_wish=("One last thing: {}", "And finally, {}", "Before I go, {}", "{}"),
+    aside=("By the way, {}", "While I am at it: {}", "Something else: {}", "A different thing: {}"),
+    then=("Then {}", "After that, {}", "And then {}"),
+    reasons=("I was told that {}.", "As far as I know, {}.", "I have read that {}.",
+             "Last time I heard that {}."),
+    before=("So first, {}", "So before that, {}", "For that reason, {}"),
     asks_figure=("tell me {}", "let me know {}", "I would like to know {}", "please look up {}"),
     asks_figure_too=("I also want to know {}",),
     last=("Once that is done, {}", "When that is done, {}"),
     statements=("I", "my", "no", "here", "breakfast"),
-    vague={"money": "an amount I will tell you", "date": "a day I will tell you",
-           "int": "a number I will tell you", "text": "something I will tell you"},
+    vague={"money": "a certain amount", "date": "a certain day", "int": "a few"},
+    vague_ends=",? (?:to|by)(?: number)? |, [a-z ]+: ",
     vague_after="", value_names={},
-    topics={"money": ("amount",), "date": ("day",)},
-    withheld="The {} is {}.", change="One change before you do: the {} is {}.",
+    topics={"money": ("amount",), "date": ("day", "date", "when"), "int": ("how many", "number")},
+    withheld="Oh, I forgot: the {} is {}.", change="Wait, I got that wrong: the {} is {}.",
     how_much="how much", yes="yes", no="no", me="me", it="it", money="{}", money_exact="{}", day="",
     done="All of that is done.", looked="I have looked it up.",
     refused=" What the rules forbid was refused.", answer=" {}: {}.",
@@ -162,17 +180,19 @@ CHINESE = Language(
     names=("我是{}。", "我叫{}。", "我的名字是{}。"),
     frames=("请{}。", "麻烦{}。", "能帮我{}吗？", "请帮我{}。", "{}，可以吗？", "{}。", "麻烦你{}。", "可以{}吗？",
             "想请你{}。"),
+    short_frames=("请{}。", "{}。"),
     ends=("谢谢。", "谢谢！", "", "麻烦你了。", "多谢。", "辛苦了，谢谢。", ""),
-    first=("首先，{}", "先说第一件：{}", "第一步，{}"),
-    then=("然后，{}", "接着，{}", "之后，{}", "再下一步，{}"),
-    more=("另外，{}", "{}", "还有一件事：{}", "还有，{}", "对了，{}"),
-    before=("需要的话，先办这个：{}", "为了能办成，{}", "如果需要的话，{}", "为此，{}"),
+    several=("有几件事想办。", "有些事要麻烦你。", "", ""),
+    next=("好的。{}", "接下来，{}", "另外，{}", "还有，{}", "然后，{}", "{}"),
+    last_wish=("最后，{}", "最后再问一下，{}", "{}"),
+    aside=("对了，{}", "顺便，{}", "还有一件别的事：{}"),
+    then=("然后，{}", "接着，{}", "之后，{}"), reasons=(), before=("为此，{}",),
     asks_figure=("请查一下{}", "我想知道{}", "麻烦看一下{}", "帮忙查查{}"),
     asks_figure_too=("我还想知道{}",),
     last=("最后，{}", "都办完以后，{}"),
     statements=("我", "以后"),
     vague={"money": "一定金额", "date": "某一天", "int": "几", "text": "{}"},
-    vague_after="{}我一会儿告诉你。",
+    vague_ends="", vague_after="{}我一会儿告诉你。",
     value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量"},
     topics={"money": ("金额", "多少钱"), "date": ("日期", "哪天", "哪一天", "几号", "时间"),
             "int": ("数量", "几")},

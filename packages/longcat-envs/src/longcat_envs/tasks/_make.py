@@ -21,13 +21,14 @@ from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
 from longcat_envs.world import Parameter, Tool
 
-from ._call import Call, Figure
+from ._call import Call
 from ._chain import Chains
 from ._describe import unique_steps
 from ._environment import REFUSE
-from ._goal import Goal, Tell, goal_of, tells
+from ._goal import Tell, goal_of, tells
 from ._say import Sentence, Speaker, Vague
-from ._task import Step, WorldTask
+from ._talk import Said, Talk, groups
+from ._task import Later, Step, WorldTask
 
 Difficulty = Literal["shallow", "deep"]
 
@@ -40,8 +41,6 @@ SHARE_COMPUTED = 0.3
 SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""
 MIN_WRITES, MAX_WRITES = 4, 7
-MAX_ORDERS = 24
-"""Orders of a chain that are tried, to see whether the order must be said."""
 
 
 class TaskMaker:
@@ -98,38 +97,55 @@ class _Draft:
         people = [i for i in base.order[one] if base.rows[one][i].get("state") not in ends]
         self.chains = Chains(self.setting, self.past, rng.choice(people), rng)
         self.speaker = Speaker(self.setting, self.chains, rng)
-        self.language = self.speaker.language
+        self.language, self._rows = self.speaker.language, base.rows
+        self.talk = Talk(self.setting, self.chains, self.speaker, rng)
         self.refusal: tuple[Call, Guard] | None = None
         self.vague: tuple[Call, Vague] | None = None
         self.withheld, self.topics, self.change, self.mistaken = "", tuple[str, ...](), "", ""
 
     def make(self, name: str) -> WorldTask | None:
         """Return a task, `None` if this draft comes to nothing."""
-        is_deep = self.maker.difficulty == "deep"
-        chain = self._deep_chain() if is_deep else self._shallow_chain()
-        if chain is None:
-            return None
+        if self.maker.difficulty == "shallow":
+            chain = self._shallow_chain()
+            return None if chain is None else self._shallow(name, chain)
+        chain = self._deep_chain()
+        return None if chain is None else self._deep(name, chain)
+
+    def _shallow(self, name: str, chain: list[Call]) -> WorldTask | None:
+        """Say all in one message."""
         asks_figure = self.rng.random() < SHARE_QUESTION if chain else True
-        is_fixed = self._order_matters_unsaid(chain)
-        if is_deep:
-            self._refuse_something(chain)
-            self._hold_back(chain)
-        said = self._say(chain, is_fixed=is_fixed)
+        said = self.talk.wishes(chain, None)
         if said is None:
             return None
-        sentences, steps = said
-        told = self._ask_figure(chain) if asks_figure else None
-        base = self.chains.world.store.base.rows
-        if told is not None:
-            sentences.append(told[0])
-            *looks, last = told[1].steps
-            is_new = last.arguments[f"{last.tool[4:]}_id"] not in base[last.tool[4:]]
-            steps = [*steps, *looks, last] if is_new else [*looks, *steps, last]
-        elif not chain and self.refusal is None:
+        one = said[0] if said else Said((), ())
+        told = None
+        if asks_figure:
+            told = self.talk.figure(chain, 0, is_with_wish=True, is_alone=not chain)
+        if told is None:
+            return self._task(name, [one], None, chain) if chain else None
+        *looks, last = told[0].steps
+        is_new = last.arguments[f"{last.tool[4:]}_id"] not in self._rows[last.tool[4:]]
+        steps = (*one.steps, *looks, last) if is_new else (*looks, *one.steps, last)
+        return self._task(name, [Said((*one.texts, *told[0].texts), steps)], told[1:], chain)
+
+    def _deep(self, name: str, chain: list[Call]) -> WorldTask | None:
+        """Say one wish after the other."""
+        asks_figure = self.rng.random() < SHARE_QUESTION
+        self._refuse_something(chain)
+        self._hold_back(chain)
+        said = self.talk.wishes(chain, self.vague)
+        if said is None:
             return None
-        tells = (told[2],) if told is not None else ()
-        goal = self._goal(chain, tells)
-        return self._task(name, sentences, steps, goal, told, chain, is_fixed) if goal else None
+        if self.refusal is not None:
+            last = Step(tool=REFUSE, arguments={"rule": self._rule()}, thought="forbidden")
+            refused = self.talk.refusal(chain, self.refusal[0], len(said), last)
+            said += [] if refused is None else [refused]
+            self.refusal = None if refused is None else self.refusal
+        told = None
+        if asks_figure:
+            told = self.talk.figure(chain, len(said), is_with_wish=False, is_alone=False)
+            said += [] if told is None else [told[0]]
+        return self._task(name, said, None if told is None else told[1:], chain)
 
     # -- what is wished for ----------------------------------------------------------------
 
@@ -171,26 +187,6 @@ class _Draft:
                 return False
         return True
 
-    def _order_matters_unsaid(self, chain: list[Call]) -> bool:
-        """Whether another order is legal but ends elsewhere, so that the order must be said."""
-        wanted = self.chains.outcome(chain)
-        for _ in range(MAX_ORDERS if len(chain) > 1 else 0):
-            other = self.rng.sample(chain, len(chain))
-            reached = self.chains.outcome(other)
-            if reached is not None and reached != wanted:
-                return True
-        self.chains.run([])
-        for place, call in enumerate(chain):
-            for figure in call.computed.values():
-                self.chains.run([])
-                if figure.id not in self.chains.world.store.base.rows[figure.of]:
-                    return True
-                before = self.chains.value(figure)
-                self.chains.run(chain[:place])
-                if self.chains.value(figure) != before:
-                    return True
-        return False
-
     def _refuse_something(self, chain: list[Call]) -> None:
         if self.rng.random() < SHARE_REFUSAL:
             self.refusal = self.chains.refused(chain, self.maker.uses)
@@ -202,8 +198,8 @@ class _Draft:
         options = [
             (call, one) for call in chain if not call.is_helper
             for one in tools[call.tool].parameters
-            if one.name not in call.computed and one.type.kind in self.language.vague
-            and f"{{{one.name}}}" in " ".join(self.setting.words.asks[call.tool])
+            if one.name not in call.computed and one.type.kind in ("money", "date", "int", "text")
+            and self.speaker.can_leave_out(call.tool, one)
             and self._name(tools[call.tool], one)
         ]  # fmt: skip
         if not options or draw > SHARE_WITHHELD + SHARE_CHANGE:
@@ -212,7 +208,7 @@ class _Draft:
         value = call.arguments[one.name]
         words, said = self._name(tools[call.tool], one), self.speaker.argument(one.type, value)
         if draw < SHARE_WITHHELD:
-            vague = self.language.vague[one.type.kind].format(words)
+            vague = self.language.vague.get(one.type.kind, "").format(words)
             after = self.language.vague_after.format(words)
             self.vague = (call, Vague(one.name, vague, after))
             self.withheld = self.language.withheld.format(words, said)
@@ -226,7 +222,7 @@ class _Draft:
         if other is None or other.arguments[one.name] == value:
             return
         wrong = self.speaker.argument(one.type, other.arguments[one.name])
-        self.vague, self.mistaken = (call, Vague(one.name, wrong)), wrong
+        self.vague, self.mistaken = (call, Vague(one.name, wrong, is_withheld=False)), wrong
         self.change = self.language.change.format(words, said)
 
     def _name(self, tool: Tool, one: Parameter) -> str:
@@ -241,153 +237,78 @@ class _Draft:
 
     # -- words -----------------------------------------------------------------------------
 
-    def _say(self, chain: list[Call], *, is_fixed: bool) -> tuple[list[str], list[Step]] | None:
-        found: list[Sentence] = []
-        early: list[Step] = []
-        late: list[Step] = []
-        for place, call in enumerate(chain):
-            is_early = self._look_at_start(call, chain[:place])
-            vague = self.vague[1] if self.vague is not None and self.vague[0] is call else None
-            sentence = self.speaker.wish(call, vague)
-            if sentence is None:
-                return None
-            found.append(sentence)
-            for step in sentence.steps:
-                (early if is_early and step.tool.startswith("search_") else late).append(step)
-        steps = [*early, *late]
-        frame = self.speaker.frame
-        if is_fixed:
-            words = self.language
-            texts = [frame(s, words.then if n else words.first) for n, s in enumerate(found)]
-        else:
-            texts = self._shuffled(chain, found)
-        if self.refusal is not None:
-            self.chains.run([])
-            sentence = self.speaker.wish(self.refusal[0])
-            if sentence is None:
-                self.refusal = None
-            else:
-                texts.append(frame(sentence, self.language.more))
-                steps = [*sentence.steps[:-1], *steps]
-                steps.append(
-                    Step(tool=REFUSE, arguments={"rule": self._rule()}, thought="forbidden")
-                )
-        return texts, steps
-
-    def _look_at_start(self, call: Call, before: list[Call]) -> bool:
-        """Go to the start if all that a call speaks of exists there, else to just before it."""
-        rows = self.chains.world.store.base.rows
-        tool = self.setting.machine.tools[call.tool]
-        ids = [(p.type.of, call.arguments[p.name]) for p in tool.parameters if p.type.kind == "ref"]
-        ids += [(figure.of, figure.id) for figure in call.computed.values()]
-        is_early = all(identifier in rows[of] for of, identifier in ids)
-        self.chains.run([] if is_early else before)
-        return is_early
-
-    def _shuffled(self, chain: list[Call], found: list[Sentence]) -> list[str]:
-        """Say each wish first and then what makes it possible, groups in any order."""
-        groups: list[tuple[Sentence, list[Sentence]]] = []
-        helpers: list[Sentence] = []
-        for call, sentence in zip(chain, found, strict=True):
-            if call.is_helper:
-                helpers.append(sentence)
-            else:
-                groups.append((sentence, helpers))
-                helpers = []
-        self.rng.shuffle(groups)
-        texts: list[str] = []
-        for number, (wish, needed) in enumerate(groups):
-            more, before = self.language.more, self.language.before
-            texts.append(self.speaker.frame(wish, more if number else ("{}",)))
-            for place, helper in enumerate(needed):
-                texts.append(self.speaker.frame(helper, more if place else before))
-        return texts
-
     def _rule(self) -> str:
         assert self.refusal is not None
         return f"R{self.setting.spec.clauses.index(self.refusal[1].reason) + 1}"
 
-    def _has_ended(self, figure: Figure) -> bool:
-        """Whether a record is in a state that nothing leaves, in the world as it stands."""
-        ends = self.setting.spec.classes[figure.of].ends
-        return self.chains.world.store.row(figure.of, figure.id).get("state") in ends
-
-    def _ask_figure(self, chain: list[Call]) -> tuple[str, Sentence, Tell] | None:
-        """Choose a number to be told at the end."""
-        self.chains.run(chain)
-        figures = self.chains.figures(chain) or self.chains.figures([])
-        self.rng.shuffle(figures)
-        for figure, _ in figures:
-            if self._has_ended(figure):
-                continue
-            tell = self.speaker.tell(figure)
-            if figure.id in self.chains.world.store.base.rows[figure.of]:
-                self.chains.run([])
-            sentence = self.speaker.figure(figure)
-            self.chains.run(chain)
-            if tell is not None and sentence is not None:
-                ways = list(self.language.asks_figure)
-                if chain or self.refusal is not None:
-                    ways += self.language.asks_figure_too
-                words = self.rng.choice(ways).format(sentence.text)
-                if chain:
-                    words = self.rng.choice(self.language.last).format(words)
-                return f"{words[0].upper()}{words[1:]}{self.language.stop}", sentence, tell
-        return None
-
     # -- the whole -------------------------------------------------------------------------
 
-    def _goal(self, chain: list[Call], tells: tuple[Tell, ...]) -> Goal | None:
+    def _task(
+        self, name: str, said: list[Said], told: tuple[Sentence, Tell] | None, chain: list[Call]
+    ) -> WorldTask | None:
         reached = self.chains.outcome(chain)
         if reached is None:
             return None
         if self.refusal is not None:
             reached = replace(reached, refused=(self._rule(),))
-        return goal_of(reached, tells)
-
-    def _task(
-        self, name: str, sentences: list[str], steps: list[Step], goal: Goal,
-        told: tuple[str, Sentence, Tell] | None, chain: list[Call], is_fixed: bool,
-    ) -> WorldTask | None:  # fmt: skip
+        goal = goal_of(reached, (told[1],) if told is not None else ())
         me = self.speaker.describer.me()
+        golden, starts = list(me.steps), list[int]()
+        for one in said:  # what was found for a wish need not be looked for again
+            starts.append(len(golden) if starts else 0)
+            golden = unique_steps([*golden, *one.steps])
+        opening = self.speaker.opening(said[0].texts, me.text, has_more=len(said) > 1)
+        later = tuple(
+            Later(text=self.language.space.join(one.texts), start=start)
+            for one, start in zip(said[1:], starts[1:], strict=True)
+        )
         answer = self._answer(told, is_done=bool(chain) or self.refusal is not None)
-        golden = unique_steps([*me.steps, *steps])
-        wanted = [s.tool for s in golden if s.tool != REFUSE]
-        wanted += [self.refusal[0].tool] if self.refusal is not None else []
-        tools = self.maker.graph.grow(wanted, self.rng)
-        tags = [
-            *["question"] * (told is not None), *["refusal"] * (self.refusal is not None),
-            *["computed"] * any(c.computed for c in chain), *["withheld"] * bool(self.withheld),
-            *["change"] * bool(self.change), *["said_order"] * is_fixed,
-            *["exchange"] * (self._failing_exchanges(chain) > 0),
-        ]  # fmt: skip
-        opening = self.speaker.opening(sentences, me.text)
-        heard = " ".join([opening, self.withheld, self.change])
-        if not tells(goal, answer, heard, (v for s in golden for v in s.arguments.values())):
-            return None
-        return WorldTask(
+        task = WorldTask(
             id=name, domain=self.setting.spec.name, past=self.past,
             id_digits=self.setting.id_digits, difficulty=self.maker.difficulty,
-            language=self.language.code, tags=tuple(tags),
-            opening=opening, withheld=self.withheld,
-            topics=self.topics, change=self.change, mistaken=self.mistaken,
-            person=self.chains.person,
-            tools=(*tools, REFUSE), golden=tuple(golden), answer=answer, goal=goal,
+            language=self.language.code, tags=self._tags(chain, told is not None),
+            opening=opening, later=later, open_wish=self._open_wish(chain),
+            withheld=self.withheld, topics=self.topics, change=self.change,
+            mistaken=self.mistaken, person=self.chains.person,
+            tools=self._tools(golden), golden=tuple(golden), answer=answer, goal=goal,
             forbidden=() if self.refusal is None else (
                 Step(tool=self.refusal[0].tool, arguments=self.refusal[0].arguments),
             ),
             profile={"name": me.text},
         )  # fmt: skip
+        names = (value for step in golden for value in step.arguments.values())
+        return task if tells(goal, answer, task.heard, names) else None
 
-    def _answer(self, told: tuple[str, Sentence, Tell] | None, *, is_done: bool) -> str:
+    def _tools(self, golden: Sequence[Step]) -> tuple[str, ...]:
+        """Return the tools of the environment that is grown around a chain."""
+        wanted = [s.tool for s in golden if s.tool != REFUSE]
+        wanted += [self.refusal[0].tool] if self.refusal is not None else []
+        return (*self.maker.graph.grow(wanted, self.rng), REFUSE)
+
+    def _open_wish(self, chain: list[Call]) -> int:
+        """Return the number of the wish of which something is withheld or changed."""
+        if self.vague is None:
+            return 0
+        place = next(n for n, call in enumerate(chain) if call is self.vague[0])
+        return next(n for n, (start, end) in enumerate(groups(chain)) if start <= place < end)
+
+    def _tags(self, chain: list[Call], is_question: bool) -> tuple[str, ...]:
+        return (
+            *["question"] * is_question, *["refusal"] * (self.refusal is not None),
+            *["computed"] * any(c.computed for c in chain), *["withheld"] * bool(self.withheld),
+            *["change"] * bool(self.change),
+            *["exchange"] * (self._failing_exchanges(chain) > 0),
+        )  # fmt: skip
+
+    def _answer(self, told: tuple[Sentence, Tell] | None, *, is_done: bool) -> str:
         """Return what a good agent says at the end."""
         words = self.language
         answer = words.done if is_done else words.looked
         if self.refusal is not None:
             answer += words.refused
         if told is not None:
-            value = words.amount(told[2].kind, told[2].value, self.speaker.describer.year)
-            answer += words.answer.format(words.yours(told[1].text), value)
+            value = words.amount(told[1].kind, told[1].value, self.speaker.describer.year)
+            answer += words.answer.format(words.yours(told[0].text), value)
         return answer
 
     def _failing_exchanges(self, chain: list[Call]) -> int:

@@ -15,12 +15,16 @@ from typing import Any
 
 from longcat_envs.history import Setting
 from longcat_envs.lang import Type, show
+from longcat_envs.world import Parameter
 
 from ._call import Call, Figure
 from ._chain import Chains
 from ._describe import SLOT, Describer, Description, fill
 from ._goal import Tell
 from ._task import Step
+
+SHARE_NO_END = 0.7
+"""Of the openings after which more is asked for, those that do not thank yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Vague:
     argument: str
     words: str
     after: str = ""
+    is_withheld: bool = True
 
 
 class Speaker:
@@ -56,7 +61,7 @@ class Speaker:
         """Say a call in the world as it stands; `None` if its records have no words."""
         tool = self.setting.machine.tools[call.tool]
         types = {one.name: one.type for one in tool.parameters}
-        template = self.rng.choice(self.setting.words.asks[call.tool])
+        template = self._way(call.tool, vague)
         texts: dict[str, str] = {}
         steps: list[Step] = list(self.describer.me().steps)
         spoken_of: dict[tuple[str, str], str] = {}
@@ -91,6 +96,28 @@ class Speaker:
         after = vague.after if vague is not None else ""
         is_order = self.language.is_order(template)
         return Sentence(fill(template, texts), tuple(steps), is_order, after)
+
+    def _way(self, tool: str, vague: Vague | None) -> str:
+        """Choose a way of asking; with a value left out, one that can do without it if any can."""
+        ways = self.setting.words.asks[tool]
+        if vague is None or not vague.is_withheld:
+            return self.rng.choice(ways)
+        without = [one for way in ways if (one := self._without(way, vague.argument))]
+        return self.rng.choice(without or [w for w in ways if f"{{{vague.argument}}}" in w])
+
+    def _without(self, way: str, argument: str) -> str:
+        """Leave out a value that stands at the end of a way of asking; empty if it does not."""
+        if not self.language.vague_ends:
+            return ""
+        found = re.fullmatch(rf"(.+?)(?:{self.language.vague_ends})\{{{argument}\}}", way)
+        return found[1] if found is not None and len(found[1].split()) > 2 else ""
+
+    def can_leave_out(self, tool: str, one: Parameter) -> bool:
+        """Whether there is a way to ask for something and not say this value."""
+        ways = self.setting.words.asks[tool]
+        if any(self._without(way, one.name) for way in ways):
+            return True
+        return one.type.kind in self.language.vague and f"{{{one.name}}}" in " ".join(ways)
 
     def argument(self, type_: Type, value: Any) -> str:
         """Write an argument of a call as the person says it."""
@@ -141,24 +168,27 @@ class Speaker:
         what = f"{figure.name.replace('_', ' ')} of {figure.of.replace('_', ' ')}"
         return Tell(what=what, kind=type_.kind, value=value)
 
-    def opening(self, sentences: Sequence[str], name: str) -> str:
-        """Compose what the person says first."""
+    def opening(self, sentences: Sequence[str], name: str, *, has_more: bool = False) -> str:
+        """Compose what the person says first; `has_more` if there are further wishes."""
         rng, words = self.rng, self.language
         greeting, who = rng.choice(words.greetings), rng.choice(words.names).format(name)
         if not greeting or greeting.endswith("."):
             who = who[0].upper() + who[1:]
-        parts = [greeting, who, *(_upper(text) for text in sentences), rng.choice(words.ends)]
+        hint = rng.choice(words.several) if has_more else ""
+        end = "" if has_more and rng.random() < SHARE_NO_END else rng.choice(words.ends)
+        parts = [greeting, who, hint, *(_upper(text) for text in sentences), end]
         return words.space.join(part for part in parts if part)
 
     def frame(self, sentence: Sentence, ways: Sequence[str] = ("{}",)) -> str:
         """Put a sentence into a frame, and that into another."""
         bare = "{}" + self.language.stop
         is_framed = sentence.is_order and self.rng.random() < 0.7
-        frame = self.rng.choice(self.language.frames) if is_framed else bare
+        frames = self.language.short_frames if ", " in sentence.text else self.language.frames
+        frame = self.rng.choice(frames) if is_framed else bare
         inner = frame.format(sentence.text).replace("?.", "?").replace("??", "?")
         way = self.rng.choice([one for one in ways if one != self._last_way] or list(ways))
         self._last_way = way
-        if way != "{}":
+        if way[0] != "{" and not way.endswith(". {}"):
             inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner
         return self.language.space.join(filter(None, (_upper(way.format(inner)), sentence.after)))
 

@@ -22,6 +22,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """A wish that the person brings up when the earlier ones are settled."""
+
+    text: str
+    start: int
+    """Golden steps before the first one that is for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorldTask:
     """What a person wants, and how one can tell that it was done."""
 
@@ -36,6 +45,11 @@ class WorldTask:
     """The language in which the person speaks."""
     tags: tuple[str, ...]
     opening: str
+    """What the person says first: who they are, and the first wish."""
+    later: tuple[Later, ...] = ()
+    """Further wishes, in the order in which they are brought up."""
+    open_wish: int = 0
+    """Number of the wish, the opening being 0, of which something is withheld or changed."""
     withheld: str = ""
     topics: tuple[str, ...] = ()
     """Words by which one asks for what is withheld."""
@@ -58,6 +72,22 @@ class WorldTask:
         """The golden steps that change something or refuse."""
         return tuple(s for s in self.golden if not s.tool.startswith(("get_", "search_")))
 
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """What the person says of their own accord, one message after the other."""
+        return (self.opening, *(one.text for one in self.later))
+
+    @property
+    def heard(self) -> str:
+        """All that the person may say."""
+        return " ".join((*self.wishes, self.withheld, self.change))
+
+    @property
+    def parts(self) -> tuple[tuple[Step, ...], ...]:
+        """The golden steps, those for each of `wishes` apart."""
+        starts = (0, *(one.start for one in self.later))
+        return tuple(self.golden[a:b] for a, b in zip(starts, (*starts[1:], None), strict=True))
+
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"))
@@ -71,6 +101,7 @@ class WorldTask:
         for name in ("made", "events", "touched", "refused"):
             goal[name] = tuple(goal[name])
         raw["goal"] = Goal(**goal)
+        raw["later"] = tuple(Later(**one) for one in raw.get("later", ()))
         for name in ("golden", "forbidden"):
             raw[name] = tuple(Step(**step) for step in raw[name])
         for name in ("tags", "topics", "tools"):
