@@ -54,7 +54,7 @@ def main():
             error = round(error_of(found), 1) if len(found) > 1 else "one seed"
             rows.append([kind, noise, *(round(r, 1) for r in found),
                          round(statistics.mean(found), 1), error])  # fmt: skip
-    minutes = [sum(f.facts(s)["seconds"] for s in stages_of(f.recipe)) / 60 for f in folders]
+    minutes = [f.spent_s(stages_of(f.recipe)) / 60 for f in folders]
     staleness = max(int(key) for folder in folders for group in folder.recipe.groups
                     for key in folder.facts(f"expert-{group}")["staleness"])  # fmt: skip
     gain = [100 * (rate["experts@0.0"] - rate["cold_start@0.0"]) for rate in rates]

@@ -89,12 +89,50 @@ def test_in_a_terminal_the_panel_is_drawn_from_the_same_figures():
     assert "done" in seen.getvalue()
 
 
+def test_of_two_stages_beside_each_other_each_has_lines_and_time_of_its_own():
+    clock = _Clock()
+    display = Display(["expert-a", "expert-b"], console=clock.console, clock=clock)
+    first = display.begin("expert-a")
+    clock.now = 3.0
+    second = display.begin("expert-b", lambda: {"now": "waiting"})
+    first.update(done=0.0, step=0)
+    second.update(done=0.0, step=0)
+    clock.now = 13.0
+    first.update(done=0.5, step=5)
+    second.update(done=0.1, step=1)
+    assert [line for at, line in clock.lines if at == 13.0] == [
+        "  expert-a: done 50%  step 5  left 10 s  after 13 s",
+        "  expert-b: done 10%  step 1  left 90 s  now waiting  after 10 s",
+    ]
+    display.end("expert-a", "14 s")
+    panel = Console(file=(seen := io.StringIO()), width=100)
+    panel.print(display._panel())
+    assert "step 1" in seen.getvalue()
+    assert "step 5" not in seen.getvalue()
+
+
+def test_both_of_two_silent_stages_are_shown(monkeypatch):
+    monkeypatch.setattr("longcat_cli.display.BEAT_S", 0.005)
+    clock = _Clock()
+    with Display(["expert-a", "expert-b"], console=clock.console, clock=clock) as display:
+        display.begin("expert-a")
+        display.begin("expert-b")
+        clock.now = PLAIN_EVERY_S
+        with clock.changed:
+            assert clock.changed.wait_for(lambda: len(clock.lines) == 4, timeout=30)
+    assert {line for at, line in clock.lines if at} == {
+        "  expert-a: after 4 s", "  expert-b: after 4 s",
+    }  # fmt: skip
+
+
 def test_while_an_expert_trains_one_sees_what_dora_waits_for(tmp_path):
     folder = RunFolder.create(tmp_path / "run", load_recipe("smoke"))
-    assert _waits_for(folder, "expert-shop") == {}
+    assert _waits_for(folder, "expert-shop", os.getpid()) == {}
     status = {"pid": os.getpid(), "why": "the trainer waits for 3 rollouts"}
     write_json(folder.expert("shop") / "dora" / "status.json", status)
-    assert _waits_for(folder, "expert-shop") == {"now": "the trainer waits for 3 rollouts"}
-    assert _waits_for(folder, "grow") == {}
+    assert _waits_for(folder, "expert-shop", os.getpid()) == {
+        "now": "the trainer waits for 3 rollouts"
+    }
+    assert _waits_for(folder, "grow", os.getpid()) == {}
     write_json(folder.expert("shop") / "dora" / "status.json", {**status, "pid": -1})
-    assert _waits_for(folder, "expert-shop") == {}  # of a process that was killed
+    assert _waits_for(folder, "expert-shop", os.getpid()) == {}  # of a process that was killed

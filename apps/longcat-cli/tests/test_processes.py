@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from longcat_cli.processes import _ctrl_c_waits
+from longcat_cli.processes import ctrl_c_waits
 
 
 def test_ctrl_c_that_another_thread_takes_waits_as_well():
@@ -13,7 +13,7 @@ def test_ctrl_c_that_another_thread_takes_waits_as_well():
     done = []
 
     def begin_a_child():
-        with _ctrl_c_waits():
+        with ctrl_c_waits():
             other.join()
             time.sleep(0.05)  # where the main thread would hear of it
             done.append("whole")

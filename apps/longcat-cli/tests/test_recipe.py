@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from longcat_cli.checks import broken_rules, check_recipe, estimate, room_for
+from longcat_cli.checks import BESIDE, broken_rules, check_recipe, estimate, room_for
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import (
@@ -187,10 +187,44 @@ def test_an_expert_that_has_begun_keeps_its_settings_and_may_go_on_longer(begun)
     assert resumed(begun.path, ["rl.steps=60"], echo=print, dry_run=False).recipe.rl.steps == 60
 
 
+def test_a_cold_start_that_has_begun_keeps_its_settings(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", load_recipe("mini"))
+    folder.mark_done("grow", {"seconds": 1.0})
+    change = ["cold_start.learning_rate=1e-3"]
+    resumed(folder.path, change, echo=print, dry_run=True)
+    (folder.path / "cold_start.state").mkdir()
+    with pytest.raises(UsageError, match="only before cold_start"):
+        resumed(folder.path, change, echo=print, dry_run=True)
+
+
+def test_what_was_asked_ahead_of_time_keeps_no_setting_of_the_evaluation(begun):
+    """Of what was found while the experts were fused nothing stands for other questions."""
+    begun.cells.write_text("[]")
+    resumed(begun.path, ["fuse.steps=9"], echo=print, dry_run=False)
+    assert begun.cells.exists()
+    resumed(begun.path, ["evaluate.tasks=9"], echo=print, dry_run=False)
+    assert not begun.cells.exists()
+    begun.cells.write_text("[]")
+    begun.mark_done("fuse", {"seconds": 1.0})
+    with pytest.raises(UsageError, match="only before evaluate"):
+        resumed(begun.path, ["evaluate.tasks=8"], echo=print, dry_run=False)
+    assert begun.cells.exists()
+
+
+def test_stages_beside_each_other_count_once(begun):
+    begun.mark_done("a", {"began": 100.0, "seconds": 30.0})
+    begun.mark_done("b", {"began": 110.0, "seconds": 40.0})
+    begun.mark_done("c", {"began": 111.0, "seconds": 2.0})
+    begun.mark_done("d", {"began": 200.0, "seconds": 5.0})
+    assert begun.spent_s("dcba") == 55.0
+    assert begun.spent_s(["a", "grow", "never"]) == 31.0  # one of an older run, and one to do
+
+
 def test_every_key_belongs_to_a_stage_or_to_none_on_purpose():
     recipe = load_recipe("mini")
     free = {key.name for key in keys(recipe) if not stages_that_stand_on(key.name, recipe)}
-    assert free == {"device", "rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address"}
+    assert free == {"device", "rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address",
+                    "rl.experts_at_once"}  # fmt: skip
     known = set(stages_of(recipe))
     assert all(set(stages_that_stand_on(key.name, recipe)) <= known for key in keys(recipe))
 
@@ -210,12 +244,15 @@ def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
     monkeypatch.setattr(
         "longcat_cli.stages.cold_start.seconds_per_token", lambda recipe: (1000, 0.001)
     )
-    needs = estimate(load_recipe("smoke"))
+    needs = estimate(load_recipe("smoke", ["rl.experts_at_once=1"]))
     cold, rl, fuse = 600 * 640, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 640
     evaluate = 2 * (3 * 2 + 2) * 16 * 150
     assert needs.seconds == pytest.approx((cold + rl + fuse + evaluate) / 1000)
     assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000
     assert needs.memory_bytes == 1000 * (16 + 4 * (4 + 2)) + 2 * 500_000_000
+    beside = estimate(load_recipe("smoke"))  # both experts: less time, and the memory of both
+    assert needs.seconds - beside.seconds == pytest.approx((1 - BESIDE) * rl / 1000)
+    assert beside.memory_bytes == 2 * needs.memory_bytes
 
 
 def test_a_dry_run_writes_nothing(longcat, tmp_path, monkeypatch):
@@ -223,5 +260,7 @@ def test_a_dry_run_writes_nothing(longcat, tmp_path, monkeypatch):
     done = longcat("train", "--recipe", "smoke", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "estimate: " in done.stdout
-    assert "expert-shop" in done.stdout
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "expert-shop to do, 2 at once" in lines
+    assert "fuse to do" in lines
     assert list(tmp_path.iterdir()) == []

@@ -53,6 +53,9 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
          f"rl.max_tokens must be below rl.max_length={rl.max_length}, got {rl.max_tokens}"),
         (rl.max_running >= rl.group_size,
          f"rl.max_running must be at least rl.group_size={rl.group_size}, got {rl.max_running}"),
+        (rl.runtime == "local" or rl.experts_at_once <= 1,
+         (f"rl.experts_at_once must be 1 with rl.runtime={rl.runtime!r}, where each expert has the "
+         f"whole cluster, got {rl.experts_at_once}")),
         (rl.budget == "even" or rl.budget_low <= rl.group_size <= rl.budget_high,
          (f"rl.group_size={rl.group_size} must be from rl.budget_low to rl.budget_high, "
          f"got {rl.budget_low} and {rl.budget_high}")),
@@ -150,6 +153,8 @@ TOKENS_OF_AN_ATTEMPT = {False: 150, True: 330}
 """In a world of tables, and in one with a past."""
 RL_COST = 2.5
 """Seconds of RL a token trained on, over those of a supervised step: sampling, retries, epochs."""
+BESIDE = 0.75
+"""Time that experts take beside each other on two cores, over that one after the other."""
 HEAD_COST = 0.5
 """Seconds of a step of the prediction head over those of a step of the whole model."""
 
@@ -161,10 +166,11 @@ def estimate(recipe: Recipe) -> Needs:
 
     parameters, pace = seconds_per_token(recipe)
     rl, experts = recipe.rl, len(recipe.groups)
+    beside = min(recipe.experts_at_once, experts)
     cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
     attempts = rl.steps * rl.groups_per_batch * rl.group_size
     length = mean(TOKENS_OF_AN_ATTEMPT[has_past(domain)] for domain in recipe.domains)
-    trained = experts * attempts * length * RL_COST * pace
+    trained = experts * attempts * length * RL_COST * pace * (BESIDE if beside > 1 else 1.0)
     fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
     fuse = fuse_steps * recipe.fuse.batch_tokens * pace
     if recipe.fuse.road == "distil":
@@ -177,7 +183,7 @@ def estimate(recipe: Recipe) -> Needs:
     live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * rl.num_controllers)
     return Needs(
         parameters=parameters,
-        memory_bytes=live + (1 + rl.num_controllers) * 500_000_000,
+        memory_bytes=beside * (live + (1 + rl.num_controllers) * 500_000_000),
         disk_bytes=checkpoints + log,
         seconds=cold + trained + fuse + evaluate,
     )

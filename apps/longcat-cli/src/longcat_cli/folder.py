@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,11 @@ class RunFolder:
         return self.path / "fused"
 
     @property
+    def cells(self) -> Path:
+        """What the evaluation has found so far."""
+        return self.path / "evaluation.part.json"
+
+    @property
     def is_trained(self) -> bool:
         """Whether there is a fused model to talk to."""
         return (self.fused / "config.json").is_file()
@@ -131,6 +137,21 @@ class RunFolder:
         if not isinstance(facts, dict):
             raise UsageError(f"{file} must be what longcat wrote; without it, the stage runs again")
         return facts
+
+    def spent_s(self, stages: Iterable[str]) -> float:
+        """Seconds in which any of these stages went on; those beside each other count once."""
+        spans: list[tuple[float, float]] = []
+        spent = 0.0
+        for facts in map(self.facts, stages):
+            if "began" in facts:
+                spans.append((facts["began"], facts["began"] + facts["seconds"]))
+            else:
+                spent += facts.get("seconds", 0.0)
+        until = 0.0
+        for began, ended in sorted(spans):
+            spent += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+        return spent
 
 
 def read_json(path: Path) -> Any:

@@ -311,18 +311,23 @@ def run() -> None:
     try:
         app()
     except Exception as error:
+        where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         if _is_disk_full(error):
-            _fail("the disk is full; make room, then continue with --resume. Nothing done is lost")
+            _fail(
+                f"{where}the disk is full; make room, then continue with --resume. "
+                f"Nothing done is lost"
+            )
         if isinstance(error, UsageError | FileNotFoundError | ValueError):
-            _fail(str(error))
+            _fail(f"{where}{error}")
         if isinstance(error, OSError) and error.filename is not None:  # no such, not allowed ...
-            _fail(str(error))
+            _fail(f"{where}{error}")
         # Known without importing the packages.
         if {kind.__name__ for kind in type(error).__mro__} & {
             "LongcatDoraError",
             "HeavyThinkError",
+            "StageDied",
         }:
-            _fail(str(error))
+            _fail(f"{where}{error}")
         raise
 
 

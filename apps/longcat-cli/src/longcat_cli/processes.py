@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext, ForkServerContext
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -25,7 +27,7 @@ class Pool:
 
     def submit(self, function: Callable[..., Result], /, *arguments: Any) -> Future[Result]:
         """Run a module's function in one of the processes."""
-        with _ctrl_c_waits():  # for this process has to tell a new one what to do
+        with ctrl_c_waits():  # for this process has to tell a new one what to do
             return self._executor.submit(function, *arguments)
 
     def finished(
@@ -40,10 +42,32 @@ class Pool:
             yield from done
 
 
+PRELOADED = ("longcat_cli.train", "torch._dynamo")
+"""What takes a process that trains seconds to load; torch's optimisers load the second."""
+
+
+def copied() -> ForkServerContext:
+    """How processes begin that are copies of one which has loaded what they need.
+
+    Without `load_ahead` that one has loaded nothing, and each loads for itself.
+    """
+    return multiprocessing.get_context("forkserver")
+
+
+def load_ahead() -> None:
+    """Begin the process that others are copied from, and do not wait for it.
+
+    It loads beside what this process does meanwhile, and ends when this one ends.
+    """
+    multiprocessing.set_forkserver_preload([*PRELOADED])
+    with ctrl_c_waits():
+        forkserver.ensure_running()
+
+
 @contextmanager
-def worker_pool(size: int) -> Iterator[Pool]:
+def worker_pool(size: int, context: BaseContext | None = None) -> Iterator[Pool]:
     """A pool of fresh processes; on Ctrl-C or an error they are killed, not waited for."""
-    context = multiprocessing.get_context("spawn")
+    context = context or multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     executor = ProcessPoolExecutor(
         size, mp_context=context, initializer=_begin, initargs=(counter,)
@@ -59,7 +83,7 @@ def worker_pool(size: int) -> Iterator[Pool]:
 
 
 @contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
+def ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C has its effect afterwards; in processes that begin meanwhile it never has one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -100,11 +124,15 @@ _COUNTER: list[Any] = []
 
 
 def _begin(counter: Any) -> None:
-    """End with the parent, even with one that was killed; leave Ctrl-C to it."""
     _COUNTER[:] = [counter]
+    belong_to_parent()
+
+
+def belong_to_parent() -> None:
+    """End with the parent, even with one that was killed; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in the processes of a pool"
+    assert parent is not None, "runs in a process that multiprocessing started"
 
     def end_with_parent() -> None:
         parent.join()

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+EXPERTS_AT_ONCE = 3
+"""Where nobody says: on two cores a pair leaves little idle, and a third shortens the end."""
+
 
 def _number(
     default: Any, *, least: float = 0, most: float | None = None, above: bool = False
@@ -170,6 +173,9 @@ class Rl:
     """Of the cluster; Ray is started on this machine when empty."""
     num_controllers: int = _number(1, least=1)
     """Processes that sample."""
+    experts_at_once: int = _number(0)
+    """Experts that are trained beside each other; 0: three, but one by one on a GPU or with Ray,
+    where each has all of it."""
     max_running: int = _number(128, least=1)
     """Attempts under way at once."""
     max_tokens: int = _number(48, least=1)
@@ -272,6 +278,12 @@ class Recipe:
     noise: Noise = field(default_factory=Noise)
     fuse: Fuse = field(default_factory=Fuse)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def experts_at_once(self) -> int:
+        """Experts that are trained beside each other, at most."""
+        is_shared = self.device == "cpu" and self.rl.runtime == "local"
+        return self.rl.experts_at_once or (EXPERTS_AT_ONCE if is_shared else 1)
 
     @property
     def domains(self) -> list[str]:

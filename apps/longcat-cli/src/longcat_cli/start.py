@@ -15,6 +15,11 @@ from .recipe_file import changed, keys, load_recipe
 SHAPES_ALL = ("seed", "name", "groups", "model", "grow")
 """Keys and sections that everything already made stands on."""
 
+SHAPES_NO_EXPERT = (
+    "rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address", "rl.experts_at_once",
+)  # fmt: skip
+"""Keys of `rl` that say how long, and where: an expert goes on under others."""
+
 
 def begin(recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: bool) -> RunFolder:
     """A new run folder, or with `dry_run` one that is not made.
@@ -52,9 +57,12 @@ def resumed(
                 f"begin another run for it"
             )
         echo(f"changed: {key.name} from {before.get(key.name)!r} to {key.value!r}")
+    is_asked_otherwise = wanted.evaluate != folder.recipe.evaluate
     folder.recipe = wanted
     if changes and not dry_run:
         folder.save()
+        if is_asked_otherwise:  # what was asked while the experts were fused
+            folder.cells.unlink(missing_ok=True)
     return folder
 
 
@@ -66,9 +74,7 @@ def stages_that_stand_on(key: str, recipe: Recipe) -> list[str]:
         return ["grow", "cold_start", *experts, "fuse", "evaluate"]
     return {
         "cold_start": ["cold_start"],
-        "rl": []
-        if key in ("rl.steps", "rl.save_every", "rl.runtime", "rl.ray_address")
-        else experts,
+        "rl": [] if key in SHAPES_NO_EXPERT else experts,
         "noise": experts,
         "fuse": ["fuse"],
         "evaluate": ["evaluate"],
@@ -79,22 +85,27 @@ def _has_begun(folder: RunFolder, stage: str) -> bool:
     """Whether a stage is done, or has made something that a change would contradict."""
     group = stage.removeprefix("expert-")
     left = {
-        "cold_start": folder.path / "cold_start.state",
-        "evaluate": folder.path / "evaluation.part.json",
         stage: folder.expert(group) / "dora",
+        "cold_start": folder.path / "cold_start.state",
+        "evaluate": folder.cells,
     }
-    return folder.is_done(stage) or (stage in left and left[stage].exists())
+    if stage == "evaluate" and not folder.is_done("fuse"):
+        return False  # what was asked ahead of time is soon asked again
+    return folder.is_done(stage) or left[stage].exists()
 
 
 def plan(folder: RunFolder) -> Iterator[str]:
     """What a run will do and take, in lines for people; nothing is written."""
-    from .train import stages_of
+    from .train import together
 
     recipe = folder.recipe
     needs = estimate(recipe)
     yield f"run folder: {folder.path}"
-    for stage in stages_of(recipe):
-        yield f"{stage:24} {'done before' if folder.is_done(stage) else 'to do'}"
+    for stages in together(recipe):
+        num = min(recipe.experts_at_once, len(stages))
+        beside = f", {num} at once" if len(stages) > 1 else ""
+        for stage in stages:
+            yield f"{stage:24} {'done before' if folder.is_done(stage) else f'to do{beside}'}"
     yield f"model: {needs.parameters:,} parameters, on {recipe.device}"
     yield (
         f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here "

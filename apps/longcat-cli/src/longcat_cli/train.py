@@ -6,17 +6,22 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .display import Display
+from .beside import Stage, run_beside
+from .display import Display, Figures
 from .errors import UsageError
 from .folder import RunFolder
+from .processes import load_ahead
 from .recipe import Recipe
 from .stages import cold_start, evaluate, experts, fuse, grow, report
 
-Stage = Callable[[RunFolder, Display], dict[str, Any]]
+LEAVES_NO_CORE = ("grow", "report")
+"""Stages beside which nothing is loaded for later ones: busy with all cores, or the last."""
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
@@ -36,30 +41,75 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
 
 def train(folder: RunFolder) -> dict[str, Any]:
     """Run what is not done yet; return the evaluation's averages."""
-    stages = stages_of(folder.recipe)
     folder.note_session()
-    with Display(list(stages)) as display:
-        for name, stage in stages.items():
-            if folder.is_done(name):
-                display.end(name, "done before")
-                continue
-            display.begin(name, functools.partial(_waits_for, folder, name))
-            began = time.monotonic()
-            facts = stage(folder, display)
-            seconds = round(time.monotonic() - began, 1)
-            folder.mark_done(name, {"seconds": seconds, **facts})
-            display.end(name, f"{seconds:.0f} s  {_brief(facts)}")
+    with Display(list(stages_of(folder.recipe))) as display:
+        run = _Run(folder, display)
+        for names in together(folder.recipe):
+            missing = [name for name in names if not folder.is_done(name)]
+            for name in names:
+                if name not in missing:
+                    display.end(name, "done before")
+            if missing and names[0] not in LEAVES_NO_CORE:
+                load_ahead()
+            if len(names) > 1 and missing:
+                run_beside(
+                    folder, missing, stages=stages_of, at_once=folder.recipe.experts_at_once,
+                    begin=run.begin, end=run.end,
+                )  # fmt: skip
+            elif missing:
+                run.alone(missing[0])
     return folder.facts("evaluate")
 
 
-def _waits_for(folder: RunFolder, stage: str) -> dict[str, Any]:
-    """What DORA says it waits for while an expert trains."""
+def together(recipe: Recipe) -> Iterator[list[str]]:
+    """Names of a recipe's stages in order, those in one list that go on beside each other."""
+    has_sides = recipe.experts_at_once > 1 and len(recipe.groups) > 1
+
+    def place(numbered: tuple[int, str]) -> int:
+        number, name = numbered
+        return -1 if has_sides and name.startswith("expert-") else number
+
+    for _, found in groupby(enumerate(stages_of(recipe)), place):
+        yield [name for _, name in found]
+
+
+class _Run:
+    """What begins and ends a stage, wherever it runs."""
+
+    def __init__(self, folder: RunFolder, display: Display) -> None:
+        self.folder, self.display = folder, display
+
+    def alone(self, name: str) -> None:
+        """Run a stage in this process."""
+        began = time.time()
+        shown = self.begin(name, os.getpid())
+        with self._meanwhile(name):
+            facts = stages_of(self.folder.recipe)[name](self.folder, shown)
+        self.end(name, began, facts)
+
+    def begin(self, name: str, process: int) -> Figures:
+        """Show that a stage begins in a process."""
+        return self.display.begin(name, functools.partial(_waits_for, self.folder, name, process))
+
+    def end(self, name: str, began: float, facts: dict[str, Any]) -> None:
+        """Write down that a stage is done, and what it noted."""
+        seconds = round(time.time() - began, 1)
+        self.folder.mark_done(name, {"began": began, "seconds": seconds, **facts})
+        self.display.end(name, f"{seconds:.0f} s  {_brief(facts)}")
+
+    def _meanwhile(self, name: str) -> AbstractContextManager[object]:
+        """What goes on beside a stage that keeps one processor."""
+        return evaluate.ahead(self.folder) if name == "fuse" else nullcontext()
+
+
+def _waits_for(folder: RunFolder, stage: str, process: int) -> dict[str, Any]:
+    """What DORA says it waits for while an expert trains in a process."""
     status = folder.expert(stage.removeprefix("expert-")) / "dora" / "status.json"
     try:
         said = json.loads(status.read_text("utf-8"))
     except (OSError, ValueError):  # not begun, or just being replaced
         return {}
-    if said.get("pid") != os.getpid():  # of a process that ended before
+    if said.get("pid") != process:  # of a process that ended before
         return {}
     return {"now": f"{said['why']}"}
 

@@ -43,7 +43,7 @@ def head(folder: RunFolder, stages: list[str]) -> list[tuple[str, str]]:
     """What, when, on which machine, with which versions."""
     recipe, sessions = folder.recipe, folder.sessions()
     began = time.strftime("%d %B %Y, %H:%M", time.localtime(folder.created))
-    spent = sum(folder.facts(stage).get("seconds", 0.0) for stage in stages)
+    spent = folder.spent_s(stages)
     rows = [
         ("recipe", f"{recipe.name}, seed {recipe.seed}"),
         ("begun", began),

@@ -30,7 +30,7 @@ from longcat_moe import (
 from tokenizers import Tokenizer
 
 from longcat_cli.agent import DECLARE
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import tune_process
 from longcat_cli.recipe import Recipe
@@ -40,7 +40,7 @@ SAVE_EVERY = 50
 TOKENIZER_TEXTS = 1500
 
 
-def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Train from nothing, or from the last checkpoint of this stage; return the facts."""
     recipe = folder.recipe
     tune_process()
@@ -65,7 +65,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
     }
 
 
-def _material(folder: RunFolder, display: Display) -> tuple[Tokenizer, list[Sample]]:
+def _material(folder: RunFolder, display: Shows) -> tuple[Tokenizer, list[Sample]]:
     """A vocabulary, and what is learned in it."""
     recipe = folder.recipe
     demos = asyncio.run(_demonstrations(folder, display))
@@ -77,7 +77,7 @@ def _material(folder: RunFolder, display: Display) -> tuple[Tokenizer, list[Samp
 
 
 def _learn(
-    folder: RunFolder, model: LongcatForCausalLM, samples: list[Sample], display: Display
+    folder: RunFolder, model: LongcatForCausalLM, samples: list[Sample], display: Shows
 ) -> int:
     """Take the steps, from the last checkpoint of this stage on; return how many it has."""
     settings = folder.recipe.cold_start
@@ -146,7 +146,7 @@ def seconds_per_token(recipe: Recipe) -> tuple[int, float]:
     return sum(p.numel() for p in model.parameters()), best / (length * len(batch))
 
 
-async def _demonstrations(folder: RunFolder, display: Display) -> list[Demonstration]:
+async def _demonstrations(folder: RunFolder, display: Shows) -> list[Demonstration]:
     recipe = folder.recipe
     rng = Random(recipe.seed)
     worlds = load_worlds(recipe.domains)

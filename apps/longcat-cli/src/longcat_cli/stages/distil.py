@@ -18,7 +18,7 @@ from longcat_dora import Task as Job
 from longcat_gspo import MopdTrainer, TrainerConfig
 from longcat_moe import LongcatForCausalLM
 
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe import Recipe
@@ -30,7 +30,7 @@ TRIED_PER_ATTEMPT = 4
 """Tasks drawn for each attempt that is wanted, at most: ends a run whose attempts all fail."""
 
 
-def run(folder: RunFolder, display: Display) -> tuple[LongcatForCausalLM, dict[str, Any]]:
+def run(folder: RunFolder, display: Shows) -> tuple[LongcatForCausalLM, dict[str, Any]]:
     """Distil the merged model, or continue to; return it with the facts."""
     student = LongcatForCausalLM.from_pretrained(folder.merged).train()
     recipe = folder.recipe
@@ -119,7 +119,7 @@ def jobs(folder: RunFolder) -> Iterator[Job]:
         yield Job(task.id, payload, task.domain)
 
 
-def _show(display: Display, progress: Progress, recipe: Recipe) -> None:
+def _show(display: Shows, progress: Progress, recipe: Recipe) -> None:
     metrics = progress.metrics
     display.update(
         done=progress.step / recipe.fuse.distil_steps,

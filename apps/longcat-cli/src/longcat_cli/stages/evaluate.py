@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+from collections.abc import Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,10 @@ from longcat_dora import Session
 from longcat_envs import InvalidEpisode
 
 from longcat_cli.agent import act, load_agent, transcript
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.evals.trials import sampled
 from longcat_cli.folder import RunFolder, write_json
-from longcat_cli.processes import count, tune_process, worker_pool
+from longcat_cli.processes import copied, count, tune_process, worker_pool
 from longcat_cli.worlds import load_worlds, read_tasks
 
 NUM_SLOTS = 64
@@ -33,20 +37,17 @@ def models(folder: RunFolder) -> dict[str, tuple[Path, list[str]]]:
     return named
 
 
-def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+Cell = tuple[str, str, str, str, float]
+"""Run, model, the model's folder, domain and noise: what `evaluate_cell` takes."""
+
+
+def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Fill the table, one row per cell; return the averages."""
     recipe = folder.recipe
-    cells = [
-        (str(folder.path), name, str(path), domain, noise)
-        for name, (path, domains) in models(folder).items()
-        for domain in domains
-        for noise in recipe.evaluate.noise
-    ]
-    done_before = _read(folder.path / "evaluation.part.json")
-    results = {tuple(key): row for key, row in done_before}
-    missing = [cell for cell in cells if (cell[1], cell[3], cell[4]) not in results]
+    cells, results = _cells(folder), _Results(folder)
+    missing = [cell for cell in cells if cell not in results]
     total = max(1, recipe.evaluate.tasks * len(missing))
-    with worker_pool(recipe.evaluate.processes) as pool:
+    with worker_pool(recipe.evaluate.processes, copied()) as pool:
         futures = {pool.submit(evaluate_cell, *cell): cell for cell in missing}
         last: dict[str, str] = {}
 
@@ -54,24 +55,73 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
             display.update(done=tried / total, attempts=f"{tried}/{total}", **last)
 
         for future in pool.finished(futures, tell):
-            cell = futures[future]
-            results[cell[1], cell[3], cell[4]] = future.result()
-            write_json(
-                folder.path / "evaluation.part.json", [[list(k), v] for k, v in results.items()]
-            )
-            row = results[cell[1], cell[3], cell[4]]["row"]
+            row = results.add(futures[future], future.result())["row"]
             last = {"last_cell": f"{row['model']}/{row['domain']}@{row['noise']:g}",
                     "passed": f"{row['passed']}/{row['total']}"}  # fmt: skip
     display.update(done=1.0, cells=len(cells))
-    ordered = [results[cell[1], cell[3], cell[4]] for cell in cells]
+    ordered = [results.of(cell) for cell in cells]
     write_json(folder.path / "evaluation.json", [result["row"] for result in ordered])
     write_json(folder.path / "examples.json", [result["examples"] for result in ordered])
     write_json(folder.path / "outcomes.json", [result["outcomes"] for result in ordered])
     return averages([result["row"] for result in ordered])
 
 
-def _read(path: Path) -> list[Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else []
+@contextmanager
+def ahead(folder: RunFolder) -> Generator[None]:
+    """Ask the models that are there before they are fused, in a process beside what goes on.
+
+    What it has not asked by then is left to `run`, and so is what goes wrong here. With one
+    process for evaluations there is none to spare.
+    """
+    if folder.recipe.evaluate.processes == 1:
+        yield
+        return
+    results = _Results(folder)
+    there = [cell for cell in _cells(folder) if cell[1] not in ("merged", "fused")]
+    with worker_pool(1, copied()) as pool:
+        for cell in there:
+            if cell not in results:
+                asked = pool.submit(evaluate_cell, *cell)
+                asked.add_done_callback(functools.partial(results.take, cell))
+        yield
+
+
+def _cells(folder: RunFolder) -> list[Cell]:
+    return [
+        (str(folder.path), name, str(path), domain, noise)
+        for name, (path, domains) in models(folder).items()
+        for domain in domains
+        for noise in folder.recipe.evaluate.noise
+    ]
+
+
+class _Results:
+    """What the cells gave, by model, domain and noise: kept as it comes in."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._file = folder.cells
+        before = json.loads(self._file.read_text("utf-8")) if self._file.is_file() else []
+        self._found: dict[tuple[Any, ...], dict[str, Any]] = {tuple(k): v for k, v in before}
+
+    def __contains__(self, cell: Cell) -> bool:
+        return _key(cell) in self._found
+
+    def of(self, cell: Cell) -> dict[str, Any]:
+        return self._found[_key(cell)]
+
+    def add(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+        self._found[_key(cell)] = result
+        write_json(self._file, [[list(key), value] for key, value in self._found.items()])
+        return result
+
+    def take(self, cell: Cell, asked: Future[dict[str, Any]]) -> None:
+        """Add what a process has found, if it has."""
+        if not asked.cancelled() and asked.exception() is None:
+            self.add(cell, asked.result())
+
+
+def _key(cell: Cell) -> tuple[str, str, float]:
+    return cell[1], cell[3], cell[4]
 
 
 def evaluate_cell(run: str, name: str, model: str, domain: str, noise: float) -> dict[str, Any]:

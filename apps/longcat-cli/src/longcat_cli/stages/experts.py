@@ -40,7 +40,7 @@ from longcat_noise import CurriculumConfig, NoiseCurriculum
 
 from longcat_cli.agent import DECLARE, act, transcript
 from longcat_cli.budget import Budget
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder, write_json
 from longcat_cli.lessons import relative_change
@@ -49,7 +49,7 @@ from longcat_cli.recipe import Recipe
 from longcat_cli.worlds import AnyTask, load_worlds, read_task, read_tasks
 
 
-def run(folder: RunFolder, display: Display, group: str) -> dict[str, Any]:
+def run(folder: RunFolder, display: Shows, group: str) -> dict[str, Any]:
     """Train one expert, or continue it; return the facts."""
     recipe = folder.recipe
     tune_process()
@@ -254,7 +254,7 @@ def _lines(place: Path) -> int:
     return len(metrics.read_text("utf-8").splitlines()) if metrics.is_file() else 0
 
 
-def _show(display: Display, progress: Progress, source: TaskSource, recipe: Recipe) -> None:
+def _show(display: Shows, progress: Progress, source: TaskSource, recipe: Recipe) -> None:
     metrics = progress.metrics
     with_staleness = sum(int(k) * v for k, v in metrics["staleness"].items())
     display.update(

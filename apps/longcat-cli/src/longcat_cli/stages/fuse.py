@@ -24,7 +24,7 @@ from longcat_moe import (
 )
 
 from longcat_cli.agent import DECLARE
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.folder import RunFolder
 from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
@@ -34,7 +34,7 @@ from . import distil
 from ._successes import successes
 
 
-def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Merge, then learn; return the facts."""
     recipe = folder.recipe
     tune_process()
@@ -62,7 +62,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
 
 
 def imitate(
-    folder: RunFolder, samples: list[Sample], display: Display
+    folder: RunFolder, samples: list[Sample], display: Shows
 ) -> tuple[LongcatForCausalLM, dict[str, Any]]:
     """Return the merged model after steps on what the experts did well, and what was done.
 
@@ -108,7 +108,7 @@ def learn(
     model: LongcatForCausalLM,
     samples: list[Sample],
     recipe: Recipe,
-    display: Display | None = None,
+    display: Shows | None = None,
 ) -> None:
     """Take supervised steps on samples, in an order that the seed decides."""
     fuse = recipe.fuse
@@ -138,7 +138,7 @@ def train_head(
     model: LongcatForCausalLM,
     samples: list[Sample],
     recipe: Recipe,
-    display: Display | None = None,
+    display: Shows | None = None,
 ) -> LongcatForCausalLM:
     """Add a head that guesses the token after the next, and train it alone (LongCat-Flash, 2.4)."""
     fuse = recipe.fuse

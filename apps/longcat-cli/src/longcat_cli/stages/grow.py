@@ -14,7 +14,7 @@ from longcat_envs import Grower, GrowthConfig, World
 from longcat_envs.history import MIN_ID_DIGITS
 from longcat_envs.tasks import TaskMaker
 
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.processes import count, worker_pool
@@ -28,7 +28,7 @@ MOST_REPEATED = 2000
 """Tasks in a row that were there before: then a domain is taken to have no more."""
 
 
-def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Grow what is missing; return the facts."""
     recipe = folder.recipe
     for domain in recipe.domains:
@@ -58,7 +58,7 @@ def run(folder: RunFolder, display: Display) -> dict[str, Any]:
 class _Teller:
     """Shows how many tasks there are."""
 
-    def __init__(self, display: Display, total: int) -> None:
+    def __init__(self, display: Shows, total: int) -> None:
         self.display, self.total, self.last = display, total, "none yet"
 
     def __call__(self, grown: int) -> None:

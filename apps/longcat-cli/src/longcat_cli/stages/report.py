@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from longcat_cli.display import Display
+from longcat_cli.display import Shows
 from longcat_cli.folder import RunFolder
 from longcat_cli.page import facts, tables, talks
 from longcat_cli.page.charts import Line, chart, smooth
@@ -16,7 +16,7 @@ from longcat_cli.recipe_file import keys
 from .evaluate import averages
 
 
-def run(folder: RunFolder, display: Display) -> dict[str, Any]:
+def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Write the curves and the page; return where they are."""
     rows = json.loads((folder.path / "evaluation.json").read_text("utf-8"))
     examples = json.loads((folder.path / "examples.json").read_text("utf-8"))
@@ -112,7 +112,7 @@ def _mean(counts: dict[str, int]) -> float:
 
 def _stages(folder: RunFolder) -> str:
     done = {stage: folder.facts(stage) for stage in stages_in_order(folder)}
-    total = sum(fact.get("seconds", 0.0) for fact in done.values()) or 1.0
+    total = folder.spent_s(done) or 1.0  # more than whole in sum, where some overlap
     lines = [
         (
             stage,

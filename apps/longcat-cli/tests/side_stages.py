@@ -1,0 +1,84 @@
+"""Stages that take no time to speak of, for processes that stand beside each other."""
+
+import os
+import signal
+import time
+
+from longcat_cli.errors import UsageError
+
+LONGEST_S = 120
+
+
+class TooManyWords(Exception):
+    """One that does not come back from a pickle as it was."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def sides(recipe):
+    """By name, as `stages_of` gives them."""
+    return {
+        "expert-quick": quick,
+        "expert-slow": slow,
+        "expert-patient": patient,
+        "expert-wrong": wrong,
+        "expert-wordy": wordy,
+        "expert-dead": dead,
+        "expert-stopped": stopped,
+    }
+
+
+def quick(folder, shown):
+    shown.note(doing="little")
+    shown.update(done=0.5, step=1)
+    _mark(folder, "quick")
+    return {"steps": 1}
+
+
+def slow(folder, shown):
+    """Goes on until it is asked to stop; then it keeps what it has done, which takes a moment."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _mark(folder, f"slow-{os.getpid()}")
+    try:
+        time.sleep(LONGEST_S)
+    except KeyboardInterrupt:
+        for _ in range(20_000):  # more than a pipe holds, and nobody reads any more
+            shown.update(done=0.5, step=1)
+        _mark(folder, f"kept-{os.getpid()}")
+        raise
+    raise AssertionError("nobody asked it to stop")
+
+
+def patient(folder, shown):
+    """Ends after `slow` and `quick` have begun: it has company."""
+    _until(lambda: any(folder.path.glob("slow-*")) or (folder.path / "quick").exists())
+    return {"steps": 2}
+
+
+def wrong(folder, shown):
+    _until(lambda: any(folder.path.glob("slow-*")))
+    raise UsageError("a task must have an end")
+
+
+def wordy(folder, shown):
+    raise TooManyWords("no room", "left")
+
+
+def dead(folder, shown):
+    os._exit(7)
+
+
+def stopped(folder, shown):
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def _mark(folder, name):
+    (folder.path / name).touch()
+
+
+def _until(holds):
+    deadline = time.monotonic() + LONGEST_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
