@@ -29,14 +29,14 @@ def test_log_probs_in_chunks_are_those_of_the_plain_way(dtype, limit):
 
 
 def test_large_vocabularies_never_lie_in_memory_whole():
-    words, tokens = 65_536, 4096
+    words, tokens = 65_536, 32_768
     hidden = torch.randn(tokens, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(words, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     target = torch.randint(0, words, (tokens,), device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     linear_log_probs(hidden, weight, target).mean().backward()
-    assert torch.cuda.max_memory_allocated() - before < 4 * tokens * words
+    assert torch.cuda.max_memory_allocated() - before < 4 * tokens * words / 4
 
 
 class _Model(torch.nn.Module):
@@ -61,7 +61,13 @@ def test_a_trainer_learns_on_the_device():
         log_probs = logits.log_softmax(-1).tolist()
         trainer.train(
             [
-                Sample([3, t], [False, True], [0.0, log_probs[t]], float(t % 2 == 0), "g")
+                Sample(
+                    token_ids=[3, t],
+                    loss_mask=[False, True],
+                    log_probs=[0.0, log_probs[t]],
+                    reward=float(t % 2 == 0),
+                    group="g",
+                )
                 for t in tokens
             ]
         )

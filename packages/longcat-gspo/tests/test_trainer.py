@@ -177,6 +177,23 @@ def test_masked_tokens_get_no_gradient():
     assert moved.nonzero().flatten().tolist() == [1]
 
 
+def test_fit_computes_no_entropy_which_it_would_not_show(monkeypatch):
+    """A pass over all logits; what an RL step says of them is computed there alone."""
+    asked = []
+
+    def entropy(log_probs_TV):
+        asked.append(len(log_probs_TV))
+        return log_probs_TV.sum(-1) * 0
+
+    monkeypatch.setattr("longcat_gspo._predict._entropy", entropy)
+    trainer = GspoTrainer(bigram.Bigram(), TrainerConfig())
+    trainer.fit(bigram.samples_of())
+    trainer.evaluate(bigram.samples_of())
+    assert asked == []
+    assert trainer.train(bigram.samples_of())["entropy"] == 0
+    assert asked != []
+
+
 def test_fit_equals_cross_entropy():
     trainer = GspoTrainer(bigram.Bigram(), TrainerConfig(micro_batch_tokens=6))
     samples = bigram.samples_of()

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from longcat_moe import Engine
+from longcat_moe import Engine, EngineConfig
 from longcat_moe.engine._graphs import is_simple
 from longcat_moe.engine._sampling import SamplingParams
 
@@ -145,3 +145,12 @@ async def test_who_ends_earlier_than_the_others_keeps_what_it_has(model, config)
     expected = await talks(_engine(model, config))
     got = await talks(_engine(model, config, decode_steps=32))
     assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_conversation_alone_may_go_on_for_longer_unless_told_how_long():
+    steps = [
+        [EngineConfig(device=device, decode_steps=told).num_ahead(num) for num in (1, 2, 64)]
+        for device in ("cuda", "cpu")
+        for told in (None, 8)
+    ]
+    assert steps == [[32, 16, 16], [8, 8, 8], [0, 0, 0], [8, 8, 8]]

@@ -95,6 +95,19 @@ def test_draws_come_again_after_a_rewind():
     assert [draws.random() for _ in range(3)] == expected[3:]
 
 
+def test_many_draws_are_those_that_come_one_by_one():
+    reference = random.Random("x")
+    expected = [reference.random() for _ in range(9)]
+    draws = Draws("x")
+    assert draws.many(4) == expected[:4]
+    draws.unread(3)
+    assert draws.many(5) == expected[1:6]
+    draws.rewind()
+    assert draws.many(2) == expected[:2]
+    draws.keep()
+    assert [draws.random(), *draws.many(6)] == expected[2:]
+
+
 class _Only:
     def __init__(self, *tokens):
         self.tokens, self.seen = tokens, []

@@ -12,20 +12,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ._adapters import base_model
 from ._config import TrainerConfig
-from ._linear import CHUNK_BYTES, linear_log_probs_and_entropy
+from ._linear import CHUNK_BYTES, linear_log_probs, linear_log_probs_and_entropy
 from ._samples import Rows
 from ._shared import check_sharing, shared_logits
 
-Predict = Callable[[Rows], tuple[Tensor, Tensor]]
-"""Log-probs of the targets, (T,), and the entropy where they stand, (T,), without a gradient."""
 Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class Predict(Protocol):
+    """What a model thinks of the targets."""
+
+    def __call__(self, rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+        """Return their log-probs, (T,), and the entropy where they stand, without a gradient.
+
+        The entropy is (T,), or empty where nobody wants it: a pass over all logits less.
+        """
+        ...
 
 
 def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> Predict:
@@ -42,7 +51,7 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
     if config.packed:
         _check_packing(model)
 
-    def predict(rows: Rows) -> tuple[Tensor, Tensor]:
+    def predict(rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
         try:
             with autocast():
                 logits_UV = call(model, rows, options)
@@ -57,6 +66,8 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
             logits_UV = logits_UV.masked_fill(~kept_UV, -torch.inf)
         log_probs_UV = logits_UV.log_softmax(-1)
         picked_U = log_probs_UV.gather(1, rows.target_U[:, None])[:, 0]
+        if not with_entropy:
+            return rows.spread(picked_U), picked_U.new_empty(0)
         return rows.spread(picked_U), rows.spread(_entropy(log_probs_UV.detach()))
 
     return predict
@@ -170,10 +181,13 @@ def from_hidden_states(
             f"this model changes them further, by up to {gap:.2g}"
         )
 
-    def predict(rows: Rows) -> tuple[Tensor, Tensor]:
+    def predict(rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
         with autocast():
             states_BLD = hidden(rows.ids_BL, rows.real_BL)
         states_UD = states_BLD[rows.wanted_BL].to(head.weight.dtype) / config.temperature
+        if not with_entropy:
+            picked_U = linear_log_probs(states_UD, head.weight, rows.target_U)
+            return rows.spread(picked_U), picked_U.new_empty(0)
         picked_U, entropy_U = linear_log_probs_and_entropy(states_UD, head.weight, rows.target_U)
         return rows.spread(picked_U), rows.spread(entropy_U)
 

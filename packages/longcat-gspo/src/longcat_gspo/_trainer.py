@@ -171,9 +171,9 @@ class GspoTrainer:
         reference.requires_grad_(False)
         return self._predictor(reference.to(self.device).eval())
 
-    def _without_adapter(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _without_adapter(self, rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
         with adapter_off(self._plain):
-            return self._predict(rows)
+            return self._predict(rows, with_entropy=with_entropy)
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class GspoTrainer:
             len(batches)
         )  # before the first pass: processes meet here
         for batch in batches:
-            log_probs_T, _ = self._predict(Rows.of(batch, self.device))
+            log_probs_T, _ = self._predict(Rows.of(batch, self.device), with_entropy=False)
             loss = -log_probs_T.sum() / num_tokens
             self._together.backward(loss)
             total += loss.item()
@@ -312,7 +312,7 @@ class GspoTrainer:
         total = 0.0
         with torch.no_grad():
             for batch in cut(self.config)(held, lambda s: s, self.config.micro_batch_tokens):
-                log_probs_T, _ = self._predict(Rows.of(batch, self.device))
+                log_probs_T, _ = self._predict(Rows.of(batch, self.device), with_entropy=False)
                 total -= log_probs_T.sum().item()
         return total / num_tokens
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -63,9 +64,12 @@ class BlockPool:
             self._block_of[key], self._key_of[block] = block, key
 
 
-def chain_keys(version: int, tokens: Sequence[int], keys: list[bytes], block_size: int) -> None:
-    """Extend `keys` by those of the blocks that `tokens` fill."""
-    for end in range((len(keys) + 1) * block_size, len(tokens) + 1, block_size):
+def chain_keys(
+    version: int, tokens: Sequence[int], keys: list[bytes], block_size: int, num: int | None = None
+) -> None:
+    """Extend `keys` by those of the blocks that `tokens` fill, or the first `num` of them."""
+    num = len(tokens) if num is None else num
+    for end in range((len(keys) + 1) * block_size, num + 1, block_size):
         before = keys[-1] if keys else str(version).encode()
-        new = b"".join(token.to_bytes(4, "little") for token in tokens[end - block_size : end])
+        new = struct.pack(f"<{block_size}I", *tokens[end - block_size : end])
         keys.append(blake2b(before + b":" + new, digest_size=16).digest())

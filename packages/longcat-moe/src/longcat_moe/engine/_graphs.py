@@ -325,7 +325,7 @@ class StaticDecoder:
 
 def _uniforms(work: Work, num_steps: int) -> list[float]:
     """Draw what a conversation needs, and fill up."""
-    drawn = [work.conversation.rng.random() for _ in range(work.num_steps)]
+    drawn = work.conversation.rng.many(work.num_steps)
     return drawn + [0.5] * (num_steps - work.num_steps)
 
 
@@ -333,8 +333,9 @@ def _outcome(work: Work, tokens: list[int], log_probs: list[float]) -> Outcome:
     """Cut off what comes after the end, and give the uniform numbers of it back."""
     request = work.conversation.request
     stop_ids = frozenset[int]() if request is None else request.stop_ids
-    ends = (k + 1 for k, token in enumerate(tokens[: work.num_steps]) if token in stop_ids)
-    num = next(ends, work.num_steps)
+    num = work.num_steps
+    if not stop_ids.isdisjoint(tokens[:num]):
+        num = next(k + 1 for k, token in enumerate(tokens) if token in stop_ids)
     work.conversation.rng.unread(work.num_steps - num)
     return Outcome(work, tokens[:num], log_probs[:num], num)
 

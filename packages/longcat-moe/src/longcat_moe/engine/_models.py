@@ -62,9 +62,10 @@ class Versions:
         if self._prefill is not None:
             self._prefill.add_model(version, model)
         self.models[version] = pack(model) if self.settings.pack else model
-        if self.settings.num_ahead:
+        most = self.settings.num_ahead(1)
+        if most:
             self.decoders[version] = StaticDecoder(
-                self.models[version], self._cache, max_steps=self.settings.num_ahead
+                self.models[version], self._cache, max_steps=most
             )
         self._retired.discard(version)
 

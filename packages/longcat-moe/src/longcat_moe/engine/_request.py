@@ -110,6 +110,15 @@ class Draws:
         self._taken.append(number)
         return number
 
+    def many(self, num: int) -> list[float]:
+        """Return as many numbers as `random` would give one by one."""
+        ahead = min(num, len(self._ahead))
+        drawn = [self._ahead.popleft() for _ in range(ahead)]
+        draw = self._rng.random
+        drawn += [draw() for _ in range(num - ahead)]
+        self._taken += drawn
+        return drawn
+
     def keep(self) -> None:
         """Let what was drawn stand."""
         self._taken.clear()

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ._blocks import BlockPool, chain_keys
@@ -40,14 +40,14 @@ class Scheduler:
 
     def __init__(
         self, cache: LatentCache, *, chunk_tokens: int, watermark: float, stats: EngineStats,
-        num_ahead: int = 1,
+        num_ahead: Callable[[int], int] = lambda _: 1,
     ) -> None:  # fmt: skip
         self.cache, self.stats, self.chunk_tokens = cache, stats, chunk_tokens
         self.size = cache.block_size
         self.pool, self.near_pool = BlockPool(cache.full.shape[1]), BlockPool(cache.near.shape[1])
         self.limit = max(1, int(self.pool.num_blocks * watermark))
         self.num_ahead = num_ahead
-        """Tokens that everyone may sample before the host looks, at most."""
+        """Of so many conversations: tokens each may sample before the host looks, at most."""
         self._step = 0
         self._everyone: Iterable[Conversation] = ()
         """Whose latents may be moved out."""
@@ -80,7 +80,8 @@ class Scheduler:
         The last of them may write one place further: it stays at the place after its last token
         while others go on.
         """
-        if self.num_ahead <= 1 or self.cache.window is not None:
+        most = self.num_ahead(len(batch))
+        if most <= 1 or self.cache.window is not None:
             return batch
         if any(w.has_draft or not w.is_last or len(w.token_ids) > 1 for w in batch):
             return batch
@@ -88,7 +89,7 @@ class Scheduler:
         for c in (w.conversation for w in batch):
             assert c.request is not None
             left = c.request.max_tokens - len(c.request.token_ids)
-            nums.append(max(1, min(self.num_ahead, left)))
+            nums.append(max(1, min(most, left)))
             num_blocks += max(0, (c.num_cached + nums[-1]) // self.size + 1 - len(c.blocks))
         if self.pool.num_used + num_blocks > self.limit:
             return batch
@@ -115,7 +116,7 @@ class Scheduler:
         """Note that so many tokens of a conversation are computed now."""
         before, c.num_cached = c.num_cached // self.size, num_cached
         if num_cached // self.size > before:
-            chain_keys(c.version, c.tokens[:num_cached], c.keys, self.size)
+            chain_keys(c.version, c.tokens, c.keys, self.size, num_cached)
             for place in range(before, num_cached // self.size):
                 self.pool.name(c.blocks[place], c.keys[place])
                 if c.near:

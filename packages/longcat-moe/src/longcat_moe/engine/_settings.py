@@ -50,8 +50,8 @@ class EngineConfig:
     """Where the cache and loaded weights live."""
     decode_steps: int | None = None
     """Tokens that everyone samples, where nobody else waits, before the host looks: in fixed
-    shapes, captured as graphs on CUDA. 0 for the ordinary step alone; 16 on CUDA and 0 elsewhere
-    when absent."""
+    shapes, captured as graphs on CUDA. 0 for the ordinary step alone. When absent: 0, and on CUDA
+    16, or 32 for one conversation alone, whose place nobody wants."""
     threaded: bool = False
     """Compute in a thread, so that the event loop stays free: for servers."""
 
@@ -85,12 +85,13 @@ class EngineConfig:
                 f"tokens, got {self.cache_tokens}"
             )
 
-    @property
-    def num_ahead(self) -> int:
-        """`decode_steps`, or what it is when absent."""
+    def num_ahead(self, num_conversations: int) -> int:
+        """`decode_steps`, or what it is when absent, for so many at once."""
         if self.decode_steps is not None:
             return self.decode_steps
-        return 16 if torch.device(self.device).type == "cuda" else 0
+        if torch.device(self.device).type != "cuda":
+            return 0
+        return 32 if num_conversations == 1 else 16
 
     @property
     def blocks_per_slot(self) -> int:

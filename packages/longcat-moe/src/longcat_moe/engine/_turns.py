@@ -120,32 +120,42 @@ class Turns:
             self._scheduler.confirm(c, end)
             self.finish(c, r, "length")
             return
-        tops = outcome.top or itertools.repeat([], len(outcome.token_ids))
-        for token, log_prob, top in zip(outcome.token_ids, outcome.log_probs, tops, strict=True):
-            c.tokens.append(token)
-            r.token_ids.append(token)
-            r.log_probs.append(log_prob)
-            if outcome.top:
-                r.top_log_probs.append(top)
-            self.stats.num_sampled += 1
-            reason = self._why_stop(r, token)
-            if r.stream is not None:
-                r.stream.put_nowait(Token(token, log_prob, reason, top))
-            if reason is not None:
-                self._scheduler.confirm(c, min(end, len(c.tokens) - 1))
-                self.finish(c, r, reason)
-                return
-        self._scheduler.confirm(c, end)
+        num, reason = self._until(r, outcome.token_ids)
+        tokens, log_probs = outcome.token_ids[:num], outcome.log_probs[:num]
+        c.tokens += tokens
+        r.token_ids += tokens
+        r.log_probs += log_probs
+        r.top_log_probs += outcome.top[:num]
+        self.stats.num_sampled += num
+        if r.stream is not None:
+            tops = outcome.top[:num] or [[] for _ in tokens]
+            reasons = [*[None] * (num - 1), reason]
+            for token in map(Token, tokens, log_probs, reasons, tops):
+                r.stream.put_nowait(token)
+        if reason is None:
+            self._scheduler.confirm(c, end)
+            return
+        self._scheduler.confirm(c, min(end, len(c.tokens) - 1))
+        self.finish(c, r, reason)
 
-    def _why_stop(self, r: Request, token: int) -> str | None:
-        if token in r.stop_ids or (r.params.stop and self._has_stop(r)):
-            return "stop"
-        return "length" if len(r.token_ids) >= r.max_tokens else None
+    def _until(self, r: Request, tokens: list[int]) -> tuple[int, str | None]:
+        """Return how many tokens belong to a request, and why it ends there if it does."""
+        num, reason = len(tokens), None
+        if tokens and len(r.token_ids) + num >= r.max_tokens:
+            num, reason = max(0, r.max_tokens - len(r.token_ids)), "length"
+        if not r.stop_ids.isdisjoint(tokens[:num]):
+            num = next(k + 1 for k, token in enumerate(tokens) if token in r.stop_ids)
+            reason = "stop"
+        if r.params.stop:
+            ends = (k for k in range(1, num + 1) if self._has_stop(r, tokens[:k]))
+            found = next(ends, 0)
+            return (found, "stop") if found else (num, reason)
+        return num, reason
 
-    def _has_stop(self, r: Request) -> bool:
+    def _has_stop(self, r: Request, new: list[int]) -> bool:
         assert self._decode is not None
         stops = r.params.stop
-        text = self._decode(r.token_ids[-_STOP_TAIL * max(map(len, stops)) :])
+        text = self._decode([*r.token_ids, *new][-_STOP_TAIL * max(map(len, stops)) :])
         return any(stop in text for stop in stops)
 
     def finish(self, c: Conversation, r: Request, reason: str) -> None:
