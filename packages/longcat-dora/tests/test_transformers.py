@@ -274,9 +274,11 @@ def _model(kind, **changes):
     return getattr(transformers, kind + heads.get(kind, "ForCausalLM"))(config).eval()
 
 
-def _furthest(model):
+def _furthest(model, *, static=False):
     """How far log-probs of two turns of three conversations are from one pass over each."""
-    engine = TransformersEngine(model, num_rows=4, max_length=32, stop_token_ids=[-1])
+    engine = TransformersEngine(
+        model, num_rows=4, max_length=32, stop_token_ids=[-1], static=static
+    )
     engine.load_weights(0, b"")
 
     async def go():
@@ -313,9 +315,10 @@ def _furthest(model):
     ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
     ("Mistral", {"num_key_value_heads": 2, "sliding_window": 32}),
 ])  # fmt: skip
-def test_other_models_sample_from_what_they_tell(kind, options):
+@pytest.mark.parametrize("static", [False, True])
+def test_other_models_sample_from_what_they_tell(kind, options, static):
     """Attention that adds its mask, positions from a table, a window that nothing reaches."""
-    assert _furthest(_model(kind, **options)) < 1e-4
+    assert _furthest(_model(kind, **options), static=static) < 1e-4
 
 
 @pytest.mark.parametrize(("kind", "options", "said"), [

@@ -33,27 +33,38 @@ class RowCache(Cache):
         """Of a decoding batch: where each of the first rows is written."""
         self.row, self.length = 0, 0
         """Otherwise: the row that is filled, and how much of it is."""
+        self.filled: tuple[Tensor, Tensor] | None = None
+        """Or both as tensors: the row, and the places of what is new."""
         self.longest = 0
         super().__init__(layers=[_Layer(self) for _ in range(num_layers)])
 
-    def at(self, positions: list[int], device: torch.device) -> Tensor:
-        """Let the next pass give one token to each of the first rows.
+    def at(self, positions_B: Tensor, longest: int) -> Tensor:
+        """Let the next pass give one token to each of the first rows, at its position.
 
-        Return its mask, (B, 1, 1, longest).
+        Return its mask, (B, 1, 1, longest); no position is beyond `longest`.
         """
-        self.positions = torch.tensor(positions, device=device)
-        self.longest = max(positions) + 1
-        places = torch.arange(self.longest, device=device)
-        return (places <= self.positions[:, None])[:, None, None]
+        self.positions, self.filled, self.longest = positions_B, None, longest
+        places = torch.arange(longest, device=positions_B.device)
+        return (places <= positions_B[:, None])[:, None, None]
 
     def one(self, row: int, length: int, num: int, device: torch.device) -> Tensor:
         """Let the next pass give `num` tokens to one row.
 
         Return its mask, (1, 1, num, length + num).
         """
-        self.positions, self.row, self.length, self.longest = None, row, length, length + num
+        self.positions, self.filled = None, None
+        self.row, self.length, self.longest = row, length, length + num
         places = torch.arange(self.longest, device=device)
         return (places <= places[length:, None])[None, None]
+
+    def into(self, row_1: Tensor, places_Q: Tensor, longest: int) -> Tensor:
+        """Let the next pass give one row tokens at places that only the device knows.
+
+        Return its mask, (1, 1, Q, longest); no place is beyond `longest`.
+        """
+        self.positions, self.filled, self.longest = None, (row_1, places_Q), longest
+        places = torch.arange(longest, device=places_Q.device)
+        return (places <= places_Q[:, None])[None, None]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a row begin as another one does."""
@@ -108,7 +119,11 @@ class _Layer(CacheLayerMixin):
         self.allocate(key_states, value_states)
         held: list[Tensor] = []
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            if cache.positions is None:
+            if cache.filled is not None:
+                row_1, places_Q = cache.filled
+                buffer[row_1, :, places_Q] = new[0].transpose(0, 1)
+                held.append(buffer.index_select(0, row_1)[:, :, : cache.longest])
+            elif cache.positions is None:
                 buffer[cache.row, :, cache.length : cache.longest] = new[0]
                 held.append(buffer[cache.row : cache.row + 1, :, : cache.longest])
             else:

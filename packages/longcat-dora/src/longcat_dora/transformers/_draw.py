@@ -32,3 +32,19 @@ def drawn(logs_BV: Tensor, draws_B1: Tensor) -> Tensor:
     # Rounding of the two sums may pass a chunk's last word, or a word that cannot be.
     last_B1 = (within_BW < within_BW[:, -1:]).sum(-1, keepdim=True)
     return chunk_B1 * _CHUNK + torch.minimum(word_B1, last_B1)
+
+
+def picked(
+    logits_BV: Tensor, heat_B1: Tensor, draws_B1: Tensor, *, has_cold: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return each row's next word and its log-prob, (B, 1) each.
+
+    It is drawn at the row's temperature, whose distribution the log-prob is of; at 0, if there may
+    be such rows, it is the likeliest one, and the distribution that of 1.
+    """
+    is_cold_B1 = heat_B1 == 0
+    logs_BV = (logits_BV / torch.where(is_cold_B1, 1.0, heat_B1).float()).log_softmax(-1)
+    word_B1 = drawn(logs_BV, draws_B1)
+    if has_cold:
+        word_B1 = torch.where(is_cold_B1, logs_BV.argmax(-1, keepdim=True), word_B1)
+    return word_B1, logs_BV.gather(1, word_B1)

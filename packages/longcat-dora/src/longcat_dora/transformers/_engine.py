@@ -17,11 +17,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 try:
@@ -36,46 +36,15 @@ from torch.func import functional_call
 
 from longcat_dora import Completion, LongcatDoraError
 
-from ._cache import Kept, RowCache
-from ._draw import drawn
+from ._batch import Conversation, Request, Version, are_alike, asked, begin_as_others
+from ._cache import RowCache
+from ._draw import picked
+from ._static import StaticDecoder
 from ._supported import added, adds_masks, check_lengths
 from ._weights import adapter_names, fitted, read_tensors
 
 _PASSES = 8
 """Tokens that a batch is given before the loop looks for what else there is to do."""
-
-
-@dataclass(slots=True, eq=False)
-class _Conversation:
-    version: int
-    rng: random.Random
-    tokens: list[int] = field(default_factory=list[int])
-    num_cached: int = 0
-    kept: Kept | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    conversation: _Conversation
-    max_tokens: int
-    temperature: float
-    done: asyncio.Future[Completion]
-    token_ids: list[int] = field(default_factory=list[int])
-    log_probs: list[float] = field(default_factory=list[float])
-    reason: str = ""
-
-
-@dataclass(slots=True, eq=False)
-class _Version:
-    """Weights, and the batch that is sampled with them; row n is `active[n]`'s."""
-
-    tensors: dict[str, Tensor]
-    cache: RowCache
-    active: list[_Request] = field(default_factory=list[_Request])
-    has_adapter: bool = False
-
-    def __post_init__(self) -> None:
-        self.has_adapter = any("lora_" in name or ".default" in name for name in self.tensors)
 
 
 class TransformersEngine:
@@ -89,6 +58,7 @@ class TransformersEngine:
         max_length: Tokens of a conversation, prompt included.
         stop_token_ids: After which an answer ends; those of the model's generation config when
             absent.
+        static: Decode in fixed shapes, captured as graphs; on CUDA when absent.
 
     Raises:
         LongcatDoraError: The cache cannot hold the model's attention (it slides, is linear, or
@@ -98,6 +68,7 @@ class TransformersEngine:
     def __init__(
         self, model: str | nn.Module, *, dtype: str = "auto", device: str = "auto",
         num_rows: int = 32, max_length: int = 2048, stop_token_ids: Sequence[int] = (),
+        static: bool | None = None,
     ) -> None:  # fmt: skip
         if num_rows < 1 or max_length < 2:
             raise ValueError(
@@ -113,6 +84,9 @@ class TransformersEngine:
             )
         self.model: Any = loaded.to(device).eval().requires_grad_(False)
         self.device, self.num_rows, self.max_length = torch.device(device), num_rows, max_length
+        self._is_static = self.device.type == "cuda" if static is None else static
+        self._spare: list[Version] = []
+        """Retired ones, whose graphs read their tensors and cache: the next one takes them over."""
         self._adds_masks = False
         if self.device.type != "meta":  # there it has no weights, and is asked for its words alone
             check_lengths(self.model, max_length)
@@ -121,10 +95,10 @@ class TransformersEngine:
         self._tokenizer: Any = None
         self._peft: Any = None
         self._waiting_weights: dict[int, bytes | memoryview | Mapping[str, Tensor]] = {}
-        self._versions: dict[int, _Version] = {}
-        self._conversations: dict[int, _Conversation] = {}
-        self._waiting: list[_Request] = []
-        self._interrupted: set[_Conversation] = set()
+        self._versions: dict[int, Version] = {}
+        self._conversations: dict[int, Conversation] = {}
+        self._waiting: list[Request] = []
+        self._interrupted: set[Conversation] = set()
         self._next = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
         self._loop: asyncio.Task[None] | None = None
@@ -161,7 +135,9 @@ class TransformersEngine:
     def retire(self, version: int) -> None:
         """Free a version; its last conversation has closed."""
         self._waiting_weights.pop(version, None)
-        self._versions.pop(version, None)
+        gone = self._versions.pop(version, None)
+        if self._is_static and gone is not None and gone.tensors:
+            self._spare = [*self._spare[-1:], gone]
 
     async def open(self, version: int, *, seed: int | None = None) -> int:
         """Begin a conversation.
@@ -173,7 +149,7 @@ class TransformersEngine:
             live = sorted({*self._versions, *self._waiting_weights})
             raise KeyError(f"version {version} must be live, live are {live}")
         self._next += 1
-        self._conversations[self._next] = _Conversation(version, random.Random(seed))
+        self._conversations[self._next] = Conversation(version, random.Random(seed))
         return self._next
 
     async def generate(
@@ -191,7 +167,7 @@ class TransformersEngine:
         if not c.tokens:
             raise ValueError("a conversation must begin with at least one token, got none")
         done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        request = _Request(c, min(max_tokens, room), temperature, done)
+        request = Request(c, min(max_tokens, room), temperature, done)
         self._waiting.append(request)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run())
@@ -237,12 +213,12 @@ class TransformersEngine:
                     )
 
     @torch.no_grad()
-    def _passes(self, joining: list[_Request]) -> list[_Request]:
+    def _passes(self, joining: list[Request]) -> list[Request]:
         """Let requests join where there is room, then give every batch some tokens.
 
         Return who is done.
         """
-        ended: list[_Request] = []
+        ended: list[Request] = []
         for number in {request.conversation.version for request in joining}:
             version = self._live(number)
             room = self.num_rows - len(version.active)
@@ -258,16 +234,31 @@ class TransformersEngine:
                 self._leave(version, ended)
         return ended
 
-    def _live(self, number: int) -> _Version:
+    def _live(self, number: int) -> Version:
         if (weights := self._waiting_weights.get(number)) is not None:
-            layers = self.model.config.get_text_config().num_hidden_layers
-            cache = RowCache(layers, self.num_rows, self.max_length)
-            self._versions[number] = _Version(self._take(weights), cache)
+            self._versions[number] = self._version(self._take(weights))
             del weights
             # Last: whoever opens a conversation meanwhile must find it in one of the two.
             if self._waiting_weights.pop(number, None) is None:  # retired meanwhile
                 return self._versions.pop(number)
         return self._versions[number]
+
+    def _version(self, tensors: dict[str, Tensor]) -> Version:
+        """Return a version of these weights: a spare one that takes them over, or a new one."""
+        if spare := next((v for v in self._spare if are_alike(v.tensors, tensors)), None):
+            self._spare = [v for v in self._spare if v is not spare]
+            for name, tensor in tensors.items():
+                spare.tensors[name].copy_(tensor)
+            return spare
+        layers = self.model.config.get_text_config().num_hidden_layers
+        cache = RowCache(layers, self.num_rows, self.max_length)
+        if not self._is_static:
+            return Version(tensors, cache)
+        # Its own, since it will be written to.
+        made = Version({name: tensor.clone() for name, tensor in tensors.items()}, cache)
+        forward = functools.partial(self._forward, made)
+        made.decoder = StaticDecoder(forward, cache, self.device)
+        return made
 
     def _take(self, weights: bytes | memoryview | Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not len(weights):
@@ -285,20 +276,24 @@ class TransformersEngine:
             self._peft = peft.get_peft_model(self.model, config).eval().requires_grad_(False)
         return adapter_names(self._peft, tensors)
 
-    def _forward(self, version: _Version, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Logits of the last position of each row, in float32."""
+    def _forward(
+        self, version: Version, ids: Tensor, positions: Tensor, mask: Tensor,
+        keep: int | Tensor = 1,
+    ) -> Tensor:  # fmt: skip
+        """Logits of the last position of each row, or of the one that `keep` is, in float32."""
         mask = added(mask, self.model.dtype) if self._adds_masks else mask
         options = {
             "input_ids": ids, "position_ids": positions, "attention_mask": mask,
-            "past_key_values": version.cache, "use_cache": True, "logits_to_keep": 1,
+            "past_key_values": version.cache, "use_cache": True, "logits_to_keep": keep,
         }  # fmt: skip
         ours = version.has_adapter  # whose tensors are tied to nothing
         model = cast("nn.Module", self._peft if ours else self.model)
         out: Any = functional_call(model, version.tensors, (), options, tie_weights=not ours)
         return out.logits[:, -1].float()
 
-    def _prefill(self, version: _Version, joining: list[_Request]) -> None:
+    def _prefill(self, version: Version, joining: list[Request]) -> None:
         alike: dict[tuple[int, ...], tuple[int, Tensor]] = {}
+        after = list[Tensor]()
         for request in joining:
             c, row = request.conversation, len(version.active)
             key = tuple(c.tokens)
@@ -310,39 +305,52 @@ class TransformersEngine:
                     version.cache.put(row, c.kept)
                     c.kept = None
                 else:
-                    c.num_cached = _begin_as_others(version, row, c)
-                new = torch.tensor([c.tokens[c.num_cached :]], device=self.device)
-                mask = version.cache.one(row, c.num_cached, new.shape[1], self.device)
-                places = torch.arange(c.num_cached, len(c.tokens), device=self.device)[None]
-                logits = self._forward(version, new, places, mask)
+                    c.num_cached = begin_as_others(version, row, c)
+                logits = self._fill(version, row, c)
                 alike[key] = row, logits
             c.num_cached = len(c.tokens)
             version.active.append(request)
-            self._sample(logits, [request])
+            after.append(logits)
+        if after:
+            self._sample(torch.cat(after), joining)
 
-    def _decode(self, version: _Version) -> None:
+    def _fill(self, version: Version, row: int, c: Conversation) -> Tensor:
+        """Compute what a row does not hold yet; return the logits after it, (1, V)."""
+        given, begin = c.tokens[c.num_cached :], c.num_cached
+        if version.decoder is not None:
+            logits = version.decoder.fill(row, given, begin)
+            if logits is not None:
+                return logits
+        new = torch.tensor([given], device=self.device)
+        mask = version.cache.one(row, begin, len(given), self.device)
+        places = torch.arange(begin, len(c.tokens), device=self.device)[None]
+        return self._forward(version, new, places, mask)
+
+    def _decode(self, version: Version) -> None:
         conversations = [request.conversation for request in version.active]
-        last = [[c.tokens[-1]] for c in conversations]
         places = [c.num_cached for c in conversations]
-        mask = version.cache.at(places, self.device)
-        ids = torch.tensor(last, device=self.device)
-        positions = torch.tensor(places, device=self.device)[:, None]
-        logits = self._forward(version, ids, positions, mask)
         for c in conversations:
             c.num_cached += 1
+        if version.decoder is not None:
+            heat, draws = asked(version.active)
+            last = [c.tokens[-1] for c in conversations]
+            self._note(version.active, *version.decoder.run(last, places, heat, draws))
+            return
+        ids = torch.tensor([[c.tokens[-1]] for c in conversations], device=self.device)
+        positions = torch.tensor(places, device=self.device)
+        mask = version.cache.at(positions, max(places) + 1)
+        logits = self._forward(version, ids, positions[:, None], mask)
         self._sample(logits, version.active)
 
-    def _sample(self, logits_BV: Tensor, requests: list[_Request]) -> None:
+    def _sample(self, logits_BV: Tensor, requests: list[Request]) -> None:
         """Give each request its next token, by the inverse of the distribution function."""
-        heat = [request.temperature or 1.0 for request in requests]
-        logs_BV = (logits_BV / torch.tensor(heat, device=self.device)[:, None]).log_softmax(-1)
-        draws = [[request.conversation.rng.random()] for request in requests]
-        drawn_B1 = drawn(logs_BV, torch.tensor(draws, dtype=torch.float64, device=self.device))
-        if any(request.temperature == 0 for request in requests):
-            cold = torch.tensor([[r.temperature == 0] for r in requests], device=self.device)
-            drawn_B1 = torch.where(cold, logs_BV.argmax(-1, keepdim=True), drawn_B1)
-        picked = logs_BV.gather(1, drawn_B1)[:, 0].tolist()
-        for request, token, log in zip(requests, drawn_B1[:, 0].tolist(), picked, strict=True):
+        numbers = torch.tensor(asked(requests), dtype=torch.float64, device=self.device)
+        has_cold = any(request.temperature == 0 for request in requests)
+        word_B1, log_B1 = picked(logits_BV, *numbers[:, :, None], has_cold=has_cold)
+        self._note(requests, word_B1[:, 0].tolist(), log_B1[:, 0].tolist())
+
+    def _note(self, requests: list[Request], tokens: list[int], logs: list[float]) -> None:
+        for request, token, log in zip(requests, tokens, logs, strict=True):
             request.conversation.tokens.append(token)
             request.token_ids.append(token)
             request.log_probs.append(log)
@@ -353,7 +361,7 @@ class TransformersEngine:
             elif request.conversation in self._interrupted:
                 request.reason = "interrupted"
 
-    def _leave(self, version: _Version, ended: list[_Request]) -> None:
+    def _leave(self, version: Version, ended: list[Request]) -> None:
         """Take out who is done, or gone; the last row takes a freed one's place."""
         for row in reversed(range(len(version.active))):
             request = version.active[row]
@@ -367,23 +375,6 @@ class TransformersEngine:
                 version.active[row] = version.active[last]
             version.active.pop()
             ended.append(request)
-
-
-def _begin_as_others(version: _Version, row: int, conversation: _Conversation) -> int:
-    """Copy what a row has in common with the one that begins most alike; return how much."""
-    most, source = 0, -1
-    for place, request in enumerate(version.active):
-        other = request.conversation
-        num = min(other.num_cached, len(conversation.tokens) - 1)
-        if num <= most or other.tokens[:most] != conversation.tokens[:most]:
-            continue
-        pairs = enumerate(zip(other.tokens[:num], conversation.tokens, strict=False))
-        num = next((n for n, (a, b) in pairs if a != b), num)
-        if num > most:
-            most, source = num, place
-    if most:
-        version.cache.copy(source, row, most)
-    return most
 
 
 def _stop_ids(model: Any) -> set[int]:

@@ -100,7 +100,7 @@ def _gap(model: Any, device: torch.device, *, adds: bool) -> tuple[float, float]
     for row, length in enumerate(lengths):
         mask = cache.one(row, 0, length, device)
         found.append(call(ids[None, :length], places[None, :length], mask))
-    mask = cache.at(lengths, device)
+    mask = cache.at(places[lengths], max(lengths) + 1)
     found.append(call(ids[lengths][:, None], places[lengths][:, None], mask))
     wanted = whole[[4, 2, 5, 3]]
     return (torch.cat(found) - wanted).abs().max().item(), wanted.abs().max().item()
