@@ -52,13 +52,14 @@ def requests(seed: int, words: int) -> list[Request]:
 class Ours:
     """`longcat_dora.transformers`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, static: bool | None = None) -> None:
         self.engine = TransformersEngine(
             model,
             device=str(model.device),
             num_rows=ROWS,
             max_length=96 + LONGEST,
             stop_token_ids=[-1],
+            static=static,
         )
         self.engine.load_weights(0, b"")
         self.loop = asyncio.new_event_loop()
@@ -221,6 +222,8 @@ def main() -> None:
         "transformers' continuous batching": Theirs(model),
         "plain loop, static cache": Plain(model, compiled=False),
     }
+    if options.device != "cpu":
+        ways["longcat_dora.transformers without graphs"] = Ours(model, static=False)
     if not options.no_compile:
         ways["plain loop, static cache, compiled"] = Plain(model, compiled=True)
     try:
