@@ -196,10 +196,14 @@ def _lines(path: Path) -> int:
 
 
 def _children(parent: int) -> set[Path]:
-    """Process folders of the children of a process; none where there is no /proc."""
-    found = []
+    """Process folders of the children of a process, and of theirs; none where there is no /proc."""
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone in the meantime
-            if stat.read_text().rpartition(")")[2].split()[1] == str(parent):
-                found.append(stat.parent)
-    return set(found)
+            parents[stat.parent] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found, new = set[Path](), {parent}
+    while new:
+        added = {path for path, above in parents.items() if above in new} - found
+        found |= added
+        new = {int(path.name) for path in added}
+    return found

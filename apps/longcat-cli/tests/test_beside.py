@@ -37,10 +37,11 @@ def shown():
 
 def run(folder, shown, *names, at_once=2):
     """Run stand-ins of those names; return who ended, in order."""
-    ended, begun = {}, []
+    ended, processes = {}, []
 
     def begin(name, process):
-        begun.append(process)
+        assert process() is None  # shown before it is there: what it loads may take long
+        processes.append(process)
         return shown[0].begin(name)
 
     def end(name, began, facts):
@@ -51,7 +52,7 @@ def run(folder, shown, *names, at_once=2):
     try:
         beside.run_beside(folder, names, stages=sides, at_once=at_once, begin=begin, end=end)
     finally:
-        folder.begun = begun
+        folder.begun = [process() for process in processes]
     return ended
 
 

@@ -127,12 +127,12 @@ def test_both_of_two_silent_stages_are_shown(monkeypatch):
 
 def test_while_an_expert_trains_one_sees_what_dora_waits_for(tmp_path):
     folder = RunFolder.create(tmp_path / "run", load_recipe("smoke"))
-    assert _waits_for(folder, "expert-shop", os.getpid()) == {}
+    assert _waits_for(folder, "expert-shop", os.getpid) == {}
     status = {"pid": os.getpid(), "why": "the trainer waits for 3 rollouts"}
     write_json(folder.expert("shop") / "dora" / "status.json", status)
-    assert _waits_for(folder, "expert-shop", os.getpid()) == {
+    assert _waits_for(folder, "expert-shop", os.getpid) == {
         "now": "the trainer waits for 3 rollouts"
     }
-    assert _waits_for(folder, "grow", os.getpid()) == {}
+    assert _waits_for(folder, "grow", os.getpid) == {}
     write_json(folder.expert("shop") / "dora" / "status.json", {**status, "pid": -1})
-    assert _waits_for(folder, "expert-shop", os.getpid()) == {}  # of a process that was killed
+    assert _waits_for(folder, "expert-shop", os.getpid) == {}  # of a process that was killed

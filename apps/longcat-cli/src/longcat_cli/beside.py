@@ -59,8 +59,16 @@ class _Side:
         self.process = copied().Process(
             target=_go, args=(theirs, folder.path, name, stages), name=f"longcat {name}"
         )
-        with contextlib.closing(theirs):
+        self._theirs = theirs
+
+    def start(self) -> None:
+        """Begin; returns when there is a process, for which others may have to be loaded."""
+        with contextlib.closing(self._theirs):
             self.process.start()
+
+    def pid(self) -> int | None:
+        """Its process, once there is one."""
+        return self.process.pid
 
     def read(self) -> dict[str, Any] | None:
         """Show one thing that it says; return its facts if it is done.
@@ -95,7 +103,7 @@ def run_beside(
     *,
     stages: Stages,
     at_once: int,
-    begin: Callable[[str, int], Figures],
+    begin: Callable[[str, Callable[[], int | None]], Figures],
     end: Callable[[str, float, dict[str, Any]], object],
 ) -> None:
     """Run stages, so many at once, in order.
@@ -106,7 +114,8 @@ def run_beside(
         stages: What gives a recipe's stages by name: a module's function, since each process
             calls it again.
         at_once: Processes, at most.
-        begin: Told a stage's name and its process's id when it begins; gives what shows it.
+        begin: Told a stage's name, and what gives its process's id once there is one; gives what
+            shows it.
         end: Told its name, when it began (seconds since 1970) and its facts when it is done.
 
     Raises:
@@ -118,10 +127,11 @@ def run_beside(
         with _signals_interrupt():
             while waiting or running:
                 while waiting and len(running) < at_once:
+                    side = _Side(folder, waiting.pop(0), stages)
+                    side.figures = begin(side.name, side.pid)
                     with ctrl_c_waits():
-                        side = _Side(folder, waiting.pop(0), stages)
+                        side.start()
                         running[side.connection] = side
-                    side.figures = begin(side.name, side.process.pid or 0)
                 for connection in wait(list(running)):
                     assert isinstance(connection, Connection)
                     side = running[connection]

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -19,9 +19,6 @@ from .folder import RunFolder
 from .processes import load_ahead
 from .recipe import Recipe
 from .stages import cold_start, evaluate, experts, fuse, grow, report
-
-LEAVES_NO_CORE = ("grow", "report")
-"""Stages beside which nothing is loaded for later ones: busy with all cores, or the last."""
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
@@ -49,7 +46,7 @@ def train(folder: RunFolder) -> dict[str, Any]:
             for name in names:
                 if name not in missing:
                     display.end(name, "done before")
-            if missing and names[0] not in LEAVES_NO_CORE:
+            if missing == ["cold_start"]:  # on one core: the other one is idle
                 load_ahead()
             if len(names) > 1 and missing:
                 run_beside(
@@ -82,12 +79,12 @@ class _Run:
     def alone(self, name: str) -> None:
         """Run a stage in this process."""
         began = time.time()
-        shown = self.begin(name, os.getpid())
+        shown = self.begin(name, os.getpid)
         with self._meanwhile(name):
             facts = stages_of(self.folder.recipe)[name](self.folder, shown)
         self.end(name, began, facts)
 
-    def begin(self, name: str, process: int) -> Figures:
+    def begin(self, name: str, process: Callable[[], int | None]) -> Figures:
         """Show that a stage begins in a process."""
         return self.display.begin(name, functools.partial(_waits_for, self.folder, name, process))
 
@@ -102,14 +99,14 @@ class _Run:
         return evaluate.ahead(self.folder) if name == "fuse" else nullcontext()
 
 
-def _waits_for(folder: RunFolder, stage: str, process: int) -> dict[str, Any]:
+def _waits_for(folder: RunFolder, stage: str, process: Callable[[], int | None]) -> dict[str, Any]:
     """What DORA says it waits for while an expert trains in a process."""
     status = folder.expert(stage.removeprefix("expert-")) / "dora" / "status.json"
     try:
         said = json.loads(status.read_text("utf-8"))
     except (OSError, ValueError):  # not begun, or just being replaced
         return {}
-    if said.get("pid") != process:  # of a process that ended before
+    if said.get("pid") != process():  # of a process that ended before
         return {}
     return {"now": f"{said['why']}"}
 
