@@ -12,7 +12,7 @@ from typing import Any
 
 from .graph import Graph
 from .history import LEAST, Setting, languages, load_setting, value_keys
-from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask, skeletons
+from .tasks import REFUSE, Difficulty, TaskMaker, WorldTask, linked, skeletons
 from .world import Machine, Store, builtin_worlds, export, violations_by_sql
 
 NUM_GOAL_PASTS = 4
@@ -145,6 +145,8 @@ def grow_figures(
         "exchange_fails": share("exchange"), "computed": share("computed"),
         "refusal": share("refusal"), "question": share("question"), "withheld": share("withheld"),
         "change_of_mind": share("change"),
+        "wishes_median": median(len(task.wishes) for task in tasks),
+        "wishes_linked": _share(linked(setting, task) for task in tasks),
     }  # fmt: skip
 
 
@@ -188,6 +190,12 @@ def growth_figures(
         "summary": {"domain": setting.spec.name, "tools": len(graph.tools), "goals": num_goals},
         "rows": rows,
     }
+
+
+def _share(found: Iterable[tuple[int, int]]) -> float:
+    """Return the share of the first numbers in the second ones."""
+    some, whole = (sum(column) for column in zip(*found, strict=True))
+    return round(some / whole, 3) if whole else 0.0
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -7,6 +7,7 @@ from ._chain import Chains
 from ._environment import REFUSE, WorldEnvironment, brief_prompt, system_prompt
 from ._goal import Goal, Outcome, Tell, goal_of, judge, outcome
 from ._language import Language, language_of
+from ._links import linked
 from ._make import Difficulty, TaskMaker
 from ._skeletons import skeletons
 from ._solve import MAX_NODES, Solution, solve
@@ -15,6 +16,6 @@ from ._task import Step, WorldTask
 __all__ = [
     "MAX_NODES", "REFUSE", "Call", "Chains", "Difficulty", "Figure", "Goal", "Language", "Outcome",
     "Solution", "Step", "Talker", "TaskMaker", "Tell", "WorldEnvironment", "WorldTask",
-    "brief_prompt", "goal_of", "judge", "language_of", "outcome", "skeletons", "solve",
+    "brief_prompt", "goal_of", "judge", "language_of", "linked", "outcome", "skeletons", "solve",
     "system_prompt",
 ]  # fmt: skip

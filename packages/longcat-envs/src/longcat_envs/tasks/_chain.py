@@ -8,17 +8,30 @@ dropped again if the wish does without it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from random import Random
 from typing import Any
 
-from longcat_envs.history import Caller, Setting, owned, write_argument
+from longcat_envs.history import Caller, Setting, owned
 from longcat_envs.lang import Guard, Type, show
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
 from ._call import Call, Figure
 from ._goal import Outcome, outcome
+from ._sense import (
+    ends_what_is_used,
+    is_amount,
+    is_asked_again,
+    is_sensible,
+    moves_back,
+    moves_twice,
+    names_twice,
+    only_replaces,
+)
+
+Draw = Callable[[Tool], Call | None]
+"""Draws a call of a tool in the world as it stands; `None` if there is none of its kind."""
 
 MAX_RUNS = 40
 """Simulated chains for one repair."""
@@ -64,25 +77,26 @@ class Chains:
         weights = {t.name: self.rng.random() ** (1 + uses[t.name]) for t in wished}
         return sorted(wished, key=lambda t: -weights[t.name])
 
-    def draw(self, tool: Tool, *, computed: float = 0.0) -> Call | None:
+    def draw(self, tool: Tool) -> Call | None:
         """Draw a call of a tool for the person, in the world as it stands."""
         arguments = self.caller.draw(tool, self.person)
-        if arguments is None:
+        if arguments is None or names_twice(tool, arguments):
             return None
-        call = Call(tool.name, arguments)
-        return self._compute(tool, call, []) if self.rng.random() < computed else call
+        return Call(tool.name, arguments)
 
     def plain(
-        self, chain: list[Call], uses: Counter[str], *, must_compute: bool = False
+        self, chain: list[Call], uses: Counter[str], draw: Draw, *, must_compute: bool = False
     ) -> Call | None:
         """Return a wish that succeeds after the chain and touches nothing that it touched."""
         wishes = self.wishes(uses)
         if must_compute:
             wishes = [t for t in wishes if any(p.type.kind == "money" for p in t.parameters)]
-        for tool in wishes[:12]:
+        for tool in wishes:
             for _ in range(TRIES):
                 self.run(chain)
-                call = self.draw(tool, computed=1.0 if must_compute else 0.0)
+                call = draw(tool)
+                if call is not None and must_compute:
+                    call = self._compute(tool, call, [])
                 if call is None or (must_compute and not call.computed):
                     continue
                 if self.fits(chain, call):
@@ -91,51 +105,39 @@ class Chains:
 
     def fits(self, chain: list[Call], call: Call) -> bool:
         """Whether a call succeeds after the chain, writes no field anew and ends nothing new."""
-        if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
-            return False
-        if self._ends(call) and any(
-            self._self(c) == self._self(call) for c in chain if not c.is_helper
-        ):
-            return False  # nobody has a record changed and ended at once
-        if any(self._makes_anew(one, other) for c in chain if not c.is_helper
-               for one, other in ((c, call), (call, c))):  # fmt: skip
+        if not self._goes_with(chain, call):
             return False
         before, made = self.outcome(chain), self._made()
         after, made_after = self.outcome([*chain, call]), self._made()
         if before is None or after is None or after == before:
             return False
-        fields = {(r, f) for r, fs in before.changed.items() for f in fs if f != "balance"}
-        for record, values in after.changed.items():
-            old = before.changed.get(record, {})
-            for name, value in values.items():
-                if (record, name) in fields and old.get(name) != value:
-                    return False
-        for record, row in made.items():
-            for name, value in made_after.get(record, row).items():
-                if (
-                    value != row[name]
-                    and row[name] is not None
-                    and name not in ("state", "balance")
-                ):
-                    return False
-        kept = all(
-            name in after.changed.get(record, {})
-            for record, fields in before.changed.items()
-            for name in fields
-        )
         return (
-            kept
-            and self.is_sensible(call)
-            and len(after.made) >= len(before.made)
+            not ends_what_is_used(self, chain, call)
+            and _adds(before, after)
+            and not _rewrites(made, made_after)
+            and is_sensible(self, call)
             and not self._ends_new(chain, call)
         )
 
-    def _self(self, call: Call) -> tuple[str, Any]:
+    def _goes_with(self, chain: list[Call], call: Call) -> bool:
+        """Whether a person would ask for a call beside those of a chain, by what they are."""
+        if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
+            return False
+        if is_asked_again(self, chain, call) or any(moves_twice(self, c, call) for c in chain):
+            return False
+        if self.ends(call) and any(self.own(c) == self.own(call) for c in chain if not c.is_helper):
+            return False  # nobody has a record changed and ended at once
+        return not any(
+            self._makes_anew(one, other) for c in chain if not c.is_helper
+            for one, other in ((c, call), (call, c))
+        )  # fmt: skip
+
+    def own(self, call: Call) -> tuple[str, Any]:
         """Return the record on which a call acts, as class and id."""
         of = self.tools[call.tool].of
         return of, call.arguments.get(f"{of}_id")
 
-    def _ends(self, call: Call) -> bool:
+    def ends(self, call: Call) -> bool:
         """Whether a call leaves its record in a state that nothing leaves."""
         action = self.tools[call.tool].action
         return action is not None and action.target in self.setting.spec.classes[action.of].ends
@@ -144,48 +146,12 @@ class Chains:
         """Whether one call ends a record of a class of which the other makes one."""
         made, ended = self.tools[other.tool], self.tools[one.tool]
         is_new = made.action is not None and made.action.makes_record
-        return is_new and made.of == ended.of and self._ends(one)
+        return is_new and made.of == ended.of and self.ends(one)
 
     def _made(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the records that are new in the world as it stands."""
         rows = self.world.store.difference()
         return {record: after for record, (before, after) in rows.items() if before is None}
-
-    def is_sensible(self, call: Call) -> bool:
-        """Whether a looked-up amount makes sense, in the world after the call.
-
-        It uses up what it is a figure of, or it is the figure of a record of another kind.
-        """
-        tool = self.tools[call.tool]
-        own = call.arguments.get(f"{tool.of}_id")
-        for figure in call.computed.values():
-            if figure.id == own and self.value(figure) != 0:
-                return False
-            if figure.id != own and figure.of in (tool.of, self.setting.spec.person):
-                return False
-        return True
-
-    def _moves_back(self, helper: Call, wish: Call) -> bool:
-        """Whether a helper only moves money to where the wish takes it from."""
-        one, other = self.tools[helper.tool], self.tools[wish.tool]
-        key = f"{one.of}_id"
-        both = one.part == other.part == "ledger"
-        return both and helper.arguments.get(key) == wish.arguments.get(key)
-
-    def _only_replaces(self, helper: Call, wish: Call) -> bool:
-        """Whether a helper only ends a record so that the wish can make the same one anew."""
-        one, other = self.tools[helper.tool], self.tools[wish.tool]
-        if other.action is None or one.of != other.of or not self._ends(helper):
-            return False
-        row = self.world.store.row(one.of, helper.arguments[f"{one.of}_id"])
-        fields = self.setting.spec.classes[one.of].fields
-        if not other.action.makes_record:  # one is moved to where the other was
-            refs = [p.name for p in other.parameters[1:] if p.type.kind == "ref"]
-            return any(wish.arguments[name] in row.values() for name in refs)
-        held: dict[str, Any] = {}
-        for name, _ in other.action.parameters:
-            held.update(write_argument(name, fields[name].type, row[name]))
-        return all(wish.arguments.get(name) == value for name, value in held.items())
 
     def _ends_new(self, chain: list[Call], call: Call) -> bool:
         """Whether a call changes the state of a record that the chain itself has made."""
@@ -197,15 +163,15 @@ class Chains:
         ends = action is not None and action.target in self.setting.spec.classes[tool.of].ends
         return is_new and ends
 
-    def refused(self, chain: list[Call], uses: Counter[str]) -> tuple[Call, Guard] | None:
+    def refused(
+        self, chain: list[Call], uses: Counter[str], draw: Draw
+    ) -> tuple[Call, Guard] | None:
         """Return a wish that one rule, and one only, forbids both at the start and at the end."""
         for tool in self.wishes(uses):
             for _ in range(TRIES):
                 self.run([])
-                call = self.draw(tool)
-                if call is None or any(
-                    (c.tool, c.arguments) == (tool.name, call.arguments) for c in chain
-                ):
+                call = draw(tool)
+                if call is None or is_asked_again(self, chain, call):
                     continue
                 guard = self._forbidding(call)
                 if guard is None:
@@ -240,13 +206,13 @@ class Chains:
 
     # -- repair --------------------------------------------------------------------------
 
-    def repaired(self, uses: Counter[str]) -> list[Call] | None:
+    def repaired(self, uses: Counter[str], draw: Draw) -> list[Call] | None:
         """Return a chain whose last call is refused without those before it."""
         num_tried = 0
         for tool in self.wishes(uses):
             for _ in range(2):
                 self.run([])
-                call = self.draw(tool)
+                call = draw(tool)
                 if call is None or num_tried >= MAX_REPAIRS:
                     continue
                 _, refusal = self.run([call])
@@ -272,11 +238,11 @@ class Chains:
             for _ in range(2):
                 self.run(helpers)
                 call = self._focused(tool, [*helpers, wish])
-                if call is None or call in helpers or self._moves_back(call, wish):
+                if call is None or call in helpers or moves_back(self, call, wish):
                     continue
-                if self._only_replaces(call, wish):
+                if only_replaces(self, call, wish):
                     continue
-                if self.run([*helpers, call])[1] is not None or not self.is_sensible(call):
+                if self.run([*helpers, call])[1] is not None or not is_sensible(self, call):
                     continue
                 found = self._repair([*helpers, call], wish, depth - 1)
                 if found is not None:
@@ -296,6 +262,8 @@ class Chains:
             if self.run([c for c in chain if c not in (one, other)])[1] is None:
                 return None  # two helpers that need only one another
         if self._takes_back(chain) or not self._is_computed(chain):
+            return None
+        if any(moves_twice(self, one, other) for one, other in combinations(chain[:-1], 2)):
             return None
         helpers = [Call(c.tool, c.arguments, c.computed, is_helper=True) for c in chain[:-1]]
         return [*helpers, chain[-1]] if helpers else None
@@ -366,7 +334,7 @@ class Chains:
         for one in tool.parameters:
             if one.type.kind != "money":
                 continue
-            figures = self.figures([call, *about])
+            figures = [f for f in self.figures([call, *about]) if is_amount(self.tools, f[0])]
             if not figures:
                 return call
             figure, value = self.rng.choice(figures)
@@ -398,3 +366,21 @@ class Chains:
         if figure.name in one.derived:
             return one.derived[figure.name].run(self.world.store, {"self": figure.id})
         return self.world.store.row(figure.of, figure.id)[figure.name]
+
+
+def _adds(before: Outcome, after: Outcome) -> bool:
+    """Whether all that had changed before is as it was, and nothing made is gone."""
+    for record, fields in before.changed.items():
+        now = after.changed.get(record, {})
+        for name, value in fields.items():
+            if name not in now or (name != "balance" and now[name] != value):
+                return False
+    return len(after.made) >= len(before.made)
+
+
+def _rewrites(made: Mapping[Any, dict[str, Any]], after: Mapping[Any, dict[str, Any]]) -> bool:
+    """Whether a record that was made is given another value, its state and balance apart."""
+    return any(
+        value != row[name] and row[name] is not None and name not in ("state", "balance")
+        for record, row in made.items() for name, value in after.get(record, row).items()
+    )  # fmt: skip

@@ -33,6 +33,8 @@ class Language:
     """Says that more will be asked for; may be empty."""
     next: tuple[str, ...]
     """Begins a message with a further wish."""
+    hasty: tuple[str, ...]
+    """Those of them that only go before what tells somebody to do something."""
     last_wish: tuple[str, ...]
     """Begins the last message."""
     aside: tuple[str, ...]
@@ -154,6 +156,7 @@ ENGLISH = Language(
     several=("There are a few things I need.", "I have a couple of things to sort out.", "", "",
              "I need several things, one after the other."),
     next=("All right. {}", "Okay. {}", "Next, {}", "And {}", "Now {}", "Then {}", "Also, {}", "{}"),
+    hasty=("Next, {}", "Now {}", "Then {}"),
     last_wish=("One last thing: {}", "And finally, {}", "Before I go, {}", "{}"),
     aside=("By the way, {}", "While I am at it: {}", "Something else: {}", "A different thing: {}"),
     then=("Then {}", "After that, {}", "And then {}"),
@@ -184,6 +187,7 @@ CHINESE = Language(
     ends=("谢谢。", "谢谢！", "", "麻烦你了。", "多谢。", "辛苦了，谢谢。", ""),
     several=("有几件事想办。", "有些事要麻烦你。", "", ""),
     next=("好的。{}", "接下来，{}", "另外，{}", "还有，{}", "然后，{}", "{}"),
+    hasty=("接下来，{}", "然后，{}"),
     last_wish=("最后，{}", "最后再问一下，{}", "{}"),
     aside=("对了，{}", "顺便，{}", "还有一件别的事：{}"),
     then=("然后，{}", "接着，{}", "之后，{}"), reasons=(), before=("为此，{}",),

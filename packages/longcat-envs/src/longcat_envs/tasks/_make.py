@@ -22,10 +22,11 @@ from longcat_envs.lang import Guard
 from longcat_envs.world import Parameter, Tool
 
 from ._call import Call
-from ._chain import Chains
+from ._chain import Chains, Draw
 from ._describe import unique_steps
 from ._environment import REFUSE
 from ._goal import Tell, goal_of, tells
+from ._links import Links
 from ._say import Sentence, Speaker, Vague
 from ._talk import Said, Talk, groups
 from ._task import Later, Step, WorldTask
@@ -40,7 +41,12 @@ SHARE_COMPUTED = 0.3
 """Probability that a further wish of a deep task must hold a number to be looked up."""
 SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""
-MIN_WRITES, MAX_WRITES = 4, 7
+SHARE_REPAIRED = 0.35
+"""Probability that a further wish is looked for among the refused ones first."""
+SHARE_SHORT = 0.25
+"""Share of the drafts with fewer writes than were aimed at that are kept."""
+LEAST_WRITES, MIN_WRITES, MAX_WRITES = 3, 4, 6
+"""Writes of any deep task, and those between which a number is aimed at."""
 
 
 class TaskMaker:
@@ -98,9 +104,12 @@ class _Draft:
         self.chains = Chains(self.setting, self.past, rng.choice(people), rng)
         self.speaker = Speaker(self.setting, self.chains, rng)
         self.language, self._rows = self.speaker.language, base.rows
+        self.links = Links(self.setting, self.chains, rng)
         self.talk = Talk(self.setting, self.chains, self.speaker, rng)
         self.refusal: tuple[Call, Guard] | None = None
         self.vague: tuple[Call, Vague] | None = None
+        self.aside: int | None = None
+        self.is_refusal_aside = False
         self.withheld, self.topics, self.change, self.mistaken = "", tuple[str, ...](), "", ""
 
     def make(self, name: str) -> WorldTask | None:
@@ -133,12 +142,13 @@ class _Draft:
         asks_figure = self.rng.random() < SHARE_QUESTION
         self._refuse_something(chain)
         self._hold_back(chain)
-        said = self.talk.wishes(chain, self.vague)
+        said = self.talk.wishes(chain, self.vague, aside=self.aside)
         if said is None:
             return None
         if self.refusal is not None:
             last = Step(tool=REFUSE, arguments={"rule": self._rule()}, thought="forbidden")
-            refused = self.talk.refusal(chain, self.refusal[0], len(said), last)
+            place = None if self.is_refusal_aside else len(said)
+            refused = self.talk.refusal(chain, self.refusal[0], place, last)
             said += [] if refused is None else [refused]
             self.refusal = None if refused is None else self.refusal
         told = None
@@ -152,31 +162,55 @@ class _Draft:
     def _shallow_chain(self) -> list[Call] | None:
         if self.rng.random() < 0.3:
             return []
-        call = self.chains.plain([], self.maker.uses)
+        call = self.chains.plain([], self.maker.uses, self.chains.draw)
         return None if call is None else [call]
 
     def _deep_chain(self) -> list[Call] | None:
-        chain: list[Call] = []
-        wanted = self.rng.randint(MIN_WRITES, MAX_WRITES)
+        """Return wishes that belong together, and perhaps one that does not, as the last."""
         uses = Counter(self.maker.uses)
-        for number in range(6):
-            if len(chain) >= wanted:
-                break
-            part = self.chains.repaired(uses) if number < 2 else None
-            if part is None and number == 0 and self.rng.random() > SHARE_PLAIN:
+        chain = self.chains.repaired(uses, self.chains.draw)
+        if chain is None:
+            if self.rng.random() > SHARE_PLAIN:
                 return None
-            if part is not None and (not chain or self._goes_after(chain, part)):
-                chain += part
-                uses.update(call.tool for call in part)
-                continue
-            call = None
-            if not any(c.computed for c in chain) and self.rng.random() < SHARE_COMPUTED:
-                call = self.chains.plain(chain, uses, must_compute=True)
-            call = call or self.chains.plain(chain, uses)
+            first = self.chains.plain([], uses, self.chains.draw)
+            if first is None or self.links.is_own(first):
+                return None
+            chain = [first]
+        uses.update(call.tool for call in chain)
+        wanted = self.rng.randint(MIN_WRITES, MAX_WRITES)
+        while len(chain) < wanted:
+            part = self._more(chain, uses)
+            if part is None:
+                break
+            chain += part
+            uses.update({call.tool: 3 for call in part})
+        if len(chain) < MIN_WRITES:
+            self.chains.run(chain)
+            aside = self._plain(chain, uses, self.chains.draw)
+            self.aside = len(groups(chain)) if aside is not None else None
+            chain += [] if aside is None else [aside]
+        is_long = len(chain) >= MIN_WRITES or self.rng.random() < SHARE_SHORT
+        return chain if is_long and len(chain) >= LEAST_WRITES else None
+
+    def _more(self, chain: list[Call], uses: Counter[str]) -> list[Call] | None:
+        """Return a wish about records of the chain, if need be about others of their kind."""
+        for is_loose in (False, True):
+            draw = self.links.drawer(chain, is_loose=is_loose)
+            if not is_loose and self.rng.random() < SHARE_REPAIRED:
+                part = self.chains.repaired(uses, draw)
+                if part is not None and self._goes_after(chain, part):
+                    return part
+            call = self._plain(chain, uses, draw)
             if call is not None:
-                chain.append(call)
-                uses[call.tool] += 3
-        return chain if len(chain) >= 2 else None
+                return [call]
+        return None
+
+    def _plain(self, chain: list[Call], uses: Counter[str], draw: Draw) -> Call | None:
+        """Return one more wish, of which a number must be looked up if none had to so far."""
+        call = None
+        if not any(c.computed for c in chain) and self.rng.random() < SHARE_COMPUTED:
+            call = self.chains.plain(chain, uses, draw, must_compute=True)
+        return call or self.chains.plain(chain, uses, draw)
 
     def _goes_after(self, chain: list[Call], part: list[Call]) -> bool:
         """Whether a repaired wish still needs its helpers after the chain, and succeeds."""
@@ -188,8 +222,14 @@ class _Draft:
         return True
 
     def _refuse_something(self, chain: list[Call]) -> None:
-        if self.rng.random() < SHARE_REFUSAL:
-            self.refusal = self.chains.refused(chain, self.maker.uses)
+        """Choose a wish that must be refused; one that has to do with the others if there is."""
+        if self.rng.random() >= SHARE_REFUSAL:
+            return
+        near = self.links.drawer(chain)
+        self.refusal = self.chains.refused(chain, self.maker.uses, near)
+        if self.refusal is None and self.aside is None:
+            self.refusal = self.chains.refused(chain, self.maker.uses, self.chains.draw)
+            self.is_refusal_aside = self.refusal is not None
 
     def _hold_back(self, chain: list[Call]) -> None:
         """Choose a value that is withheld at first, or said otherwise and changed later."""

@@ -23,6 +23,9 @@ from ._describe import SLOT, Describer, Description, fill
 from ._goal import Tell
 from ._task import Step
 
+_SEVERAL = re.compile(r"\w+ \w+s(?= (?:of|at|on|for|from|to|that|in)\b|$)")
+"""Words for several things: `my bottles of wine`, and not `my savings account`."""
+
 SHARE_NO_END = 0.7
 """Of the openings after which more is asked for, those that do not thank yet."""
 
@@ -117,7 +120,9 @@ class Speaker:
         ways = self.setting.words.asks[tool]
         if any(self._without(way, one.name) for way in ways):
             return True
-        return one.type.kind in self.language.vague and f"{{{one.name}}}" in " ".join(ways)
+        is_few = one.type.kind != "int" or not self.language.vague_ends or "pieces" in one.name
+        is_said = f"{{{one.name}}}" in " ".join(ways)
+        return one.type.kind in self.language.vague and is_few and is_said
 
     def argument(self, type_: Type, value: Any) -> str:
         """Write an argument of a call as the person says it."""
@@ -186,15 +191,19 @@ class Speaker:
         frames = self.language.short_frames if ", " in sentence.text else self.language.frames
         frame = self.rng.choice(frames) if is_framed else bare
         inner = frame.format(sentence.text).replace("?.", "?").replace("??", "?")
+        if not sentence.is_order:  # nobody says `Now my number has changed`
+            ways = [one for one in ways if one not in self.language.hasty] or ways
         way = self.rng.choice([one for one in ways if one != self._last_way] or list(ways))
         self._last_way = way
-        if way[0] != "{" and not way.endswith(". {}"):
+        if way.endswith(". {}"):
+            inner = _upper(inner)
+        elif way[0] != "{":
             inner = inner[0].lower() + inner[1:] if not inner.startswith("I ") else inner
         return self.language.space.join(filter(None, (_upper(way.format(inner)), sentence.after)))
 
     def _can_be_it(self, text: str) -> bool:
         """Whether what these words name can be `it`: no person, and not several things."""
-        return text != self.language.me and not re.match(r"\w+ \w+s\b", text)
+        return text != self.language.me and not _SEVERAL.match(text)
 
 
 def _upper(text: str) -> str:

@@ -7,6 +7,7 @@ stands when the wish is brought up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -21,6 +22,14 @@ from ._chain import Chains
 from ._goal import Tell
 from ._say import Sentence, Speaker, Vague
 from ._task import Step
+
+_IS_RULE = re.compile(
+    r"(?!that |this |the day |one day )(?!.*\b(?:now|already|yet|today|you|we)\b)"
+    r".*\b(?:is|are|has|have|needs?|takes?|gets?|goes|holds?|stays?|runs?|comes?|pays?|cannot|may"
+    r"|does|do|stands?|changes|books|opens|orders|borrows|reserves|buys|begins|ends|works?)\b"
+)
+"""Reasons that are whole sentences, and rules of which one may have heard: `an account is emptied
+before it is closed`, not `another number, six at most` or `the order is not due yet`."""
 
 SHARE_REASON = 0.6
 """Of the wishes that need something first, those said with the rule that is in their way."""
@@ -83,13 +92,16 @@ class Talk:
             found.append(Said(tuple(texts), (*early, *late)))
         return found
 
-    def refusal(self, chain: list[Call], wish: Call, number: int, last: Step) -> Said | None:
-        """Say a wish that must be refused; `last` is how an agent refuses it."""
+    def refusal(self, chain: list[Call], wish: Call, number: int | None, last: Step) -> Said | None:
+        """Say a wish that must be refused; `last` is how an agent refuses it.
+
+        It is the message of that number; of none if it has nothing to do with the others.
+        """
         self.chains.run(chain)
         sentence = self.speaker.wish(wish)
         if sentence is None:
             return None
-        text = self.speaker.frame(sentence, self._ways(number))
+        text = self.speaker.frame(sentence, self._ways(number or 1, is_aside=number is None))
         return Said((text,), (*sentence.steps[:-1], last))
 
     def figure(
@@ -157,7 +169,8 @@ class Talk:
         guard: Guard | None = refused.guard if refused is not None else None
         if guard is None or not self.language.reasons:
             return ""
-        return "" if list(numbers(places=2)(plain(guard.reason))) else guard.reason
+        is_stray = any(numbers(places=2)(plain(guard.reason)))
+        return "" if is_stray or not _IS_RULE.match(guard.reason) else guard.reason
 
     def _look_at(self, call: Call, before: list[Call], inside: list[Call]) -> bool:
         """Go to where the message is said if all that a call speaks of exists there.

@@ -1,0 +1,142 @@
+"""Which calls a person would ask for: what they are about, and what makes no sense, though legal.
+
+A call is about the records that it names and those of the person to which they lead: a card's
+account, a claim's policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from longcat_envs.history import write_argument
+from longcat_envs.lang import Spec
+from longcat_envs.world import Store, Tool
+
+from ._call import Call, Figure
+
+if TYPE_CHECKING:
+    from ._chain import Chains
+
+Record = tuple[str, str]
+MAX_WAY = 3
+"""References that are followed from a record that a call names."""
+
+MOST_OWN = 2
+"""Changes of what is written of the person, such as their number, that one task asks for."""
+
+
+def led_to(spec: Spec, store: Store, record: Record, depth: int = MAX_WAY) -> set[Record]:
+    """Return a record and those of the same person to which its references lead."""
+    of, identifier = record
+    found = {record}
+    for field in spec.classes[of].fields.values():
+        to = field.type.of if field.type.kind == "ref" else ""
+        if depth and to and to != spec.person and spec.classes[to].owner is not None:
+            other = store.row(of, identifier)[field.name]
+            if other is not None:
+                found |= led_to(spec, store, (to, other), depth - 1)
+    return found
+
+
+def about(spec: Spec, store: Store, tool: Tool, arguments: Mapping[str, Any]) -> set[Record]:
+    """Return the records that a call is about, in the world as it stands.
+
+    The person's own record is meant only by what changes that record itself.
+    """
+    found = set[Record]()
+    for one in tool.parameters:
+        identifier = arguments.get(one.name)
+        is_me = one.type.of == spec.person and not (tool.of == spec.person
+                                                    and one.name == f"{tool.of}_id")  # fmt: skip
+        if one.type.kind != "ref" or identifier is None or is_me:
+            continue
+        if store.has(one.type.of, identifier):
+            found |= led_to(spec, store, (one.type.of, identifier))
+    return found
+
+
+def names_twice(tool: Tool, arguments: Mapping[str, Any]) -> bool:
+    """Whether a call names one record twice, such as a payment from an account to itself."""
+    ids = [arguments[one.name] for one in tool.parameters if one.type.kind == "ref"]
+    ids = [identifier for identifier in ids if identifier is not None]
+    return len(set(ids)) < len(ids)
+
+
+def moves_twice(chains: Chains, one: Call, other: Call) -> bool:
+    """Whether two calls move money of one record, such as into an account and out of it again."""
+    tools = chains.tools[one.tool], chains.tools[other.tool]
+    if any(tool.part != "ledger" for tool in tools):
+        return False
+    ids = [
+        {call.arguments[p.name] for p in tool.parameters if p.type.of == tool.of}
+        for tool, call in zip(tools, (one, other), strict=True)
+    ]
+    return not ids[0].isdisjoint(ids[1])
+
+
+def ends_what_is_used(chains: Chains, chain: Sequence[Call], call: Call) -> bool:
+    """Whether a call ends what another wish made use of, in the world after both."""
+    if not chains.ends(call):
+        return False
+    ended = chains.own(call)
+    return any(
+        ended in about(chains.setting.spec, chains.world.store, chains.tools[c.tool], c.arguments)
+        for c in chain if not c.is_helper and not chains.ends(c)
+    )  # fmt: skip
+
+
+def is_asked_again(chains: Chains, chain: Sequence[Call], call: Call) -> bool:
+    """Whether a wish is one more of what was asked for: a line or message may be, nothing else.
+
+    Nor does one ask for more than `MOST_OWN` changes of what is written of oneself.
+    """
+    asked = [one.tool for one in chain if not one.is_helper]
+    tool, of = chains.tools[call.tool], chains.setting.spec.person
+    own = sum(chains.tools[name].of == of for name in asked)
+    most = 2 if tool.name.startswith("add_") else 1
+    return asked.count(tool.name) >= most or (tool.of == of and own >= MOST_OWN)
+
+
+def is_amount(tools: Mapping[str, Tool], figure: Figure) -> bool:
+    """Whether a figure is something that one can pay: a limit that somebody sets is not."""
+    return f"set_{figure.of}_{figure.name}" not in tools
+
+
+def is_sensible(chains: Chains, call: Call) -> bool:
+    """Whether a looked-up amount makes sense, in the world after the call.
+
+    It uses up what it is a figure of, or it is the figure of a record of another kind.
+    """
+    tool = chains.tools[call.tool]
+    own = call.arguments.get(f"{tool.of}_id")
+    for figure in call.computed.values():
+        if figure.id == own and chains.value(figure) != 0:
+            return False
+        if figure.id != own and figure.of in (tool.of, chains.setting.spec.person):
+            return False
+    return True
+
+
+def moves_back(chains: Chains, helper: Call, wish: Call) -> bool:
+    """Whether a helper only moves money to where the wish takes it from."""
+    one, other = chains.tools[helper.tool], chains.tools[wish.tool]
+    key = f"{one.of}_id"
+    both = one.part == other.part == "ledger"
+    return both and helper.arguments.get(key) == wish.arguments.get(key)
+
+
+def only_replaces(chains: Chains, helper: Call, wish: Call) -> bool:
+    """Whether a helper only ends a record so that the wish can make the same one anew."""
+    one, other = chains.tools[helper.tool], chains.tools[wish.tool]
+    if other.action is None or one.of != other.of or not chains.ends(helper):
+        return False
+    row = chains.world.store.row(one.of, helper.arguments[f"{one.of}_id"])
+    fields = chains.setting.spec.classes[one.of].fields
+    if not other.action.makes_record:  # one is moved to where the other was
+        refs = [p.name for p in other.parameters[1:] if p.type.kind == "ref"]
+        return any(wish.arguments[name] in row.values() for name in refs)
+    held: dict[str, Any] = {}
+    for name, _ in other.action.parameters:
+        held.update(write_argument(name, fields[name].type, row[name]))
+    return all(wish.arguments.get(name) == value for name, value in held.items())
