@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from longcat_cli.errors import UsageError
 
@@ -71,6 +72,18 @@ def dead(folder, shown):
 
 def stopped(folder, shown):
     raise KeyboardInterrupt("SIGTERM")
+
+
+def asked(run, name, model, domain, noise):
+    """In place of `evaluate_cell`: notes each time that it is asked, and fails the first in shop."""
+    place = Path(run) / "asked"
+    place.mkdir(exist_ok=True)
+    number = len(list(place.glob(f"{name}-{domain}-{noise}-*")))
+    (place / f"{name}-{domain}-{noise}-{number}").touch()
+    if domain == "shop" and not number:
+        raise UsageError("the shop is closed")
+    row = {"model": name, "domain": domain, "noise": noise, "passed": 1, "total": 2}
+    return {"row": row, "examples": row, "outcomes": row}
 
 
 def _mark(folder, name):

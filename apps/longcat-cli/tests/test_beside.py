@@ -1,12 +1,15 @@
 """Experts beside each other: who is shown, who is named, and what is left when one must stop."""
 
+import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,9 @@ from longcat_cli.display import Display
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
+from longcat_cli.stages import evaluate
 from rich.console import Console
-from side_stages import LONGEST_S, TooManyWords, sides
+from side_stages import LONGEST_S, TooManyWords, asked, sides
 
 HERE = Path(__file__).parent
 EXPERTS = ["expert-clinic", "expert-library", "expert-shop"]
@@ -179,6 +183,42 @@ def test_where_experts_would_share_a_cluster_they_go_one_by_one(monkeypatch):
     wrong = load_recipe("mini", ["rl.runtime=ray", "rl.experts_at_once=2"])
     assert any("rl.experts_at_once must be 1 with rl.runtime='ray'" in line
                for line in broken_rules(wrong))  # fmt: skip
+
+
+def test_models_are_asked_while_they_are_fused_and_not_again(folder, monkeypatch):
+    """What fails meanwhile is asked again, and fails where it is seen."""
+    monkeypatch.setattr(evaluate, "evaluate_cell", asked)
+    told = Display([], console=Console(quiet=True))
+    with evaluate.ahead(folder):
+        _until(lambda: len(_asked(folder)) == 8)  # cold start and expert of each, at two levels
+    assert {name.split("-")[0] for name in _asked(folder)} == {
+        "cold_start", "expert:library", "expert:shop",
+    }  # fmt: skip
+    assert len(json.loads(folder.cells.read_text())) == 4  # of the library
+    with pytest.raises(UsageError, match="the shop is closed"):
+        evaluate.run(folder, told)  # the merged model's first attempt there
+    for _ in range(4):
+        with contextlib.suppress(UsageError):
+            evaluate.run(folder, told)
+    assert evaluate.run(folder, told) == {
+        f"{kind}@{noise}": 0.5 for kind in ("cold_start", "experts", "merged", "fused")
+        for noise in folder.recipe.evaluate.noise
+    }  # fmt: skip
+    ahead = [name for name in _asked(folder) if not name.startswith(("merged", "fused"))]
+    times = Counter(name.rpartition("-")[0] for name in ahead)
+    assert all(number == (2 if "-shop-" in cell else 1) for cell, number in times.items())
+
+
+def test_with_one_process_for_evaluations_nothing_is_asked_ahead(folder, monkeypatch):
+    folder.recipe = load_recipe("smoke", ["evaluate.processes=1"])
+    monkeypatch.setattr(evaluate, "worker_pool", None)
+    with evaluate.ahead(folder):
+        pass
+    assert not folder.cells.exists()
+
+
+def _asked(folder):
+    return [path.name for path in (folder.path / "asked").glob("*")]
 
 
 def _slow(folder):
