@@ -52,7 +52,7 @@ def requests(seed: int, words: int) -> list[Request]:
 class Ours:
     """`longcat_dora.transformers`."""
 
-    def __init__(self, model: Any, *, static: bool | None = None) -> None:
+    def __init__(self, model: Any, *, static: bool = False) -> None:
         self.engine = TransformersEngine(
             model,
             device=str(model.device),
@@ -86,11 +86,15 @@ class Theirs:
     """transformers' `ContinuousBatchingManager`, its pages as small as lets prompts be shared."""
 
     def __init__(self, model: Any) -> None:
+        config: Any = transformers.ContinuousBatchingConfig
+        # Its name before transformers 5.20 or so.
+        page = "page_size" if "page_size" in config.__dataclass_fields__ else "block_size"
         self.manager = model.init_continuous_batching(
             generation_config=plain_sampling(),
-            continuous_batching_config=transformers.ContinuousBatchingConfig(
-                max_requests_per_batch=ROWS, num_blocks=2 * ROWS * (96 + LONGEST) // 16,
-                page_size=16, max_batch_tokens=512, return_logprobs=True, seed=0,
+            continuous_batching_config=config(
+                **{page: 16}, max_requests_per_batch=ROWS,
+                num_blocks=2 * ROWS * (96 + LONGEST) // 16, max_batch_tokens=512,
+                return_logprobs=True, seed=0,
             ),
         )  # fmt: skip
         self.manager.warmup()
@@ -223,7 +227,7 @@ def main() -> None:
         "plain loop, static cache": Plain(model, compiled=False),
     }
     if options.device != "cpu":
-        ways["longcat_dora.transformers without graphs"] = Ours(model, static=False)
+        ways["longcat_dora.transformers, graphs"] = Ours(model, static=True)
     if not options.no_compile:
         ways["plain loop, static cache, compiled"] = Plain(model, compiled=True)
     try:

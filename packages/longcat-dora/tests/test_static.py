@@ -112,6 +112,25 @@ async def test_a_version_takes_over_what_a_retired_one_leaves():
     assert sent == kept
 
 
+def test_what_the_device_may_still_read_is_not_written_to_again():
+    """A copy to the device may begin after the next one was asked for."""
+    from longcat_dora.transformers import _static
+
+    one = _static._Pass(_static.Shape(16, 64, fills=True), torch.device("cpu"))
+    read = []
+
+    class Later:
+        shape, is_cuda = (4, 16), False
+
+        def copy_(self, source, *, non_blocking):
+            read.append(source)
+
+    one._there = Later()
+    for token in (3, 8):
+        one.put([[token] * 5, range(5), [0] * 5, [4] * 5])
+    assert [source[0, 0].item() for source in read] == [3, 8]
+
+
 def test_who_looks_at_numbers_on_the_host_is_not_captured(monkeypatch):
     """A model of which no graph can be made goes on without."""
     from longcat_dora.transformers import _static

@@ -58,7 +58,7 @@ class TransformersEngine:
         max_length: Tokens of a conversation, prompt included.
         stop_token_ids: After which an answer ends; those of the model's generation config when
             absent.
-        static: Decode in fixed shapes, captured as graphs; on CUDA when absent.
+        static: Compute in fixed shapes; on CUDA as graphs, captured once for all versions.
 
     Raises:
         LongcatDoraError: The cache cannot hold the model's attention (it slides, is linear, or
@@ -68,7 +68,7 @@ class TransformersEngine:
     def __init__(
         self, model: str | nn.Module, *, dtype: str = "auto", device: str = "auto",
         num_rows: int = 32, max_length: int = 2048, stop_token_ids: Sequence[int] = (),
-        static: bool | None = None,
+        static: bool = False,
     ) -> None:  # fmt: skip
         if num_rows < 1 or max_length < 2:
             raise ValueError(
@@ -84,7 +84,7 @@ class TransformersEngine:
             )
         self.model: Any = loaded.to(device).eval().requires_grad_(False)
         self.device, self.num_rows, self.max_length = torch.device(device), num_rows, max_length
-        self._is_static = self.device.type == "cuda" if static is None else static
+        self._is_static = static
         self._spare: list[Version] = []
         """Retired ones, whose graphs read their tensors and cache: the next one takes them over."""
         self._adds_masks = False

@@ -46,9 +46,6 @@ class _Pass:
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self.shape = shape
-        self._here = torch.zeros(
-            4, shape.num, dtype=torch.float64, pin_memory=device.type == "cuda"
-        )
         self._there = torch.zeros(4, shape.num, dtype=torch.float64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.has_run = False
@@ -57,10 +54,14 @@ class _Pass:
         """Of many rows tokens and log-probs, (B, 2); of one that is filled logits, (1, V)."""
 
     def put(self, columns: Sequence[Sequence[float]]) -> None:
-        """Copy ids, places and two columns more to the device."""
-        self._here.zero_()
-        self._here[:, : len(columns[0])] = torch.tensor(columns, dtype=torch.float64)
-        self._there.copy_(self._here, non_blocking=True)
+        """Copy ids, places and two columns more to the device.
+
+        Out of memory that nobody writes to again: the device may read it after this has returned.
+        """
+        here = torch.zeros(self._there.shape, dtype=torch.float64)
+        here[:, : len(columns[0])] = torch.tensor(columns, dtype=torch.float64)
+        here = here.pin_memory() if self._there.is_cuda else here
+        self._there.copy_(here, non_blocking=True)
 
     def run(self, forward: Forward, cache: RowCache) -> None:
         """Compute the result, all of it on the device."""
