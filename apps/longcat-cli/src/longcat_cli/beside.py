@@ -28,7 +28,7 @@ from typing import Any
 
 from .display import Figures, Shows
 from .folder import RunFolder
-from .processes import belong_to_parent, copied, ctrl_c_waits
+from .processes import belong_to_parent, copied, ctrl_c_waits, wait_until_loaded
 from .recipe import Recipe
 
 Stage = Callable[[RunFolder, Shows], dict[str, Any]]
@@ -62,7 +62,7 @@ class _Side:
         self._theirs = theirs
 
     def start(self) -> None:
-        """Begin; returns when there is a process, for which others may have to be loaded."""
+        """Begin; returns when there is a process."""
         with contextlib.closing(self._theirs):
             self.process.start()
 
@@ -129,6 +129,7 @@ def run_beside(
                 while waiting and len(running) < at_once:
                     side = _Side(folder, waiting.pop(0), stages)
                     side.figures = begin(side.name, side.pid)
+                    wait_until_loaded()
                     with ctrl_c_waits():
                         side.start()
                         running[side.connection] = side

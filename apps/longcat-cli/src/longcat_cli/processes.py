@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 TELL_EVERY_S = 1.0
+LOOK_EVERY_S = 0.1
 
 
 class Pool:
@@ -62,6 +63,23 @@ def load_ahead() -> None:
     multiprocessing.set_forkserver_preload([*PRELOADED])
     with ctrl_c_waits():
         forkserver.ensure_running()
+
+
+def wait_until_loaded() -> None:
+    """Wait for the process that others are copied from; Ctrl-C ends the waiting.
+
+    A process that is begun before that would have Ctrl-C wait for it, too.
+    """
+    probe = copied().Process(target=_nothing)
+    begun = threading.Thread(target=probe.start, daemon=True)
+    begun.start()
+    while begun.is_alive():
+        begun.join(LOOK_EVERY_S)
+    probe.join()
+
+
+def _nothing() -> None:
+    pass
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def train(folder: RunFolder) -> dict[str, Any]:
             if missing == ["cold_start"]:  # on one core: the other one is idle
                 load_ahead()
             if len(names) > 1 and missing:
+                load_ahead()  # where the cold start was done before
                 run_beside(
                     folder, missing, stages=stages_of, at_once=folder.recipe.experts_at_once,
                     begin=run.begin, end=run.end,
