@@ -207,6 +207,9 @@ def test_models_are_asked_while_they_are_fused_and_not_again(folder, monkeypatch
     ahead = [name for name in _asked(folder) if not name.startswith(("merged", "fused"))]
     times = Counter(name.rpartition("-")[0] for name in ahead)
     assert all(number == (2 if "-shop-" in cell else 1) for cell, number in times.items())
+    with evaluate.ahead(folder):  # of a run that goes on: nothing is left to ask
+        pass
+    assert len([name for name in _asked(folder) if name.startswith("cold_start")]) == 6
 
 
 def test_with_one_process_for_evaluations_nothing_is_asked_ahead(folder, monkeypatch):
