@@ -159,11 +159,11 @@ def test_a_domain_in_chinese_is_whole(setting):
 def test_people_in_chinese_write_nothing_in_english(setting):
     maker = TaskMaker(setting, seed=31, pasts=range(2))
     for task in [next(maker) for _ in range(8)]:
-        for text in (task.opening, task.withheld, task.change, task.answer):
+        for text in (*task.wishes, task.withheld, task.change, task.answer):
             rest = re.sub(r"\S+@[\w.]+|[A-Z]{2}-\d{3}", "", text, flags=re.ASCII)
             assert not re.search(r"[A-Za-z{}|]", rest), text
             assert not re.search(r"我我|您您|《《|的的|\d{4}-\d", text), text
-        assert task.opening.count("。") > 1
+        assert "".join(task.wishes).count("。") > 1
         assert "answer in Chinese" in system_prompt(setting, task)
 
 

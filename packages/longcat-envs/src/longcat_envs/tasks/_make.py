@@ -37,7 +37,7 @@ NUM_PASTS = 16
 """Worlds of a domain that tasks start from, unless it is said from which."""
 
 SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.3, 0.4, 0.2
-SHARE_COMPUTED = 0.3
+SHARE_COMPUTED = 0.45
 """Probability that a further wish of a deep task must hold a number to be looked up."""
 SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""

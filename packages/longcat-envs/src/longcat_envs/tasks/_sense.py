@@ -64,8 +64,10 @@ def names_twice(tool: Tool, arguments: Mapping[str, Any]) -> bool:
 
 
 def moves_twice(chains: Chains, one: Call, other: Call) -> bool:
-    """Whether two calls move money of one record, such as into an account and out of it again."""
+    """Whether two calls move money of one record, in and out, or do the same thing with it."""
     tools = chains.tools[one.tool], chains.tools[other.tool]
+    if one.tool == other.tool and chains.own(one) == chains.own(other) and chains.own(one)[1]:
+        return not one.tool.startswith("add_")
     if any(tool.part != "ledger" for tool in tools):
         return False
     ids = [
@@ -129,14 +131,23 @@ def moves_back(chains: Chains, helper: Call, wish: Call) -> bool:
 def only_replaces(chains: Chains, helper: Call, wish: Call) -> bool:
     """Whether a helper only ends a record so that the wish can make the same one anew."""
     one, other = chains.tools[helper.tool], chains.tools[wish.tool]
-    if other.action is None or one.of != other.of or not chains.ends(helper):
+    if other.action is None or one.of != other.of or f"{one.of}_id" not in helper.arguments:
         return False
     row = chains.world.store.row(one.of, helper.arguments[f"{one.of}_id"])
+    if other.action.makes_record and not chains.ends(helper):  # given up, and asked for anew
+        me = chains.setting.spec.person
+        places = [p for p in other.parameters if p.type.kind == "ref" and p.type.of != me]
+        moves = any(p.type.kind == "ref" for p in one.parameters[1:])
+        held = [row.get(p.name) for p in places]
+        wanted = [wish.arguments.get(p.name) for p in places]
+        return moves and any(a is not None and a == b for a, b in zip(held, wanted, strict=True))
+    if not chains.ends(helper):
+        return False
     fields = chains.setting.spec.classes[one.of].fields
     if not other.action.makes_record:  # one is moved to where the other was
         refs = [p.name for p in other.parameters[1:] if p.type.kind == "ref"]
         return any(wish.arguments[name] in row.values() for name in refs)
-    held: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     for name, _ in other.action.parameters:
-        held.update(write_argument(name, fields[name].type, row[name]))
-    return all(wish.arguments.get(name) == value for name, value in held.items())
+        made.update(write_argument(name, fields[name].type, row[name]))
+    return all(wish.arguments.get(name) == value for name, value in made.items())

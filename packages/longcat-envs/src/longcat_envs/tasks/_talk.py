@@ -24,7 +24,8 @@ from ._say import Sentence, Speaker, Vague
 from ._task import Step
 
 _IS_RULE = re.compile(
-    r"(?!that |this |the day |one day )(?!.*\b(?:now|already|yet|today|you|we)\b)"
+    r"(?!that |this |the day |one day |the \w+ (?:is|has) no)"
+    r"(?!.*\b(?:now|already|yet|today|you|we)\b)"
     r".*\b(?:is|are|has|have|needs?|takes?|gets?|goes|holds?|stays?|runs?|comes?|pays?|cannot|may"
     r"|does|do|stands?|changes|books|opens|orders|borrows|reserves|buys|begins|ends|works?)\b"
 )
