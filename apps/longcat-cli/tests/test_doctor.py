@@ -66,7 +66,7 @@ def test_a_good_machine_is_well():
         ({"gpus": "OSError: libcudnn"}, "fails", "torch cannot be used: OSError"),
         ({"is_writable": False}, "fails", "cannot be written"),
         ({"free_disk_bytes": 1e9}, "fails", "needs 2.0 GB of disk, 1.0 GB are free"),
-        ({"free_memory_bytes": 1e9}, "fails", "needs 3.5 GB of memory, 1.0 GB are free"),
+        ({"free_memory_bytes": 1e9}, "fails", "needs 4.0 GB of memory, 1.0 GB are free"),
         ({"shared_memory_bytes": 64e6}, "fails", "--shm-size=1g"),
         ({"cores": 1.0}, "slow", "twice as long"),
         ({"load": 3.0}, "slow", "3.0 processes are busy"),

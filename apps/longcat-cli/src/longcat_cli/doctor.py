@@ -22,7 +22,7 @@ EXTRAS = {
 }
 """What can be installed beside, and what it is for."""
 
-MINI = {"cores": 2.0, "memory": 3_500_000_000, "disk": 2_000_000_000}
+MINI = {"cores": 2.0, "memory": 4_000_000_000, "disk": 2_000_000_000}
 """What recipe `mini` is content with; with `rl.experts_at_once=1`, half of the memory."""
 SHARED_MEMORY = 256_000_000
 """Weights go to the processes that sample through it: several versions of a small model."""
