@@ -167,6 +167,32 @@ def test_ctrl_c_is_one_line_and_what_had_ended_before_is_not_run_again(folder):
     assert not any(map(_is_alive, _slow(folder)))
 
 
+BESIDE = """
+import sys
+from pathlib import Path
+from longcat_cli.beside import run_beside
+from longcat_cli.display import Display
+from longcat_cli.folder import RunFolder
+from side_stages import sides
+if __name__ == "__main__":
+    display = Display([])
+    run_beside(RunFolder.open(Path(sys.argv[1])), ["expert-slow"] * 2, stages=sides, at_once=2,
+               begin=lambda name, process: display.begin(name), end=print)
+"""
+
+
+def test_no_stage_outlives_a_run_that_is_killed(folder):
+    command = [sys.executable, "-c", BESIDE, str(folder.path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env) as process:
+        try:
+            _until(lambda: len(_slow(folder)) == 2)
+        finally:
+            process.kill()
+    _until(lambda: not any(map(_is_alive, _slow(folder))))
+    assert list(folder.path.glob("kept-*")) == []  # they did not just come to their end
+
+
 @pytest.mark.parametrize(("changes", "expected"), [
     ((), [["grow"], ["cold_start"], EXPERTS, ["fuse"], ["evaluate"], ["report"]]),
     (("rl.experts_at_once=1",), [[name] for name in

@@ -17,7 +17,7 @@ from longcat_cli.errors import UsageError
 from longcat_cli.models import loaded
 from longcat_cli.rl import _run_config, build_worker, open_tracker, rl
 from longcat_cli.rl_options import RlOptions, read_jsonl, split_tasks
-from longcat_cli.sft import sft
+from longcat_cli.sft import read_chats, sft
 from longcat_dora import Completion, LongcatDoraError, Progress, Session
 from typer.testing import CliRunner
 
@@ -148,6 +148,24 @@ def test_supervised_learning_learns_the_chats(place, how):
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
     assert tokenizer.decode(said, skip_special_tokens=True) == "hi there"
+
+
+def test_calls_are_learned_in_the_words_in_which_a_rollout_prompts_and_reads_them(place):
+    """Of a template that knows no tools; it would leave them out."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sea"}}}
+    asked = [{"role": "user", "content": "look"}]
+    chat = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "blue"}, {"role": "assistant", "content": "blue"}]  # fmt: skip
+    (place / "tools.jsonl").write_text(json.dumps({"messages": chat, "tools": [tool]}))
+    ((sample,), _) = read_chats(place / "tools.jsonl", tokenizer, 10_000)
+    renderer = TransformersRenderer(tokenizer)
+    prompt = renderer.start(asked, [tool])
+    assert sample.token_ids[: len(prompt)] == prompt
+    said = [t for t, mine in zip(sample.token_ids, sample.loss_mask, strict=True) if mine]
+    learned = renderer.parse(said[: said.index(tokenizer.eos_token_id)], [tool])
+    assert learned["tool_calls"][0]["function"] == call["function"]
 
 
 @pytest.mark.parametrize(("changes", "said"), [
