@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
-from longcat_dora.transformers import Attempted  # noqa: E402
+from longcat_dora.transformers import Attempted, TransformersRenderer  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"

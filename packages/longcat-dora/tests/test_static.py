@@ -80,12 +80,12 @@ async def test_conversations_may_fill_the_cache_to_its_last_place():
         engine = _engine(static)
         engine.load_weights(0, b"")
         c = await engine.open(0, seed=1)
-        prompts = ([7] * 100, [9] * 20, [11] * 15, [5] * 12)
+        prompts = ([7] * 100, [9] * 20, [11] * 15, [5] * 8)
         found.append([
-            await engine.generate(c, p, max_tokens=1 + 9 * (len(p) == 12), temperature=1.0)
+            await engine.generate(c, p, max_tokens=1 + 9 * (len(p) == 8), temperature=1.0)
             for p in prompts
         ])  # fmt: skip
-        assert len(engine._conversations[c].tokens) <= 150
+        assert len(engine._conversations[c].tokens) == 150
         await engine.stop()
     assert found[0][-1].finish_reason == "length"
     _assert_alike(found[1], found[0])
@@ -95,7 +95,6 @@ async def test_conversations_may_fill_the_cache_to_its_last_place():
 async def test_a_version_takes_over_what_a_retired_one_leaves():
     """Its passes read where they were captured; the retired one's bytes are not written to."""
     plain, engine, sent = _engine(False), _engine(True), {n: _bytes(n) for n in (1, 2, 3)}
-    kept = dict(sent)
     decoders = []
     for version in (1, 2, 3):
         for one in (plain, engine):
@@ -109,7 +108,7 @@ async def test_a_version_takes_over_what_a_retired_one_leaves():
     await asyncio.gather(plain.stop(), engine.stop())
     assert decoders[0] is not decoders[1]
     assert decoders[2] in decoders[:2]
-    assert sent == kept
+    assert sent == {n: _bytes(n) for n in sent}
 
 
 def test_what_the_device_may_still_read_is_not_written_to_again():

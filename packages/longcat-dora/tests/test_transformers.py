@@ -366,6 +366,12 @@ def test_tools_go_by_the_template_or_by_the_usual_words(template):
     assert "7" in after
     assert ("<tool_response>" in after) == (template == CHATML)
     assert "call-0" not in after.replace("tool_call", "")
+    # What is learned from and what is prompted with are written alike.
+    messages = [{"role": "user", "content": "add"}, message, {"role": "tool", "content": "7"}]
+    whole = renderer._text(*renderer.written(messages, TOOLS))
+    assert whole.startswith(text)
+    assert whole.count("<tool_call>") > text.count("<tool_call>")
+    assert after.split("<s>assistant")[0].rstrip() in whole
 
 
 @pytest.mark.parametrize(("text", "calls"), [

@@ -102,6 +102,20 @@ def test_a_chat_that_cannot_be_masked_is_refused():
         chat_sample(_tokenizer(), [tell, ask])
 
 
+def test_tools_that_the_template_leaves_out_are_named():
+    """They would be learned as answers that say nothing."""
+    knows_none = (
+        "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] or '' }}</s>{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "so"}]
+    with pytest.raises(ValueError, match="it leaves 'look' out"):
+        chat_sample(_tokenizer(knows_none), chat, tools=[{"name": "look"}])
+    chat[1]["tool_calls"] = [call]
+    with pytest.raises(ValueError, match="it leaves 'look' out"):
+        chat_sample(_tokenizer(knows_none), chat)
+
+
 def test_a_model_by_name_with_and_without_an_adapter(folder):
     model, tokenizer = load_model(folder, lora=4)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

@@ -20,6 +20,8 @@ def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], 
     Raises:
         UsageError: A line is no conversation, or none fits.
     """
+    from longcat_dora import LongcatDoraError
+    from longcat_dora.transformers import TransformersRenderer
     from longcat_gspo.transformers import chat_sample
 
     samples: list[Any] = []
@@ -28,8 +30,12 @@ def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], 
         if not isinstance(item.get("messages"), list):
             raise UsageError(f"{path}, conversation {number}: must have messages, a list")
         try:
-            sample = chat_sample(tokenizer, item["messages"], tools=item.get("tools") or ())
-        except (ValueError, KeyError) as error:
+            messages, tools = item["messages"], item.get("tools") or []
+            if tools and all(isinstance(message, dict) for message in messages):
+                # In the words in which `longcat rl` will read and write them.
+                messages, tools = TransformersRenderer(tokenizer).written(messages, tools)
+            sample = chat_sample(tokenizer, messages, tools=tools)
+        except (ValueError, KeyError, LongcatDoraError) as error:
             raise UsageError(f"{path}, conversation {number}: {error}") from error
         if len(sample.token_ids) > max_length:
             num_long += 1

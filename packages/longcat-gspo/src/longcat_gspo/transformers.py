@@ -109,13 +109,14 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
 
     Raises:
         ValueError: Nobody speaks as the assistant, a message is none, the template cannot write
-            them, or it writes turns otherwise once others follow.
+            them, leaves out their tools, or writes turns otherwise once others follow.
     """
     _check_messages(messages)
     if not messages or messages[0]["role"] == "assistant":
         raise ValueError("a conversation must not be empty or begin with the assistant")
     spans: list[tuple[int, int]] = []
     text = _text(tokenizer, messages, tools)
+    _check_calls(text, messages, tools)
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -150,6 +151,19 @@ def _check_messages(messages: Any) -> None:
             raise ValueError(f"message {place} must have content or tool_calls, it has neither")
         if content is not None and not isinstance(content, str | list):
             raise ValueError(f"message {place}: its content must be text, got {content!r:.60}")
+
+
+def _check_calls(text: str, messages: Messages, tools: Sequence[Any]) -> None:
+    """Check that a template that knows no tools has not left them out."""
+    called = [call for message in messages for call in message.get("tool_calls") or ()]
+    for one in [*tools, *called]:
+        function = one.get("function", one) if isinstance(one, Mapping) else {}
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and name not in text:
+            raise ValueError(
+                f"the chat template must write tools and calls, it leaves {name!r} out: describe "
+                "them in a message's content"
+            )
 
 
 def _text(tokenizer: Any, messages: Messages, tools: Sequence[Any], *, speaks: bool = False) -> str:

@@ -72,6 +72,15 @@ class TransformersRenderer:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
     ) -> list[int]:
         """See `Renderer`."""
+        return self._ids(self._text(*self.written(messages, tools), speaks=True))
+
+    def written(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
+        """Return a conversation and its tools as the template can write them.
+
+        As they are, or with calls and results in words and the tools in the system message.
+        """
         said = [_plain(message) for message in messages]
         if tools and not self.knows_tools:
             listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
@@ -80,7 +89,7 @@ class TransformersRenderer:
                 said[0] = {**said[0], "content": f"{said[0]['content']}\n\n{text}"}
             else:
                 said.insert(0, {"role": "system", "content": text})
-        return self._ids(self._text(self._known(said), tools, speaks=True))
+        return self._known(said), list(tools)
 
     def extend(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """See `Renderer`. The sampled turn is taken to have ended with a stop token."""
