@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -110,28 +109,6 @@ def test_one_that_was_told_to_stop_stops_the_run_as_ctrl_c_does(folder, shown):
     assert all(not _is_alive(process) for process in folder.begun)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_at_ctrl_c_both_keep_what_they_have_done(folder, shown, monkeypatch, number):
-    """Also at what else ends a process, for which nobody has said otherwise."""
-
-    def stop():
-        _until(lambda: len(_slow(folder)) == 2)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    stopper = threading.Thread(target=stop)
-    try:
-        stopper.start()
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, shown, "slow", "slow")
-    finally:
-        signal.signal(signal.SIGINT, before)
-        stopper.join()
-    assert len(list(folder.path.glob("kept-*"))) == 2
-    assert not any(_is_alive(process) for process in folder.begun)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 TRAINS = """
 from longcat_cli import main, processes, train
 from side_stages import sides
@@ -168,7 +145,7 @@ def test_ctrl_c_is_one_line_and_what_had_ended_before_is_not_run_again(folder):
 
 
 BESIDE = """
-import sys
+import signal, sys
 from pathlib import Path
 from longcat_cli.beside import run_beside
 from longcat_cli.display import Display
@@ -176,15 +153,48 @@ from longcat_cli.folder import RunFolder
 from side_stages import sides
 if __name__ == "__main__":
     display = Display([])
-    run_beside(RunFolder.open(Path(sys.argv[1])), ["expert-slow"] * 2, stages=sides, at_once=2,
-               begin=lambda name, process: display.begin(name), end=print)
+    try:
+        run_beside(RunFolder.open(Path(sys.argv[1])), ["expert-slow"] * 2, stages=sides, at_once=2,
+                   begin=lambda name, process: display.begin(name), end=print)
+    except KeyboardInterrupt:
+        print("interrupted", signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
 """
 
 
+def _beside(folder):
+    """Two slow stages in a process that is not the tests': it is sent signals."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BESIDE, str(folder.path)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        # Started in the background, it might ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def test_at_ctrl_c_both_keep_what_they_have_done(tmp_path):
+    """Also at what else ends a process, for which nobody has said otherwise."""
+    sent = {
+        number: RunFolder.create(tmp_path / f"{number}", load_recipe("smoke"))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    runs = {number: _beside(folder) for number, folder in sent.items()}
+    try:
+        for number, folder in sent.items():
+            _until(lambda folder=folder: len(_slow(folder)) == 2)
+            runs[number].send_signal(number)
+        for number, folder in sent.items():
+            output, _ = runs[number].communicate(timeout=LONGEST_S)
+            assert output.splitlines()[-1] == "interrupted True"
+            assert len(list(folder.path.glob("kept-*"))) == 2
+            assert not any(map(_is_alive, _slow(folder)))
+    finally:
+        for process in runs.values():
+            process.kill()
+            process.communicate()
+
+
 def test_no_stage_outlives_a_run_that_is_killed(folder):
-    command = [sys.executable, "-c", BESIDE, str(folder.path)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env) as process:
+    with _beside(folder) as process:
         try:
             _until(lambda: len(_slow(folder)) == 2)
         finally:
@@ -232,10 +242,13 @@ def test_models_are_asked_while_they_are_fused_and_not_again(folder, monkeypatch
     }  # fmt: skip
     ahead = [name for name in _asked(folder) if not name.startswith(("merged", "fused"))]
     times = Counter(name.rpartition("-")[0] for name in ahead)
-    assert all(number == (2 if "-shop-" in cell else 1) for cell, number in times.items())
+    # A run that ends at an error may lose what was just being asked beside it.
+    assert all(number == 1 or "-shop-" in cell for cell, number in times.items())
+    assert all(number >= 2 or "-library-" in cell for cell, number in times.items())
+    before = sorted(_asked(folder))
     with evaluate.ahead(folder):  # of a run that goes on: nothing is left to ask
-        pass
-    assert len([name for name in _asked(folder) if name.startswith("cold_start")]) == 6
+        time.sleep(0.5)
+    assert sorted(_asked(folder)) == before
 
 
 def test_with_one_process_for_evaluations_nothing_is_asked_ahead(folder, monkeypatch):
