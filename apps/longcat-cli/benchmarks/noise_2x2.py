@@ -4,8 +4,9 @@ usage: python noise_2x2.py --out FOLDER [--seeds 0 1 2] [--size reduced|mini]
 
 One cold start a seed, over all domains. From it two experts for each domain, one trained in perfect
 worlds and one whose noisy groups meet noise of level 0.3 (half of them are clean); each on held-out
-tasks, clean and in noise of that level. `mini` is the recipe; `reduced` is what a few minutes a
-seed give, stated in the result. Continues where it was stopped: FOLDER keeps every cell.
+tasks, clean and in noise of that level. `mini` is the recipe, a half longer; `reduced` is what a
+few minutes a seed give, stated in the result. Continues where it was stopped: FOLDER keeps every
+cell.
 `--time-limit` ends before the next cell once so many minutes have gone, and what is published then
 names what is missing.
 """
@@ -32,7 +33,7 @@ LEVEL = 0.3
 TRAINED = {"without": [0.0], "in noise": [LEVEL]}
 TESTED = (0.0, LEVEL)
 SIZES = {
-    "mini": [],
+    "mini": ["cold_start.steps=1500", "rl.steps=50", "grow.eval_tasks=240", "evaluate.tasks=240"],
     "reduced": [
         "grow.train_tasks=400", "grow.eval_tasks=60", "grow.share_compound=0",
         "grow.share_clarify=0", "model.hidden_size=96", "model.vocab_size=896",

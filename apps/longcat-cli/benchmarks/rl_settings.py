@@ -31,7 +31,9 @@ ARMS = {
 
 
 def recipe_of(options, seed, **rl):
-    recipe = load_recipe("mini", [f"seed={seed}", f"rl.steps={options.steps}"])
+    recipe = load_recipe("mini", [f"seed={seed}", f"rl.steps={options.steps}",
+                                  "cold_start.steps=1500", "grow.eval_tasks=240",
+                                  "evaluate.tasks=240"])  # fmt: skip
     return dataclasses.replace(
         recipe,
         groups={options.domain: [options.domain]},

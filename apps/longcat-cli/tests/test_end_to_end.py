@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from again import Case, run_again
 from longcat_cli import lessons
+from longcat_cli.audit import _evaluate
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import changed
@@ -116,8 +117,8 @@ def _lie(stage, target, replacement, *complaints, marks=(), **changes):
          "other weights than the fused", marks=LONG),
     _lie("fuse", "fuse.merge_experts", "merges_one_expert", "merge is not what their weights",
          steps=1, head_steps=0),
-    _lie("evaluate", "evaluate.evaluate_cell", "asks_the_cold_start", "tasks end otherwise",
-         tasks=16),
+    _lie("evaluate", "evaluate.evaluate_cell", "asks_the_cold_start", "asked again,",
+         tasks=6),
     _lie("evaluate", "evaluate.evaluate_cell", "passes_everybody", "the table says otherwise",
          tasks=6, marks=LONG),
     _lie("report", "report._table", "table_of_last_year", "table is not the evaluation's"),
@@ -175,3 +176,20 @@ def test_a_run_that_learned_nothing_says_so(trained, tmp_path):
         "cold_start learned nothing", "expert-shop learned nothing", "fuse learned nothing",
     ]  # fmt: skip
     assert any("no_signal" in line for line in lessons.unlearned(folder))
+
+
+@pytest.mark.parametrize(("again", "said"), [
+    ({}, []),
+    ({3: (0.0, "a")}, []),  # one of twenty in other words
+    ({3: (1.0, "w")}, ["1 tasks end otherwise"]),
+    (dict.fromkeys(range(3), (0.0, "a")), ["3 of 20 tasks are answered otherwise"]),
+])  # fmt: skip
+def test_asked_again_rewards_are_the_same_and_nearly_all_words(again, said):
+    kept = {"model": "m", "domain": "d", "noise": 0.0,
+            "rewards": dict.fromkeys(range(20), 0.0),
+            "answers": dict.fromkeys(range(20), "w")}  # fmt: skip
+    same = dict.fromkeys(range(20), (0.0, "w"))
+    lines = _evaluate._differences(kept, same | again)
+    assert [line.partition("asked again, ")[2] for line in lines] == said
+    del same[7]
+    assert "asked again, 1 tasks end otherwise" in str(_evaluate._differences(kept, same))

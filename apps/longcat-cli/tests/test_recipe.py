@@ -108,7 +108,7 @@ WRONG = [
     ("fuse.per_task=0", "fuse.per_task must be at least 1"),
     ("fuse.scale='big'", "fuse.scale must be float"),
     ("evaluate.tasks=0", "evaluate.tasks must be at least 1"),
-    ("evaluate.tasks=241", "evaluate.tasks must be at most grow.eval_tasks=240, got 241"),
+    ("evaluate.tasks=181", "evaluate.tasks must be at most grow.eval_tasks=180, got 181"),
     ("evaluate.processes=0", "evaluate.processes must be at least 1"),
     ("evaluate.noise=[]", "evaluate.noise must hold different levels"),
     ("evaluate.noise=[0.1, 0.1]", "evaluate.noise must hold different levels"),

@@ -40,14 +40,19 @@ def test_it_needs_one_small_library_and_is_imported_at_once():
         text = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
         required = tomllib.loads(text)["project"]["dependencies"]
     assert required == ["cloudpickle>=3"]
-    seconds = []
-    for _ in range(3):
-        code = "import time; t = time.process_time(); import longcat_dora; print(time.process_time() - t)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        seconds.append(float(done.stdout))
-    assert min(seconds) < 0.3
+    # Not in seconds, since a machine may be slow: 0.2 s, or four to five times asyncio's.
+    assert _import_s("longcat_dora") < 8 * _import_s("asyncio")
+    heavy = "{'numpy', 'torch', 'ray', 'transformers', 'httpx'}"
+    code = f"import longcat_dora, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _import_s(module):
+    """Seconds of the processor, at best."""
+    code = f"import time; t = time.process_time(); import {module}; print(time.process_time() - t)"
+    command = [sys.executable, "-c", code]
+    return min(float(subprocess.check_output(command, text=True)) for _ in range(5))
 
 
 def _cpu_s(pid):

@@ -45,7 +45,7 @@ class Grow:
 
     train_tasks: int = _number(900, least=1)
     """Per domain, for cold start and RL."""
-    eval_tasks: int = _number(240, least=1)
+    eval_tasks: int = _number(180, least=1)
     """Per domain, held out."""
     id_digits: int = _number(2, least=1, most=6)
     """Digits of a record's number: fewer are easier to copy, and give fewer records."""
@@ -108,7 +108,7 @@ class Model:
 class ColdStart:
     """Supervised steps on verified trajectories."""
 
-    steps: int = _number(1500, least=1)
+    steps: int = _number(1000, least=1)
     """Optimiser steps."""
     batch_tokens: int = _number(640, least=1)
     """Tokens of a step."""
@@ -132,7 +132,7 @@ class Rl:
     epochs, lose points.
     """
 
-    steps: int = _number(50)
+    steps: int = _number(40)
     """Batches that are trained on."""
     groups_per_batch: int = _number(8, least=1)
     """Groups of a batch."""
@@ -246,7 +246,7 @@ class Fuse:
 class Evaluate:
     """Held-out tasks."""
 
-    tasks: int = _number(240, least=1)
+    tasks: int = _number(180, least=1)
     """Per domain."""
     noise: list[float] = field(
         default_factory=lambda: [0.0, 0.3], metadata={"range": Range(0, 1, False)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import json
 from collections.abc import Generator
 from concurrent.futures import Future
@@ -154,8 +155,14 @@ async def _evaluate(
         "outcomes": {
             **cell,
             "rewards": {outcome["task"]: outcome["reward"] for outcome in outcomes},
+            "answers": {outcome["task"]: _digest(outcome["transcript"]) for outcome in outcomes},
         },
     }
+
+
+def _digest(turns: list[dict[str, Any]]) -> str:
+    """Of an attempt: twelve digits that are others if one word of it is."""
+    return hashlib.sha256(json.dumps(turns, sort_keys=True).encode()).hexdigest()[:12]
 
 
 async def _try_all(
