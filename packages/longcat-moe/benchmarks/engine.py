@@ -129,6 +129,13 @@ def bandwidth():
     return x.nbytes / min(times)
 
 
+def step_bytes(config, batch):
+    """Of the weights that a step needs, as many experts as `batch` tokens meet on average."""
+    met = config.num_active_ffn_experts * batch
+    ffn = config.n_routed_experts * (1 - (1 - 1 / config.n_routed_experts) ** met)
+    return 4 * count_active_parameters(config, num_ffn_experts=ffn)
+
+
 def floor(model):
     speed, config = bandwidth(), model.config
     print(f"memory reads {speed / 1e9:.0f} GB/s")
@@ -140,9 +147,7 @@ def floor(model):
         steps, began = engine.stats.num_steps, time.perf_counter()
         asyncio.run(answers(engine, prompts, 48))
         step_s = (time.perf_counter() - began) / (engine.stats.num_steps - steps)
-        met = config.num_active_ffn_experts * batch
-        ffn = config.n_routed_experts * (1 - (1 - 1 / config.n_routed_experts) ** met)
-        least_s = 4 * count_active_parameters(config, num_ffn_experts=ffn) / speed
+        least_s = step_bytes(config, batch) / speed
         print(f"decode at batch {batch}: {batch / step_s:,.0f} tokens/s, {1e3 * step_s:.1f} ms "
               "a step; "
               f"reading the weights once {1e3 * least_s:.1f} ms: "
