@@ -123,6 +123,25 @@ def test_a_schema_that_refers_to_itself_ends():
     assert kinds_of(schema, {"properties": {"a": schema}}) == frozenset()
 
 
+@pytest.mark.parametrize("key", ["anyOf", "oneOf", "allOf"])
+def test_time_grows_with_the_schema_alone(key):
+    """Without what was found before, 2,000 alternatives of themselves are 2,000 ** 4 ways."""
+    schema = {key: [{"$ref": "#/properties/a"}] * 2000}
+    named = {key: [{"$ref": "#/$defs/b"}] * 2000}
+    many = {f"p{i}": {"$ref": "#/properties/a"} for i in range(2000)}
+    defs = {"b": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+    tool = _tool(schema, properties={"a": schema, "b": named, **many}, **{"$defs": defs})
+    began = time.process_time()
+    message = parse_turn(
+        "</longcat_think><longcat_tool_call>f\n<longcat_arg_key>b</longcat_arg_key>"
+        "<longcat_arg_value>12</longcat_arg_value></longcat_tool_call>",
+        [tool],
+    )
+    assert time.process_time() - began < 2
+    arguments = message["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"b": "12"}  # the types are still looked up
+
+
 def test_only_what_may_be_called_is_a_call():
     text = "</longcat_think>\nhm <longcat_tool_call>f\n</longcat_tool_call>"
     assert parse_turn(text, callable_names=["f"])["tool_calls"][0]["function"]["name"] == "f"

@@ -19,6 +19,8 @@ from typing import Any
 
 Kinds = frozenset[str]
 """JSON Schema's types that a value may have; empty where nothing is known."""
+Known = dict[tuple[int, int], Kinds]
+"""What was found already, by a schema's identity and the depth it was looked at."""
 
 _ALL = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
 _MAX_DEPTH = 8
@@ -35,15 +37,34 @@ def parameter_types(tools: Any) -> dict[tuple[str, str], Kinds]:
         name, parameters = _get(function, "name"), _get(function, "parameters")
         properties = _get(parameters, "properties")
         if isinstance(name, str) and isinstance(properties, Mapping):
+            known: Known = {}
             for key, schema in properties.items():
-                found[name, key] = kinds_of(schema, parameters)
+                found[name, key] = kinds_of(schema, parameters, known=known)
     return found
 
 
-def kinds_of(schema: Any, root: Any, depth: int = _MAX_DEPTH) -> Kinds:
-    """Return the types that a schema allows; references are looked up in `root`."""
+def kinds_of(
+    schema: Any, root: Any, depth: int = _MAX_DEPTH, *, known: Known | None = None
+) -> Kinds:
+    """Return the types that a schema allows.
+
+    Args:
+        schema: Of one value; what is no schema allows what nobody knows.
+        root: Where references are looked up.
+        depth: Of references and alternatives that are followed.
+        known: What was found before under the same `root`: without it, alternatives that refer to
+            themselves would take time exponential in `depth`.
+    """
     if not isinstance(schema, Mapping) or not depth:
         return frozenset()
+    known = {} if known is None else known
+    place = (id(schema), depth)
+    if place not in known:
+        known[place] = _kinds_of_schema(schema, root, depth, known)
+    return known[place]
+
+
+def _kinds_of_schema(schema: Mapping[str, Any], root: Any, depth: int, seen: Known) -> Kinds:
     kinds = [_named(schema.get("type"))]
     if "const" in schema:
         kinds.append(_kinds_of_values([schema["const"]]))
@@ -53,14 +74,14 @@ def kinds_of(schema: Any, root: Any, depth: int = _MAX_DEPTH) -> Kinds:
     for key in ("anyOf", "oneOf"):
         parts = schema.get(key)
         if isinstance(parts, list) and parts:
-            each = [kinds_of(part, root, depth - 1) for part in parts]
+            each = [kinds_of(part, root, depth - 1, known=seen) for part in parts]
             kinds.append(frozenset().union(*each) if all(each) else frozenset())
     parts = schema.get("allOf")
     if isinstance(parts, list):
-        kinds += [kinds_of(part, root, depth - 1) for part in parts]
+        kinds += [kinds_of(part, root, depth - 1, known=seen) for part in parts]
     target = _look_up(schema.get("$ref"), root)
     if target is not None:
-        kinds.append(kinds_of(target, root, depth - 1))
+        kinds.append(kinds_of(target, root, depth - 1, known=seen))
     known = [each for each in kinds if each]
     if not known:
         return frozenset()
