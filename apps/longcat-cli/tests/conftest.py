@@ -74,10 +74,13 @@ def longcat(monkeypatch, capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def smoke_run(request, tmp_path_factory):
-    """Begun with the first test of this folder, if any of the session needs it."""
+    """Begun with the first test of this folder, if any of the session needs it.
+
+    With the tests in several processes, the one that needs it begins it.
+    """
     run = SmokeRun(tmp_path_factory.mktemp("runs") / "smoke")
     mine = [item for item in request.session.items if HERE in item.path.parents]
-    if any(map(_needs_the_run, mine)):
+    if any(map(_needs_the_run, mine)) and "PYTEST_XDIST_WORKER" not in os.environ:
         run.start()
     yield run
     run.stop()
@@ -97,6 +100,7 @@ def beside(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(smoke_run, beside):
     """The folder of a smoke run that was killed in each of its stages, and continued."""
+    smoke_run.start()
     folder = smoke_run.folder_when_done()
     beside.begin(folder)
     return folder

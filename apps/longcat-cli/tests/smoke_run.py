@@ -38,7 +38,9 @@ class SmokeRun:
         self._thread = threading.Thread(target=self._run, name=THREADS, daemon=True)
 
     def start(self) -> None:
-        """Begin, in the main thread."""
+        """Begin, in the main thread, unless that was done."""
+        if self._thread.ident is not None:
+            return
         # Started in the background, this process may ignore Ctrl-C, and its children would too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._thread.start()
