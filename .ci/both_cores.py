@@ -1,4 +1,4 @@
-"""A plugin of pytest for `just both`: what shares a fixture stays in one process, the longest first.
+"""A plugin of pytest for `just both`: what shares a fixture stays in one process.
 
 `pytest -n 2 --dist loadgroup` gives each test to whichever process is free. Files share what their
 modules make, so a file is a group; tests of the app that look at the smoke run are one group, since
