@@ -9,7 +9,7 @@ import pytest
 import torch
 from longcat_moe import ChatFormat, Engine, LongcatForCausalLM
 from longcat_moe.server import create_app
-from longcat_moe.serving._shown import Shown
+from longcat_moe.serving._shown import Shown, TextStream
 from safetensors.torch import save
 
 openai = pytest.importorskip("openai")
@@ -75,6 +75,15 @@ def test_what_is_shown_while_it_grows_adds_up_and_never_takes_back(width):
         for key, piece in shown.rest(message).items():
             sent[key] += piece
         assert sent == {key: message[key] for key in sent}
+
+
+def test_text_is_there_as_soon_as_its_characters_are_whole(tokenizer):
+    text = "find é the 😀 book"
+    stream = TextStream(lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False))
+    ids = tokenizer.encode(text).ids
+    for num, token in enumerate(ids, start=1):
+        assert stream.add(token) == tokenizer.decode(ids[:num]).rstrip("\ufffd")
+    assert stream.end() == text
 
 
 def test_a_tool_call_comes_out_as_one(engine, tokenizer, monkeypatch):

@@ -271,6 +271,8 @@ def test_a_key_has_its_share(small, tokenizer):
     assert refused.headers["retry-after"] == "1"
     for stream in (True, False, True):  # it comes back when an answer ends, streamed or not
         assert _ask(app, _post(key="Bearer few", stream=stream, max_tokens=1))[0].status_code == 200
+    again = _ask(app, *[_post(key="Bearer few", **long) for _ in range(3)])  # and no more than it
+    assert sorted(answer.status_code for answer in again) == [200, 429, 429]
 
 
 def test_weights_are_taken_with_a_key_or_from_this_machine(small, tokenizer):

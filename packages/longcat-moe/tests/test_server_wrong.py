@@ -120,6 +120,10 @@ CHAT = [
     ("arguments must be", {"messages": [{"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": DEEP}}]}]}),
     ("tool_call_id", {"messages": [{"role": "tool", "tool_call_id": 5, "content": "x"}]}),
+    ("function_call is not done here", {"messages": [{"role": "assistant", "content": None,
+    "function_call": {"name": "find", "arguments": "{}"}}]}),
+    ("audio is not done here", {"messages": [{"role": "user", "content": "x",
+    "audio": {"id": "a"}}]}),
     ("min_tokens", {"min_tokens": False}),
     ("early_stopping", {"early_stopping": 0}),
     ("tool_choice", {"tool_choice": {"type": "web", "function": {"name": "find"}},
@@ -251,6 +255,19 @@ def test_a_null_counts_as_absent_in_messages_too(web):
     thought = [{**messages[0], "reasoning_content": "why"}]
     both = [web.post("/tokenize", json={"messages": m}).json() for m in (messages[:1], thought)]
     assert both[0] == both[1]
+
+
+def test_a_tool_s_answer_is_named_by_its_call(web):
+    call = {"id": "c", "function": {"name": "find", "arguments": "{}"}}
+
+    def tokens(**answer):
+        messages = [*ASK, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", **answer}]
+        return web.post("/tokenize", json={"messages": messages}).json()["tokens"]
+
+    named = tokens(name="find", content="x")
+    assert tokens(tool_call_id="c", content="x") == named
+    assert tokens(tool_call_id="c", name="book", content="x") == tokens(name="book", content="x")
+    assert tokens(tool_call_id="d", content="x") == tokens(name="", content="x") != named
 
 
 @pytest.mark.parametrize("version", ["9" * 5000, "-1", "x", "1.5", "%D9%A1"])
@@ -406,6 +423,50 @@ def test_a_slow_reader_of_a_stream_holds_up_nobody(url, engine):
             return
         time.sleep(0.02)
     raise AssertionError(f"{engine.num_open} conversations are still open")
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_while_waiting_for_a_slot_waits_no_more(engine, tokenizer, route, stream):
+    mine = Engine(engine.config, num_slots=1, max_length=200, max_waiting=1)
+    mine.add_model(0, engine._models[0])
+    app = create_app(mine, ChatFormat(tokenizer), model="tiny")
+    ask = {"prompt": "find"} if route == "/v1/completions" else {"messages": ASK}
+    body = json.dumps({**ask, "stream": stream, "max_tokens": 4}).encode()
+
+    async def go():
+        leaves, has_asked = asyncio.Event(), False
+        held = await mine.open(0)
+
+        async def receive():
+            nonlocal has_asked
+            if not has_asked:
+                has_asked = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await leaves.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_):
+            pass
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST",
+            "path": route, "raw_path": route.encode(), "query_string": b"", "headers": [],
+            "client": ("127.0.0.1", 5), "server": ("x", 80), "scheme": "http", "root_path": "",
+            "http_version": "1.1",
+        }  # fmt: skip
+        asked = asyncio.create_task(app(scope, receive, send))
+        for _ in range(1000):
+            if mine.num_waiting:
+                break
+            await asyncio.sleep(0.01)
+        leaves.set()
+        await asyncio.wait_for(asked, 20)
+        assert mine.num_waiting == 0
+        await mine.close(held)
+        assert mine.num_open == 0
+
+    asyncio.run(go())
 
 
 # -- when the engine fails -------------------------------------------------------------------

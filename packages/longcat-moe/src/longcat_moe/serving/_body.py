@@ -15,6 +15,8 @@ from ._errors import ApiError
 IDLE_S = 30.0
 """Time without a byte of a body after which a client is sent away."""
 _WORTH_A_THREAD = 1 << 15
+ENTRY_CHARS = 32
+"""Of an answer, for each token that is told, about."""
 
 
 class ClientLeftError(Exception):
@@ -74,7 +76,7 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
 
 
 async def off_loop(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function, in a thread where its input is large."""
+    """Call a function, in a thread where what it reads or writes has many characters."""
     if size < _WORTH_A_THREAD:
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from longcat_moe._chat import parse_turn
 from longcat_moe.engine import Generation, SamplingParams, Token
 
-from ._body import off_loop, read_json, unless_left
+from ._body import ENTRY_CHARS, off_loop, read_json, unless_left
 from ._errors import ApiError, shown
 from ._fields import (
     MAX_CHOICES,
@@ -89,7 +89,8 @@ class ChatCompletions:
         ask = await self._read(body)
         head = self._head("chat.completion.chunk" if ask.is_stream else "chat.completion")
         if ask.is_stream:
-            return await EventStream(self._events(ask, head)).begin()
+            begun = asyncio.ensure_future(EventStream(self._events(ask, head)).begin())
+            return await unless_left(request, begun)
         answer = asyncio.ensure_future(self._whole(ask, head))
         return JSONResponse(await unless_left(request, answer))
 
@@ -117,8 +118,7 @@ class ChatCompletions:
             body, served.engine.config, max_tokens=max_tokens, timeout_s=served.timeout_s
         )
         params = SamplingParams(**options, num_top_log_probs=num_top)
-        size = sum(len(message["content"]) for message in messages)
-        prompt = await off_loop(size, self._render, messages, tools, is_thinking)
+        prompt = await served.encode_chat(messages, tools, enable_thinking=is_thinking)
         served.check_length(prompt, "messages")
         return Ask(
             prompt=prompt,
@@ -134,14 +134,6 @@ class ChatCompletions:
             is_parallel=is_parallel,
             constraint=constraint,
         )
-
-    def _render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_thinking: bool
-    ) -> list[int]:
-        chat = self.served.chat
-        pieces = chat.pieces(messages, tools, keep_thoughts=False)
-        self.served.check_chars(sum(len(piece.text) for piece in pieces), "messages")
-        return chat.start(messages, tools, enable_thinking=is_thinking, keep_thoughts=False)
 
     async def _constraint(
         self,
@@ -183,21 +175,24 @@ class ChatCompletions:
                 return await fan.engine.generate(c, ask.prompt, params=ask.params_of_choice())
 
         results = await gather([partial(one, choice) for choice in range(ask.num_choices)])
-        choices: list[dict[str, Any]] = []
-        for index, result in enumerate(results):
-            message, reason = self._finish(ask, result.token_ids, result.finish_reason)
-            log_probs = None
-            if ask.with_log_probs:
-                log_probs = self._log_probs(
-                    result.token_ids, result.log_probs, result.top_log_probs
-                )
-            choice = {
-                "index": index, "message": message, "logprobs": log_probs, "finish_reason": reason,
-            }  # fmt: skip
-            choices.append(choice | ({"token_ids": result.token_ids} if ask.with_ids else {}))
+        size = ENTRY_CHARS * (1 + ask.params.num_top_log_probs)
+        choices = [
+            await off_loop(size * len(result.token_ids), self._choice, ask, index, result)
+            for index, result in enumerate(results)
+        ]
         num = sum(len(result.token_ids) for result in results)
         more = {"prompt_token_ids": ask.prompt} if ask.with_ids else {}
         return {**head, "choices": choices, "usage": usage(len(ask.prompt), num), **more}
+
+    def _choice(self, ask: Ask, index: int, result: Generation) -> dict[str, Any]:
+        ids, log_probs = result.token_ids, None
+        message, reason = self._finish(ask, ids, result.finish_reason)
+        if ask.with_log_probs:
+            log_probs = self._log_probs(ids, result.log_probs, result.top_log_probs)
+        choice = {
+            "index": index, "message": message, "logprobs": log_probs, "finish_reason": reason,
+        }  # fmt: skip
+        return choice | ({"token_ids": ids} if ask.with_ids else {})
 
     def _finish(self, ask: Ask, ids: Sequence[int], reason: str) -> tuple[dict[str, Any], str]:
         text = self.served.decode(ids)

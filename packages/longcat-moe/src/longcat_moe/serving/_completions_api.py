@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from longcat_moe.engine import Generation, SamplingParams, Scored
 
-from ._body import read_json, unless_left
+from ._body import ENTRY_CHARS, off_loop, read_json, unless_left
 from ._errors import ApiError, shown
 from ._fields import (
     MAX_CHOICES,
@@ -100,7 +100,8 @@ class Completions:
             "system_fingerprint": f"weights-{served.label}",
         }
         if ask.is_stream:
-            return await EventStream(self._events(ask, head)).begin()
+            begun = asyncio.ensure_future(EventStream(self._events(ask, head)).begin())
+            return await unless_left(request, begun)
         answer = asyncio.ensure_future(self._whole(ask, head))
         return JSONResponse(await unless_left(request, answer))
 
@@ -154,16 +155,21 @@ class Completions:
                 f"{shown(value)}",
                 "prompt",
             )
-        prompts = [await self._prompt(each) for each in values]
+        size = sum(len(each) for each in values if isinstance(each, str | list))
+        prompts: list[list[int]] = await off_loop(size, self._encode, values)
         for prompt in prompts:
             if not prompt:
                 raise ApiError("prompt must have 1 token at least, it has 0", "prompt")
             self.served.check_length(prompt, "prompt", room=room)
         return prompts
 
-    async def _prompt(self, value: Any) -> list[int]:
+    def _encode(self, values: list[Any]) -> list[list[int]]:
+        return [self._prompt(value) for value in values]
+
+    def _prompt(self, value: Any) -> list[int]:
         if isinstance(value, str):
-            return await self.served.encode(value, "prompt")
+            self.served.check_chars(len(value), "prompt")
+            return self.served.chat.encode(value)
         words = self.served.engine.config.vocab_size
         if not isinstance(value, list) or not all(type(i) is int and 0 <= i < words for i in value):
             raise ApiError(
@@ -179,7 +185,7 @@ class Completions:
             [partial(self._generate, ask, fan, prompt, seed) for _, prompt, seed in ask.jobs]
         )
         choices = [
-            self._choice(ask, index, prompt, result)
+            await off_loop(_size(ask, result), self._choice, ask, index, prompt, result)
             for (index, prompt, _), result in zip(ask.jobs, results, strict=True)
         ]
         num = sum(len(result.token_ids) for result in results)
@@ -231,7 +237,8 @@ class Completions:
         self, ask: Ask, fan: Fan, index: int, prompt: list[int], seed: int | None
     ) -> AsyncGenerator[tuple[dict[str, Any], int], None]:
         result = await self._generate(ask, fan, prompt, seed)
-        yield self._choice(ask, index, prompt, result), len(result.token_ids)
+        choice = await off_loop(_size(ask, result), self._choice, ask, index, prompt, result)
+        yield choice, len(result.token_ids)
 
     async def _token_by_token(
         self, ask: Ask, fan: Fan, index: int, prompt: list[int], seed: int | None
@@ -326,6 +333,12 @@ class Completions:
             str(i): {"logprob": p, "rank": rank, "decoded_token": self.served.decode([i])}
             for i, (p, rank) in ranked.items()
         }
+
+
+def _size(ask: Ask, result: Generation) -> int:
+    """Return how many characters are told of a choice, about: log-probs are most of them."""
+    num_top = max(ask.num_top or 0, ask.params.prompt_log_probs or 0)
+    return ENTRY_CHARS * (1 + num_top) * (len(result.prompt) + len(result.token_ids))
 
 
 def _chunk(index: int, text: str) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longcat_moe._arguments import kinds_of
+from longcat_moe._arguments import Known, kinds_of
 
 from ._errors import ApiError, FormError
 from ._served import Served
@@ -26,6 +26,8 @@ _TEXT = "TEXT: /[^<]*(<[^\\/<][^<]*)*/\n"
 """Text in which no marker is spelled out."""
 _FORCED = 16
 """Tokens at the beginning of an answer that are tried when a grammar is compiled, at most."""
+_MAX_CHARS = 4 << 20
+"""Of a grammar; llguidance takes no larger ones in any useful time."""
 _NAME = re.compile(r"[^\s<>]{1,128}")
 
 
@@ -38,8 +40,16 @@ def calls_grammar(tools: Sequence[Mapping[str, Any]], *, is_thinking: bool, is_o
     """Return a grammar of calls of some tools: one, or one at least."""
     names = " | ".join(f"call{i}" for i in range(len(tools)))
     lines = [_start("call" if is_one else "call+", is_thinking, text=True), f"call: {names}\n"]
+    num = 0
     for i, tool in enumerate(tools):
-        lines += _call(f"call{i}", tool["function"])
+        for line in _call(f"call{i}", tool["function"]):
+            lines.append(line)
+            num += len(line)
+            if num > _MAX_CHARS:  # definitions are written anew for each parameter
+                raise ApiError(
+                    f"schemas of tools must make a grammar of at most {_MAX_CHARS} characters",
+                    "tools",
+                )
     return "".join(lines)
 
 
@@ -49,30 +59,31 @@ def _start(what: str, is_thinking: bool, *, text: bool = False) -> str:
     return f'start: TEXT {THINK_END} "\\n" {what}\n{_TEXT}'
 
 
-def _call(rule: str, function: Mapping[str, Any]) -> list[str]:
+def _call(rule: str, function: Mapping[str, Any]) -> Iterator[str]:
     parameters = function.get("parameters") or {}
     properties, required = parameters.get("properties") or {}, parameters.get("required") or []
-    rules: list[str] = []
-    parts: list[str] = []
-    for i, (key, schema) in enumerate(properties.items()):
-        parts.append(f"{rule}_{i}{'' if key in required else '?'}")
-        rules.append(
-            f"{rule}_{i}: <longcat_arg_key> {json.dumps(key)} </longcat_arg_key> "
-            f'"\\n" <longcat_arg_value> {_value(schema, parameters)} </longcat_arg_value> "\\n"\n'
-        )
     name = json.dumps(function["name"] + "\n")
-    body = " ".join(parts)
-    return [f'{rule}: <longcat_tool_call> {name} {body} </longcat_tool_call> "\\n"\n', *rules]
+    body = " ".join(
+        f"{rule}_{i}{'' if key in required else '?'}" for i, key in enumerate(properties)
+    )
+    yield f'{rule}: <longcat_tool_call> {name} {body} </longcat_tool_call> "\\n"\n'
+    known: Known = {}
+    for i, (key, schema) in enumerate(properties.items()):
+        yield (
+            f"{rule}_{i}: <longcat_arg_key> {json.dumps(key)} </longcat_arg_key> "
+            f'"\\n" <longcat_arg_value> {_value(schema, parameters, known)} </longcat_arg_value> '
+            '"\\n"\n'
+        )
 
 
-def _value(schema: Any, root: Mapping[str, Any]) -> str:
+def _value(schema: Any, root: Mapping[str, Any], known: Known) -> str:
     """Return what an argument may be: strings stand as they are, everything else is JSON."""
     if isinstance(schema, dict) and isinstance(schema.get("enum"), list) and schema["enum"]:
         values = [
             value if isinstance(value, str) else json.dumps(value) for value in schema["enum"]
         ]
         return "(" + " | ".join(json.dumps(value, ensure_ascii=False) for value in values) + ")"
-    kinds = kinds_of(schema, root)
+    kinds = kinds_of(schema, root, known=known)
     is_empty = isinstance(schema, dict) and schema.get("enum") == []  # nobody can answer it
     if "string" in kinds or not (kinds or is_empty):
         return "TEXT"

@@ -10,6 +10,8 @@ from ._body import STRICT
 from ._errors import ApiError, shown
 
 _ROLES = ("system", "user", "assistant", "tool")
+_NOT_DONE = ("audio", "function_call")
+"""Keys of messages that hold what was said, in forms that are not read."""
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
@@ -33,6 +35,9 @@ def _message(value: Any, names: dict[str, str]) -> dict[str, Any]:
     role = "system" if value["role"] == "developer" else value["role"]
     if role not in _ROLES:
         raise _wrong(f"role must be system, user, assistant or tool, got {shown(role)}")
+    for key in _NOT_DONE:
+        if value.get(key) is not None:
+            raise _wrong(f"a message's {key} is not done here, got {shown(value[key])}")
     message: dict[str, Any] = {"role": role, "content": _text(value.get("content"))}
     if role == "assistant":
         thought = value.get("reasoning_content")

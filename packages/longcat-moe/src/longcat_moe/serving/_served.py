@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -65,6 +66,24 @@ class Served:
         self.check_chars(len(text), param)
         return await off_loop(len(text), self.chat.encode, text)
 
+    async def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        *,
+        enable_thinking: bool = True,
+    ) -> list[int]:
+        """Return the tokens of a chat: messages, thoughts, calls and tools.
+
+        Raises:
+            ApiError: It is certainly too long.
+        """
+        pieces = self.chat.pieces(messages, tools, keep_thoughts=False)
+        size = sum(len(piece.text) for piece in pieces)
+        self.check_chars(size, "messages")
+        start = partial(self.chat.start, enable_thinking=enable_thinking, keep_thoughts=False)
+        return await off_loop(size, start, messages, tools)
+
     def check_chars(self, num: int, param: str) -> None:
         """Check that so many characters may be a prompt, before they are tokenised."""
         if num > self.engine.max_length * self.longest_token:
@@ -79,6 +98,10 @@ class Served:
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Return the text of tokens."""
         return self.chat.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def decode_each(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token alone."""
+        return [self.decode([token]) for token in ids]
 
     def new_id(self, kind: str) -> str:
         """Return a name that no other answer has."""

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from longcat_moe._presets import count_parameters
 
-from ._body import read_bytes, read_json
+from ._body import ENTRY_CHARS, off_loop, read_bytes, read_json
 from ._errors import ApiError, shown, unknown_model
 from ._fields import boolean, check_known
 from ._messages import read_messages, read_tools
@@ -109,18 +109,16 @@ class Small:
         check_known(body, {"prompt", "messages", "tools", "return_token_strs"}, {})
         if body.get("messages") is not None:
             messages, tools = read_messages(body["messages"]), read_tools(body.get("tools"))
-            pieces = served.chat.pieces(messages, tools, keep_thoughts=False)
-            served.check_chars(sum(len(piece.text) for piece in pieces), "messages")
-            ids = await asyncio.to_thread(served.chat.start, messages, tools, keep_thoughts=False)
+            ids = await served.encode_chat(messages, tools)
         elif isinstance(body.get("prompt"), str):
             ids = await served.encode(body["prompt"], "prompt")
         else:
             raise ApiError(f"prompt must be text, got {shown(body.get('prompt'))}", "prompt")
         answer = {"count": len(ids), "max_model_len": served.engine.max_length, "tokens": ids}
-        strings = boolean(body, "return_token_strs")
-        return JSONResponse(
-            {**answer, "token_strs": [served.decode([i]) for i in ids] if strings else None}
-        )
+        strings = None
+        if boolean(body, "return_token_strs"):
+            strings = await off_loop(ENTRY_CHARS * len(ids), served.decode_each, ids)
+        return JSONResponse({**answer, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
         """Return the text of tokens."""
@@ -131,7 +129,7 @@ class Small:
         ids, words = body.get("tokens"), served.engine.config.vocab_size
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < words for i in ids):
             raise ApiError(f"tokens must be token ids in [0, {words}), got {shown(ids)}", "tokens")
-        return JSONResponse({"prompt": served.decode(ids)})
+        return JSONResponse({"prompt": await off_loop(ENTRY_CHARS * len(ids), served.decode, ids)})
 
     async def weights(self, request: Request) -> Response:
         """Take new weights, which all requests that come after are answered by."""
