@@ -85,11 +85,12 @@ assert isinstance(chat.invoke("find").content, str)
 assert list(chat.stream("find"))
 assert len(chat.batch(["find", "look"])) == 2
 for method in ("json_schema", "function_calling"):
-    assert isinstance(chat.with_structured_output(Found, method=method).invoke("find"), Found),
-    method
-raw = chat.bind(response_format={"type": "json_object"}).invoke("find"); assert
-raw.content.startswith("{") call, = chat.bind_tools([find],
-tool_choice="find").invoke("find").tool_calls assert call["args"]["count"] in (1, 2)
+    found = chat.with_structured_output(Found, method=method).invoke("find")
+    assert isinstance(found, Found), method
+raw = chat.bind(response_format={"type": "json_object"}).invoke("find")
+assert raw.content.startswith("{")
+call, = chat.bind_tools([find], tool_choice="find").invoke("find").tool_calls
+assert call["args"]["count"] in (1, 2)
 assert chat.bind_tools([find], tool_choice="any").invoke("find").tool_calls
 chat.bind_tools([find]).invoke("find")
 ChatOpenAI(logprobs=True, top_logprobs=3, n=2, **o).generate([[HumanMessage("find")]])

@@ -301,6 +301,20 @@ def test_settings_are_a_config_or_its_fields_by_name(config):
         EngineConfig(num_slots=2.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cache_tokens", 4096.5), ("cache_tokens", "4096"), ("max_waiting", float("nan")),
+        ("max_waiting", "2"), ("decode_steps", 2.5), ("decode_steps", True), ("watermark", "x"),
+        ("watermark", True), ("watermark", float("nan")), ("speculate", 1), ("pack", None),
+        ("threaded", "no"), ("dtype", "float32"), ("dtype", torch.int8),
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_wrong_kind_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        EngineConfig(**{name: value})
+
+
 def test_a_prompt_that_fails_in_the_prefill_process_fails_here_and_waits_for_nothing(config):
     torch.manual_seed(0)
     model = LongcatForCausalLM(config)

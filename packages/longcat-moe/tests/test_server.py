@@ -70,6 +70,7 @@ def test_what_is_shown_while_it_grows_adds_up_and_never_takes_back(width):
         shown, sent = Shown(is_thinking=True), {"reasoning_content": "", "content": ""}
         for end in [*range(1, len(text), width), len(text)]:
             for key, piece in shown.advance(text[:end], []).items():
+                assert piece  # nothing is sent in vain
                 sent[key] += piece
         message = parse_turn(text, TOOLS)
         for key, piece in shown.rest(message).items():

@@ -101,6 +101,8 @@ class LongcatConfig:
             )
         if self.rope_scaling is not None and self.rope_theta <= 1:
             raise ValueError(f"rope_theta must be above 1 with YaRN, got {self.rope_theta}")
+        if self.emb_amplify and not self.has_ngrams:
+            raise ValueError("emb_amplify needs n-gram embeddings: ngram_vocab_size_ratio above 0")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         sparse = self.sparse_attention

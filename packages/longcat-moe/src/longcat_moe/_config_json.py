@@ -22,6 +22,7 @@ MODEL_TYPES = {
 
 _ONLY: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
+    "attention_dropout": (0, None),
     "attention_method": ("MLA", None),
     "hidden_act": ("silu", None),
     "is_encoder_decoder": (False, None),
@@ -47,7 +48,7 @@ _ALSO = {
 """Second names, as transformers has them."""
 
 _IGNORED = {
-    "architectures", "attention_dropout", "auto_map", "chunk_size_feed_forward", "do_sample",
+    "architectures", "auto_map", "chunk_size_feed_forward", "do_sample",
     "dtype",
     "head_dim", "id2label", "label2id", "max_length", "model_type",
     "original_max_position_embeddings",
@@ -129,6 +130,7 @@ def _read_second_names(values: dict[str, Any], known: dict[str, Any]) -> None:
 def _check_rest(values: dict[str, Any], known: dict[str, Any], names: Sequence[str]) -> None:
     for key, wanted in (
         ("num_key_value_heads", lambda: known.get("num_attention_heads", 64)),
+        ("head_dim", lambda: known.get("qk_rope_head_dim", 64)),  # how transformers turns positions
         ("qk_head_dim", lambda: known["qk_nope_head_dim"] + known["qk_rope_head_dim"]),
     ):
         try:
@@ -187,6 +189,11 @@ def _read_rope(values: dict[str, Any], known: dict[str, Any]) -> None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise ValueError(f"config.json: rope_type must be 'default' or 'yarn', got {kind!r}")
+    unused = [name for name in rope if name not in _ROPE and rope[name] is not None]
+    if kind == "default" and unused:
+        raise ValueError(
+            f"config.json: rope_type must be 'yarn' where {', '.join(unused)} is told, got {rope!r}"
+        )
     if kind == "yarn":
         old = values.get("original_max_position_embeddings")
         if old is not None:

@@ -56,12 +56,7 @@ class EngineConfig:
     """Compute in a thread, so that the event loop stays free: for servers."""
 
     def __post_init__(self) -> None:
-        sizes = (self.num_slots, self.max_length, self.block_size, self.chunk_tokens)
-        if not all(type(size) is int for size in sizes):
-            raise ValueError(
-                "num_slots, max_length, block_size and chunk_tokens must be whole numbers, got "
-                f"{', '.join(map(repr, sizes))}"
-            )
+        self._check_kinds()
         if (
             self.num_slots < 1
             or self.max_length < 2
@@ -84,6 +79,25 @@ class EngineConfig:
                 f"{self.blocks_per_slot * self.block_size} "
                 f"tokens, got {self.cache_tokens}"
             )
+
+    def _check_kinds(self) -> None:
+        sizes = (self.num_slots, self.max_length, self.block_size, self.chunk_tokens)
+        if not all(type(size) is int for size in sizes):
+            raise ValueError(
+                "num_slots, max_length, block_size and chunk_tokens must be whole numbers, got "
+                f"{', '.join(map(repr, sizes))}"
+            )
+        for name in ("cache_tokens", "max_waiting", "decode_steps"):
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise ValueError(f"{name} must be a whole number or absent, got {value!r}")
+        if type(self.watermark) not in (int, float):
+            raise ValueError(f"watermark must be a number, got {self.watermark!r}")
+        for name in ("speculate", "pack", "threaded"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise ValueError(f"dtype must be a torch.dtype of floating point, got {self.dtype!r}")
 
     def num_ahead(self, num_conversations: int) -> int:
         """`decode_steps`, or what it is when absent, for so many at once."""
