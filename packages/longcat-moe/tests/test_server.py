@@ -187,7 +187,9 @@ def test_several_choices_and_a_stop_string(client):
 def test_more_than_may_wait_are_sent_away_and_the_health_check_answers_meanwhile(url, engine):
     async def ask(web):
         body = {"messages": ASK, "max_tokens": 300, "stop": ["never said"]}
-        return (await web.post(f"{url}/v1/chat/completions", json=body)).status_code
+        got = await web.post(f"{url}/v1/chat/completions", json=body)
+        assert (got.headers.get("retry-after") == "1") == (got.status_code == 429)
+        return got.status_code
 
     async def many():
         async with httpx.AsyncClient(timeout=60) as web:

@@ -141,6 +141,23 @@ def test_required_calls_one_of_the_tools(client):
     assert names <= {"find", "close"}
 
 
+@pytest.mark.parametrize("name", ['a"b', "é", "😀", "a\\b", "a/b.c-d"])
+def test_any_name_is_called_as_it_is_spelt(client, tokenizer, name):
+    """What is required and not described may be anything, and is there."""
+    end = tokenizer.token_to_id("</longcat_arg_value>")
+    parameters = {"type": "object", "properties": {name: {"enum": [1]}}, "required": ["b", name]}
+    tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
+    got = client.chat.completions.create(
+        model="tiny", messages=ASK, tools=[tool], max_tokens=200, tool_choice="required",
+        parallel_tool_calls=False, logit_bias={str(end): 30},
+    ).choices[0].message  # fmt: skip
+    (call,) = got.tool_calls
+    assert call.function.name == name
+    arguments = json.loads(call.function.arguments)
+    assert arguments[name] == 1
+    assert set(arguments) == {name, "b"}
+
+
 def test_required_may_call_several_unless_that_is_forbidden(client):
     counts = []
     for seed in range(8):

@@ -105,6 +105,26 @@ def test_a_mask_of_another_shape_is_refused(model, hf, shape):
             one(_ids(), attention_mask=torch.ones(shape, dtype=torch.long))
 
 
+@pytest.mark.parametrize("shape", [(11,), (2, 10), (3, 11), (2, 1), (1, 2, 11)])
+def test_positions_of_another_shape_are_refused(model, hf, shape):
+    for one in (model, hf):
+        with pytest.raises(ValueError, match="position_ids must have the shape"):
+            one(_ids(), position_ids=torch.zeros(shape, dtype=torch.long))
+    row = torch.arange(11)[None]
+    torch.testing.assert_close(model(_ids(), position_ids=row).logits, model(_ids()).logits)
+
+
+def test_attentions_are_refused_as_nobody_keeps_them(hf):
+    with pytest.raises(ValueError, match="output_attentions is not done"):
+        hf(_ids(), output_attentions=True)
+    assert hf(_ids(), output_attentions=False).logits.isfinite().all()
+
+
+def test_a_cache_of_fixed_size_is_refused(hf):
+    with pytest.raises(ValueError, match="StaticCache is not done here"):
+        hf.generate(_ids(), max_new_tokens=3, cache_implementation="static")
+
+
 def test_a_mask_with_holes_is_refused(model):
     mask = torch.tensor([[1, 1, 0, 1, 1]])
     with pytest.raises(ValueError, match="without holes"):

@@ -31,6 +31,10 @@ class LatentView:
         past: int,
         device: torch.device,
     ) -> None:
+        if getattr(cache, "is_compileable", False):
+            raise ValueError(
+                f"a cache must grow, as DynamicCache does: {type(cache).__name__} is not done here"
+            )
         self.cache, self.config, self.shape = cache, config, (batch, num)
         self.rows_BT = torch.arange(batch * num, device=device).view(batch, num)
         key_S, own_T = (

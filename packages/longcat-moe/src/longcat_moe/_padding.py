@@ -20,8 +20,9 @@ def needs_packing(ids_BT: Tensor, mask_BT: Tensor | None, position_ids: Tensor |
     While a graph is compiled nothing can be looked at: padding must then be on the right.
 
     Raises:
-        ValueError: The mask has another shape, or holes.
+        ValueError: The mask or the positions have another shape, or the mask has holes.
     """
+    check_positions(ids_BT, position_ids)
     if mask_BT is not None and mask_BT.shape != ids_BT.shape:
         raise ValueError(
             f"attention_mask must have the shape of input_ids, {tuple(ids_BT.shape)}, got "
@@ -38,6 +39,19 @@ def needs_packing(ids_BT: Tensor, mask_BT: Tensor | None, position_ids: Tensor |
     if bool((starts_B > 1).any()):
         raise ValueError("attention_mask must be one run of 1s in every row, without holes")
     return True
+
+
+def check_positions(ids_BT: Tensor, position_ids: Tensor | None) -> None:
+    """Check that there is a position for each token, or for each of one row.
+
+    Raises:
+        ValueError: Positions have another shape.
+    """
+    if position_ids is not None and position_ids.shape not in (ids_BT.shape, (1, ids_BT.shape[-1])):
+        raise ValueError(
+            f"position_ids must have the shape of input_ids, {tuple(ids_BT.shape)}, or one row, got "
+            f"{tuple(position_ids.shape)}"
+        )
 
 
 def forward_packed(

@@ -52,7 +52,7 @@ from ._hf_cache import LatentView
 from ._meta import on_meta
 from ._model import LongcatForCausalLM as Core
 from ._model import LongcatModel
-from ._padding import forward_packed, needs_packing
+from ._padding import check_positions, forward_packed, needs_packing
 
 __all__ = [
     "LongcatHfConfig",
@@ -220,6 +220,8 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         if past_key_values is not None and cache is not None:
             raise ValueError("need at most one of past_key_values and cache, which mean the same")
         input_ids = ids_of(input_ids, inputs_embeds)
+        if kwargs.get("output_attentions"):
+            raise ValueError("output_attentions is not done: attention is computed on latents")
         cache = self._cache_of(cache if past_key_values is None else past_key_values, use_cache)
         wants_states = output_hidden_states or getattr(self.config, "output_hidden_states", False)
         states: list[Tensor] | None = [] if wants_states else None
@@ -268,6 +270,7 @@ class LongcatHfForCausalLM(PreTrainedModel, GenerationMixin):
         states: list[Tensor] | None,
     ) -> Tensor:
         batch, num = ids.shape
+        check_positions(ids, positions)
         past = int(cache.get_seq_length())
         if positions is None:
             positions = torch.arange(past, past + num, device=ids.device)[None]

@@ -61,7 +61,7 @@ def _start(what: str, is_thinking: bool, *, text: bool = False) -> str:
 
 def _call(rule: str, function: Mapping[str, Any]) -> Iterator[str]:
     parameters = function.get("parameters") or {}
-    properties, required = parameters.get("properties") or {}, parameters.get("required") or []
+    properties, required = _properties(parameters), parameters.get("required") or []
     name = json.dumps(function["name"] + "\n")
     body = " ".join(
         f"{rule}_{i}{'' if key in required else '?'}" for i, key in enumerate(properties)
@@ -74,6 +74,13 @@ def _call(rule: str, function: Mapping[str, Any]) -> Iterator[str]:
             f'"\\n" <longcat_arg_value> {_value(schema, parameters, known)} </longcat_arg_value> '
             '"\\n"\n'
         )
+
+
+def _properties(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of each parameter; what is required and not described may be anything."""
+    required = [name for name in parameters.get("required") or () if isinstance(name, str)]
+    properties = parameters.get("properties") or {}
+    return {**properties, **{name: {} for name in required if name not in properties}}
 
 
 def _value(schema: Any, root: Mapping[str, Any], known: Known) -> str:
@@ -103,7 +110,7 @@ def check_names(tools: Sequence[Mapping[str, Any]]) -> None:
     """
     for tool in tools:
         function = tool["function"]
-        keys = (function.get("parameters") or {}).get("properties") or {}
+        keys = _properties(function.get("parameters") or {})
         for name in (function["name"], *keys):
             if not _NAME.fullmatch(name):
                 raise ApiError(
