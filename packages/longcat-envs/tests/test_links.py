@@ -5,18 +5,19 @@ from collections import Counter
 import pytest
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import Call, Figure, TaskMaker, linked
+from longcat_envs.tasks._call import groups
 from longcat_envs.tasks._chain import Chains
+from longcat_envs.tasks._figures import is_amount
 from longcat_envs.tasks._links import Links
 from longcat_envs.tasks._sense import (
     MOST_OWN,
     about,
-    is_amount,
     is_asked_again,
     led_to,
     moves_twice,
     names_twice,
 )
-from longcat_envs.tasks._talk import _IS_RULE, groups
+from longcat_envs.tasks._talk import _IS_RULE
 
 NUM = 6
 

@@ -12,8 +12,15 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from longcat_envs.history import Setting
-from longcat_envs.tasks import REFUSE, Chains, Step, WorldEnvironment, WorldTask, language_of
-from longcat_envs.world import CallRefused
+from longcat_envs.tasks import (
+    REFUSE,
+    Call,
+    Chains,
+    Step,
+    WorldEnvironment,
+    WorldTask,
+    language_of,
+)
 
 from ._chains import other_values
 from ._script import (
@@ -199,12 +206,8 @@ def _can_swap(chains: Chains, golden: list[Step], one: int, other: int) -> bool:
     swapped[one], swapped[other] = swapped[other], swapped[one]
     runs: list[object] = []
     for steps in (golden, swapped):
-        chains.world.reset()
-        try:
-            for step in steps:
-                if is_write(step) and step.tool != REFUSE:
-                    chains.world.call(step.tool, step.arguments)
-        except CallRefused:
+        writes = [s for s in steps if is_write(s) and s.tool != REFUSE]
+        if chains.run([Call(step.tool, step.arguments) for step in writes])[1] is not None:
             return False
         runs.append(chains.world.store.difference())
     return runs[0] == runs[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,3 +25,14 @@ class Call:
     computed: dict[str, Figure] = field(default_factory=dict[str, Figure])
     """Arguments that are a number to be looked up."""
     is_helper: bool = False
+
+
+def groups(chain: Sequence[Call]) -> list[tuple[int, int]]:
+    """Return where each wish begins and ends, with what makes it possible."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    for place, call in enumerate(chain, start=1):
+        if not call.is_helper:
+            found.append((start, place))
+            start = place
+    return found

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 from typing import Any
 
-from longcat_envs.history import Caller, Setting, owned
+from longcat_envs.history import Caller, Setting
 from longcat_envs.lang import Guard, Type, show
-from longcat_envs.world import CallRefused, LiveWorld, Tool
+from longcat_envs.world import CallRefused, Change, LiveWorld, Tool
 
-from ._call import Call, Figure
+from ._call import Call
+from ._clash import Clash
+from ._figures import is_sensible, looked_up, value_of
 from ._goal import Outcome, outcome
 from ._sense import (
-    ends_what_is_used,
-    is_amount,
     is_asked_again,
-    is_sensible,
     moves_back,
     moves_twice,
     names_twice,
@@ -43,6 +43,14 @@ MAX_HELPERS = 3
 TRIES = 6
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A call that succeeded, and what it changed, in order."""
+
+    call: Call
+    changes: tuple[Change, ...]
+
+
 class Chains:
     """Finds chains for one person in one world."""
 
@@ -52,18 +60,43 @@ class Chains:
         self.caller = Caller(self.world, setting.words, rng)
         self.tools = setting.machine.tools
         self.askable = [self.tools[name] for name in setting.words.asks]
+        self.clash = Clash(self)
         self.runs = 0
+        self.done: list[Done] = []
+        """The calls that have brought the world to where it stands."""
 
     def run(self, chain: Sequence[Call]) -> tuple[int, CallRefused | None]:
-        """Run a chain from the start; return how many calls succeeded, and the refusal."""
+        """Bring the world to where a chain leads; return how many calls succeeded, and the refusal.
+
+        What the last run had in common with it is not run again.
+        """
         self.runs += 1
-        self.world.reset()
-        for number, call in enumerate(chain):
+        self._back_to(chain)
+        for number in range(len(self.done), len(chain)):
+            call = chain[number]
             try:
                 self.world.call(call.tool, call.arguments)
             except CallRefused as refused:
                 return number, refused
+            self.done.append(Done(call, tuple(self.world.changes)))
         return len(chain), None
+
+    def _back_to(self, chain: Sequence[Call]) -> None:
+        """Leave what was done only if the chain begins with it, taking back one call at most."""
+        for num_undone in (0, 1):
+            size = len(self.done) - num_undone
+            if 0 <= size <= len(chain) and all(
+                done.call is call or done.call == call
+                for done, call in zip(self.done, chain[:size], strict=False)
+            ):
+                if num_undone and not self.world.changes:
+                    break  # taken back once already
+                if num_undone:
+                    self.world.undo()
+                    self.done.pop()
+                return
+        self.world.reset()
+        self.done = []
 
     def outcome(self, chain: Sequence[Call]) -> Outcome | None:
         """Return what a chain comes to; `None` if a call of it is refused."""
@@ -96,7 +129,7 @@ class Chains:
                 self.run(chain)
                 call = draw(tool)
                 if call is not None and must_compute:
-                    call = self._compute(tool, call, [])
+                    call = looked_up(self, tool, call, [])
                 if call is None or (must_compute and not call.computed):
                     continue
                 if self.fits(chain, call):
@@ -112,25 +145,19 @@ class Chains:
         if before is None or after is None or after == before:
             return False
         return (
-            not ends_what_is_used(self, chain, call)
-            and _adds(before, after)
+            _adds(before, after)
             and not _rewrites(made, made_after)
             and is_sensible(self, call)
-            and not self._ends_new(chain, call)
+            and not self.clash.found([*chain, call])
         )
 
     def _goes_with(self, chain: list[Call], call: Call) -> bool:
         """Whether a person would ask for a call beside those of a chain, by what they are."""
         if any((c.tool, c.arguments) == (call.tool, call.arguments) for c in chain):
             return False
-        if is_asked_again(self, chain, call) or any(moves_twice(self, c, call) for c in chain):
-            return False
-        if self.ends(call) and any(self.own(c) == self.own(call) for c in chain if not c.is_helper):
-            return False  # nobody has a record changed and ended at once
-        return not any(
-            self._makes_anew(one, other) for c in chain if not c.is_helper
-            for one, other in ((c, call), (call, c))
-        )  # fmt: skip
+        return not (
+            is_asked_again(self, chain, call) or any(moves_twice(self, c, call) for c in chain)
+        )
 
     def own(self, call: Call) -> tuple[str, Any]:
         """Return the record on which a call acts, as class and id."""
@@ -142,26 +169,10 @@ class Chains:
         action = self.tools[call.tool].action
         return action is not None and action.target in self.setting.spec.classes[action.of].ends
 
-    def _makes_anew(self, one: Call, other: Call) -> bool:
-        """Whether one call ends a record of a class of which the other makes one."""
-        made, ended = self.tools[other.tool], self.tools[one.tool]
-        is_new = made.action is not None and made.action.makes_record
-        return is_new and made.of == ended.of and self.ends(one)
-
     def _made(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return the records that are new in the world as it stands."""
         rows = self.world.store.difference()
         return {record: after for record, (before, after) in rows.items() if before is None}
-
-    def _ends_new(self, chain: list[Call], call: Call) -> bool:
-        """Whether a call changes the state of a record that the chain itself has made."""
-        self.run(chain)
-        tool = self.tools[call.tool]
-        action = tool.action
-        identifier = call.arguments.get(f"{tool.of}_id")
-        is_new = identifier is not None and identifier not in self.world.store.base.rows[tool.of]
-        ends = action is not None and action.target in self.setting.spec.classes[tool.of].ends
-        return is_new and ends
 
     def refused(
         self, chain: list[Call], uses: Counter[str], draw: Draw
@@ -181,6 +192,7 @@ class Chains:
                     last is not None
                     and last.guard is not None
                     and last.guard.reason == guard.reason
+                    and not self.clash.found_in(chain, call)
                 ):
                     return call, guard
         return None
@@ -268,14 +280,16 @@ class Chains:
         if any(moves_twice(self, one, other) for one, other in combinations(chain[:-1], 2)):
             return None
         helpers = [Call(c.tool, c.arguments, c.computed, is_helper=True) for c in chain[:-1]]
-        return [*helpers, chain[-1]] if helpers else None
+        chain = [*helpers, chain[-1]]
+        self.run(chain)
+        return None if not helpers or self.clash.found_inside(chain) else chain
 
     def _is_computed(self, chain: list[Call]) -> bool:
         """Whether the figures of each call are as they were drawn, whatever was dropped since."""
         for place, call in enumerate(chain):
             self.run(chain[:place])
             for name, figure in call.computed.items():
-                if show(Type("money"), abs(self.value(figure))) != call.arguments[name]:
+                if show(Type("money"), abs(value_of(self, figure))) != call.arguments[name]:
                     return False
         return True
 
@@ -319,7 +333,7 @@ class Chains:
                     if one.name in call.arguments and self.rng.random() < 0.8:
                         arguments[one.name] = call.arguments[one.name]
         call = Call(tool.name, arguments)
-        return self._compute(tool, call, about) if self.rng.random() < 0.7 else call
+        return looked_up(self, tool, call, about) if self.rng.random() < 0.7 else call
 
     def _names_itself(self, tool: Tool) -> bool:
         """Whether the words for a tool say on which record it acts; else it is one just made."""
@@ -330,44 +344,6 @@ class Chains:
         is_new = identifier not in self.world.store.base.rows[of]
         fields = self.setting.spec.classes[of].fields.values()
         return is_new or any(row[f.name] in known for f in fields if f.type.kind == "ref")
-
-    def _compute(self, tool: Tool, call: Call, about: Sequence[Call]) -> Call:
-        """Let an amount be a figure of a record that the call or the person knows."""
-        for one in tool.parameters:
-            if one.type.kind != "money":
-                continue
-            figures = [f for f in self.figures([call, *about]) if is_amount(self.tools, f[0])]
-            if not figures:
-                return call
-            figure, value = self.rng.choice(figures)
-            arguments = {**call.arguments, one.name: show(one.type, value)}
-            return Call(call.tool, arguments, {one.name: figure})
-        return call
-
-    def figures(self, about: Sequence[Call]) -> list[tuple[Figure, int]]:
-        """Return amounts above zero, of the records that calls name or the person owns."""
-        spec, store = self.setting.spec, self.world.store
-        known = {v for call in about for v in call.arguments.values() if isinstance(v, str)}
-        found: list[tuple[Figure, int]] = []
-        for key in self.setting.words.figures:
-            of, _, name = key.partition(".")
-            for identifier in owned(store, of, self.person):
-                if about and identifier not in known and of != spec.person:
-                    continue
-                value = self.value(Figure(of, identifier, name))
-                type_ = spec.classes[of]
-                kind = (type_.fields[name].type if name in type_.fields else
-                        type_.derived[name].type).kind  # fmt: skip
-                if kind == "money" and value != 0:
-                    found.append((Figure(of, identifier, name), abs(value)))
-        return found
-
-    def value(self, figure: Figure) -> Any:
-        """Return a figure in the world as it stands."""
-        one = self.setting.spec.classes[figure.of]
-        if figure.name in one.derived:
-            return one.derived[figure.name].run(self.world.store, {"self": figure.id})
-        return self.world.store.row(figure.of, figure.id)[figure.name]
 
 
 def _adds(before: Outcome, after: Outcome) -> bool:

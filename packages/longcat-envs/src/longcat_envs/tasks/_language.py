@@ -55,8 +55,13 @@ class Language:
     """First words of sentences that do not tell anybody to do something."""
     vague: Mapping[str, str]
     """By type, what stands for a value that is withheld, with its name where `{}` is."""
-    vague_ends: str
-    """A pattern of what leads to a value at the end of a way of asking, and may go with it."""
+    left_out: tuple[tuple[str, str], ...]
+    """Patterns of how a value is said (`VALUE`), and what is left if it is withheld; where there
+    are any, no other value is withheld."""
+    leads_to_record: str
+    """A pattern of what stands before a record that need not be named beside an amount of it."""
+    whole: tuple[str, str]
+    """A beginning of words for an amount, and how it begins if all of it is moved."""
     vague_after: str
     """A sentence that says so afterwards, with the name of the value; empty if none is needed."""
     value_names: Mapping[str, str]
@@ -167,8 +172,20 @@ ENGLISH = Language(
     asks_figure_too=("I also want to know {}",),
     last=("Once that is done, {}", "When that is done, {}"),
     statements=("I", "my", "no", "here", "breakfast"),
-    vague={"money": "a certain amount", "date": "a certain day", "int": "a few"},
-    vague_ends=",? (?:to|by)(?: number)? |, [a-z ]+: ",
+    vague={},
+    left_out=(
+        (r"(?:,? (?:to|by)(?: number)? |, [a-z ]+: )VALUE$", ""),
+        (r", (?:[a-z]+:? ){1,2}VALUE(?=,|$)", ""),
+        ((r"(?<!next|come)(?<!start) (?:of|on|at|by|until|from)(?: number)? VALUE"
+         r"(?=,|$| (?:of|on|at|for|to|with|off|in|every) )"), ""),
+        (r"(?<=pay) VALUE(?= at )", ""),
+        (r"\{pieces\} of ", ""),
+        ((r"\b(move|take|pass|load|need|draw|transfer|shift|carry|pay|put|me)"
+          r" \{(?:amount|sum_\w+)\}"
+         r"(?= (?:from|into|on|onto|out|back|over|towards|in cash)\b)"), r"\1 some money"),
+    ),
+    leads_to_record="back from|out of|towards|onto|into|from|for|on|of|in|to",
+    whole=("the balance ", "the whole balance "),
     vague_after="", value_names={},
     topics={"money": ("amount",), "date": ("day", "date", "when"), "int": ("how many", "number")},
     withheld="Oh, I forgot: the {} is {}.", change="Wait, I got that wrong: the {} is {}.",
@@ -196,7 +213,7 @@ CHINESE = Language(
     last=("最后，{}", "都办完以后，{}"),
     statements=("我", "以后"),
     vague={"money": "一定金额", "date": "某一天", "int": "几", "text": "{}"},
-    vague_ends="", vague_after="{}我一会儿告诉你。",
+    left_out=(), leads_to_record="", whole=("", ""), vague_after="{}我一会儿告诉你。",
     value_names={"money": "具体金额", "date": "具体日期", "int": "具体数量"},
     topics={"money": ("金额", "多少钱"), "date": ("日期", "哪天", "哪一天", "几号", "时间"),
             "int": ("数量", "几")},

@@ -9,6 +9,7 @@ A task depends on domain, difficulty, seed and number only, not on process or ha
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,14 +22,14 @@ from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
 from longcat_envs.world import Parameter, Tool
 
-from ._call import Call
+from ._call import Call, groups
 from ._chain import Chains, Draw
 from ._describe import unique_steps
 from ._environment import REFUSE
 from ._goal import Tell, goal_of, tells
 from ._links import Links
 from ._say import Sentence, Speaker, Vague
-from ._talk import Said, Talk, groups
+from ._talk import Said, Talk
 from ._task import Later, Step, WorldTask
 
 Difficulty = Literal["shallow", "deep"]
@@ -36,8 +37,8 @@ Difficulty = Literal["shallow", "deep"]
 NUM_PASTS = 16
 """Worlds of a domain that tasks start from, unless it is said from which."""
 
-SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.3, 0.4, 0.2
-SHARE_COMPUTED = 0.45
+SHARE_QUESTION, SHARE_REFUSAL, SHARE_WITHHELD, SHARE_CHANGE = 0.45, 0.6, 0.4, 0.2
+SHARE_COMPUTED = 0.65
 """Probability that a further wish of a deep task must hold a number to be looked up."""
 SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""
@@ -148,12 +149,15 @@ class _Draft:
         if self.refusal is not None:
             last = Step(tool=REFUSE, arguments={"rule": self._rule()}, thought="forbidden")
             place = None if self.is_refusal_aside else len(said)
-            refused = self.talk.refusal(chain, self.refusal[0], place, last)
-            said += [] if refused is None else [refused]
-            self.refusal = None if refused is None else self.refusal
+            words = self.talk.refusal(chain, self.refusal[0], place, last)
+            said += [] if words is None else [words]
+            self.refusal = None if words is None else self.refusal
         told = None
         if asks_figure:
-            told = self.talk.figure(chain, len(said), is_with_wish=False, is_alone=False)
+            refused = None if self.refusal is None else self.refusal[0]
+            told = self.talk.figure(
+                chain, len(said), is_with_wish=False, is_alone=False, refused=refused
+            )
             said += [] if told is None else [told[0]]
         return self._task(name, said, None if told is None else told[1:], chain)
 
@@ -273,7 +277,9 @@ class _Draft:
         words = one.name.replace("_new", "").replace("_", " ")
         if words == "value":
             words = tool.action.edits.replace("_", " ") if tool.action is not None else words
-        return f"number of {words}" if one.type.kind == "int" and words.endswith("s") else words
+        return (
+            f"number of {words}" if one.type.kind == "int" and re.search("[^s]s$", words) else words
+        )
 
     # -- words -----------------------------------------------------------------------------
 

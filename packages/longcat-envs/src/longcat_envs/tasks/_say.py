@@ -20,7 +20,9 @@ from longcat_envs.world import Parameter
 from ._call import Call, Figure
 from ._chain import Chains
 from ._describe import SLOT, Describer, Description, fill
+from ._figures import value_of
 from ._goal import Tell
+from ._phrases import left_out, named_once
 from ._task import Step
 
 _SEVERAL = re.compile(r"\w+ \w+s(?= (?:of|at|on|for|from|to|that|in)\b|$)")
@@ -64,7 +66,7 @@ class Speaker:
         """Say a call in the world as it stands; `None` if its records have no words."""
         tool = self.setting.machine.tools[call.tool]
         types = {one.name: one.type for one in tool.parameters}
-        template = self._way(call.tool, vague)
+        template = self._way(call, vague)
         texts: dict[str, str] = {}
         steps: list[Step] = list(self.describer.me().steps)
         spoken_of: dict[tuple[str, str], str] = {}
@@ -78,7 +80,7 @@ class Speaker:
                 figure = self.figure(call.computed[name], spoken_of)
                 if figure is None:
                     return None
-                texts[match[0]] = figure.text
+                texts[match[0]] = self._whole(figure.text)
                 steps += figure.steps
             elif types[name].kind == "ref":
                 found = self._record(types[name].of, call.arguments[name], spoken_of)
@@ -90,7 +92,10 @@ class Speaker:
                 texts[match[0]] = vague.words
             else:
                 texts[match[0]] = self.argument(types[name], call.arguments[name])
+        said = {figure.id for figure in call.computed.values()}
         for name in types:  # what goes without saying is the person, or what was just made
+            if call.arguments.get(name) in said:
+                continue
             if types[name].kind == "ref" and not self._is_mentioned(template, tool.of, name):
                 value = call.arguments[name]
                 if value != self.chains.person and not self._is_new(types[name].of, value):
@@ -100,29 +105,45 @@ class Speaker:
         is_order = self.language.is_order(template)
         return Sentence(fill(template, texts), tuple(steps), is_order, after)
 
-    def _way(self, tool: str, vague: Vague | None) -> str:
-        """Choose a way of asking; with a value left out, one that can do without it if any can."""
-        ways = self.setting.words.asks[tool]
-        if vague is None or not vague.is_withheld:
-            return self.rng.choice(ways)
-        without = [one for way in ways if (one := self._without(way, vague.argument))]
-        return self.rng.choice(without or [w for w in ways if f"{{{vague.argument}}}" in w])
+    def _way(self, call: Call, vague: Vague | None) -> str:
+        """Choose a way of asking; with a value left out, one that can do without it if any can.
+
+        A record is not named beside an amount of it.
+        """
+        ways = list(self.setting.words.asks[call.tool])
+        if vague is not None and vague.is_withheld:
+            without = [one for way in ways if (one := self._without(way, vague.argument))]
+            ways = without or [w for w in ways if f"{{{vague.argument}}}" in w]
+        for amount, figure in call.computed.items():
+            if slot := self._slot(call, figure):
+                pattern = self.language.leads_to_record
+                short = [one for w in ways if (one := named_once(w, slot, amount, pattern))]
+                ways = short or ways
+        return self.rng.choice(ways)
+
+    def _slot(self, call: Call, figure: Figure) -> str:
+        """Return the slot of the record of a figure, if the call names it and words may not."""
+        tool = self.setting.machine.tools[call.tool]
+        names = (p.name for p in tool.parameters
+                 if p.type.of == figure.of and call.arguments[p.name] == figure.id)  # fmt: skip
+        name = next(names, "") if self.language.leads_to_record else ""
+        return "self" if name == f"{tool.of}_id" else name
 
     def _without(self, way: str, argument: str) -> str:
-        """Leave out a value that stands at the end of a way of asking; empty if it does not."""
-        if not self.language.vague_ends:
-            return ""
-        found = re.fullmatch(rf"(.+?)(?:{self.language.vague_ends})\{{{argument}\}}", way)
-        return found[1] if found is not None and len(found[1].split()) > 2 else ""
+        """Leave out a value; empty if that cannot be."""
+        return left_out(way, argument, self.language.left_out)
 
     def can_leave_out(self, tool: str, one: Parameter) -> bool:
         """Whether there is a way to ask for something and not say this value."""
         ways = self.setting.words.asks[tool]
-        if any(self._without(way, one.name) for way in ways):
-            return True
-        is_few = one.type.kind != "int" or not self.language.vague_ends or "pieces" in one.name
-        is_said = f"{{{one.name}}}" in " ".join(ways)
-        return one.type.kind in self.language.vague and is_few and is_said
+        if self.language.left_out:
+            return any(self._without(way, one.name) for way in ways)
+        return one.type.kind in self.language.vague and f"{{{one.name}}}" in " ".join(ways)
+
+    def _whole(self, text: str) -> str:
+        """Say that all of an amount is meant."""
+        short, long = self.language.whole
+        return long + text[len(short) :] if short and text.startswith(short) else text
 
     def argument(self, type_: Type, value: Any) -> str:
         """Write an argument of a call as the person says it."""
@@ -169,7 +190,7 @@ class Speaker:
                  one.derived[figure.name].type)  # fmt: skip
         if type_.kind not in ("money", "int", "date") or type_.is_optional:
             return None
-        value = str(show(type_, self.chains.value(figure)))
+        value = str(show(type_, value_of(self.chains, figure)))
         what = f"{figure.name.replace('_', ' ')} of {figure.of.replace('_', ' ')}"
         return Tell(what=what, kind=type_.kind, value=value)
 

@@ -13,7 +13,7 @@ from longcat_envs.history import write_argument
 from longcat_envs.lang import Spec
 from longcat_envs.world import Store, Tool
 
-from ._call import Call, Figure
+from ._call import Call
 
 if TYPE_CHECKING:
     from ._chain import Chains
@@ -77,17 +77,6 @@ def moves_twice(chains: Chains, one: Call, other: Call) -> bool:
     return not ids[0].isdisjoint(ids[1])
 
 
-def ends_what_is_used(chains: Chains, chain: Sequence[Call], call: Call) -> bool:
-    """Whether a call ends what another wish made use of, in the world after both."""
-    if not chains.ends(call):
-        return False
-    ended = chains.own(call)
-    return any(
-        ended in about(chains.setting.spec, chains.world.store, chains.tools[c.tool], c.arguments)
-        for c in chain if not c.is_helper and not chains.ends(c)
-    )  # fmt: skip
-
-
 def is_asked_again(chains: Chains, chain: Sequence[Call], call: Call) -> bool:
     """Whether a wish is one more of what was asked for: a line or message may be, nothing else.
 
@@ -98,26 +87,6 @@ def is_asked_again(chains: Chains, chain: Sequence[Call], call: Call) -> bool:
     own = sum(chains.tools[name].of == of for name in asked)
     most = 2 if tool.name.startswith("add_") else 1
     return asked.count(tool.name) >= most or (tool.of == of and own >= MOST_OWN)
-
-
-def is_amount(tools: Mapping[str, Tool], figure: Figure) -> bool:
-    """Whether a figure is something that one can pay: a limit that somebody sets is not."""
-    return f"set_{figure.of}_{figure.name}" not in tools
-
-
-def is_sensible(chains: Chains, call: Call) -> bool:
-    """Whether a looked-up amount makes sense, in the world after the call.
-
-    It uses up what it is a figure of, or it is the figure of a record of another kind.
-    """
-    tool = chains.tools[call.tool]
-    own = call.arguments.get(f"{tool.of}_id")
-    for figure in call.computed.values():
-        if figure.id == own and chains.value(figure) != 0:
-            return False
-        if figure.id != own and figure.of in (tool.of, chains.setting.spec.person):
-            return False
-    return True
 
 
 def moves_back(chains: Chains, helper: Call, wish: Call) -> bool:

@@ -17,8 +17,9 @@ from longcat_envs._told import numbers
 from longcat_envs.history import Setting
 from longcat_envs.lang import Guard
 
-from ._call import Call, Figure
+from ._call import Call, Figure, groups
 from ._chain import Chains
+from ._figures import figures_of
 from ._goal import Tell
 from ._say import Sentence, Speaker, Vague
 from ._task import Step
@@ -32,7 +33,7 @@ _IS_RULE = re.compile(
 """Reasons that are whole sentences, and rules of which one may have heard: `an account is emptied
 before it is closed`, not `another number, six at most` or `the order is not due yet`."""
 
-SHARE_REASON = 0.6
+SHARE_REASON = 0.9
 """Of the wishes that need something first, those said with the rule that is in their way."""
 
 
@@ -42,17 +43,6 @@ class Said:
 
     texts: tuple[str, ...]
     steps: tuple[Step, ...]
-
-
-def groups(chain: Sequence[Call]) -> list[tuple[int, int]]:
-    """Return where each wish begins and ends, with what makes it possible."""
-    found: list[tuple[int, int]] = []
-    start = 0
-    for place, call in enumerate(chain, start=1):
-        if not call.is_helper:
-            found.append((start, place))
-            start = place
-    return found
 
 
 class Talk:
@@ -106,7 +96,13 @@ class Talk:
         return Said((text,), (*sentence.steps[:-1], last))
 
     def figure(
-        self, chain: list[Call], number: int, *, is_with_wish: bool, is_alone: bool
+        self,
+        chain: list[Call],
+        number: int,
+        *,
+        is_with_wish: bool,
+        is_alone: bool,
+        refused: Call | None = None,
     ) -> tuple[Said, Sentence, Tell] | None:
         """Ask for a number that is to be told at the end.
 
@@ -115,14 +111,22 @@ class Talk:
             number: Number of the message.
             is_with_wish: Whether it is asked in the message of the wish before it.
             is_alone: Whether nothing else is asked for.
+            refused: A wish that must be refused; nobody asks after its record as if it were done.
         """
         self.chains.run(chain)
-        figures = self.chains.figures(chain) or (self.chains.figures([]) if is_with_wish else [])
+        figures = figures_of(self.chains, chain)
+        if not figures and is_with_wish:
+            figures = figures_of(self.chains, [])
         self.rng.shuffle(figures)
+        known = {str(value) for call in chain for value in call.arguments.values()}
         for figure, _ in figures:
             if self._has_ended(figure):
                 continue
+            if refused is not None and figure.id in refused.arguments.values():
+                continue
             tell = self.speaker.tell(figure)
+            if tell is not None and tell.value in known:
+                continue  # they have said so themselves
             is_old = figure.id in self.chains.world.store.base.rows[figure.of]
             if is_with_wish and is_old:
                 self.chains.run([])
