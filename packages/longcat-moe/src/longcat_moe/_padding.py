@@ -47,10 +47,11 @@ def check_positions(ids_BT: Tensor, position_ids: Tensor | None) -> None:
     Raises:
         ValueError: Positions have another shape.
     """
-    if position_ids is not None and position_ids.shape not in (ids_BT.shape, (1, ids_BT.shape[-1])):
+    shapes = (ids_BT.shape, (1, ids_BT.shape[-1]))
+    if position_ids is not None and position_ids.shape not in shapes:
         raise ValueError(
-            f"position_ids must have the shape of input_ids, {tuple(ids_BT.shape)}, or one row, got "
-            f"{tuple(position_ids.shape)}"
+            f"position_ids must have the shape of input_ids, {tuple(ids_BT.shape)}, or one row, "
+            f"got {tuple(position_ids.shape)}"
         )
 
 
