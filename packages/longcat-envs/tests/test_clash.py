@@ -113,6 +113,25 @@ def test_wishes_that_stand_against_one_another_are_told_apart():
     assert (True, "asked for") in hows
 
 
+def test_what_is_to_be_ended_is_not_filled_before():
+    hows = []
+    for number in range(24):
+        chains = chains_of("bank", number)
+        for of, account in (("account", i) for i in chains.world.store.ids("account")):
+            chains.run([])
+            balance = show(Type("money"), chains.world.store.row(of, account)["balance"])
+            take = Call("withdraw_account", {"account_id": account, "amount": balance})
+            pay = Call("deposit_account", {"account_id": account, "amount": "5.00"})
+            full = {"account_id": account, "amount": f"{float(balance) + 5:.2f}"}
+            close = Call("close_account", {"account_id": account})
+            for chain in ([take, close], [pay, Call(take.tool, full), close]):
+                if chains.run(chain)[1] is None:
+                    hows.append((len(chain), chains.clash.found_inside(chain)))
+        if len(set(hows)) > 1:
+            break
+    assert set(hows) == {(2, ""), (3, "undone")}
+
+
 def test_what_a_refused_wish_would_undo_counts_too():
     found = set()
     for chains, (one,) in several("bank", "deposit_account"):

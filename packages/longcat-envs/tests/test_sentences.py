@@ -71,7 +71,10 @@ def test_a_record_is_named_once_in_a_sentence_and_then_is_it(bank):
     for words in ("me", "my hours of 2026-03-01"):
         again = speaker.figure(figure, {("account", account): words})
         assert " it" not in again.text
-    for text in ("pay {amount} into {account_id}", "for {account_id}, pay {amount}"):
+    for text, num_it in (
+        ("pay {amount} into {account_id}", 0),  # need not be named again
+        ("for {account_id}, pay {amount}", 1),
+    ):
         tool = next(
             t
             for t in bank.machine.tools.values()
@@ -89,7 +92,7 @@ def test_a_record_is_named_once_in_a_sentence_and_then_is_it(bank):
             )
         finally:
             bank.words.asks[tool.name] = asks
-        assert said.text.count(" it") == 1
+        assert said.text.count(" it") == num_it
         looked = [step.tool for step in said.steps].count("search_account")
         assert looked == 1  # by the words that were said, and no others
         assert said.text.count(named) <= 1
@@ -155,7 +158,8 @@ def test_what_people_say_is_one_of_the_skeletons(code):
     setting = load_setting("hotel", code)
     maker = TaskMaker(setting, seed=41, pasts=range(2))
     seen = set()
-    for task in [one for one in (next(maker) for _ in range(12)) if not one.withheld]:
+    made = [next(maker) for _ in range(16)]  # what is left out, or named once, is said otherwise
+    for task in [one for one in made if not one.withheld and "computed" not in one.tags]:
         for step in task.writes:
             if step.tool == REFUSE:
                 continue

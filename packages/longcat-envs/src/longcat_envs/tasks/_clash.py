@@ -5,8 +5,11 @@
     asked for  one sets what another puts a request in for
     had        both want the same thing for records of a class, or one ends such a record and
                another makes one
+    empty      money is taken from what was just made
+    of no use  one of several things that should make a wish possible is not used by any other
 
-What makes a wish possible belongs to it: between the two anything may be, as a rule demands it.
+What makes a wish possible belongs to it: between the two nearly anything may be, as a rule
+demands it.
 """
 
 from __future__ import annotations
@@ -93,7 +96,8 @@ class Clash:
         """
         start = max((n for n, call in enumerate(chain[:-1], 1) if not call.is_helper), default=0)
         deeds = self._deeds(chain)
-        return self._first(deeds[:start], deeds[start:])
+        how = self._first(deeds[:start], deeds[start:])
+        return how or ("empty" if self._is_overdrawn() else "")
 
     def found_in(self, chain: Sequence[Call], call: Call) -> str:
         """Return how a call that is refused would stand against what a chain has done."""
@@ -102,23 +106,41 @@ class Clash:
     def found_inside(self, chain: Sequence[Call]) -> str:
         """Return how what should make a wish possible stands against it; empty if it does not.
 
+        Before a record is ended, what hangs on it is ended too, and nothing is put into it.
         The world stands where the chain leads.
         """
-        *helpers, wish = self._deeds(chain)
-        for one, done in zip(helpers, self.chains.done, strict=False):
+        *helpers, wish = deeds = self._deeds(chain)
+        for place, (one, done) in enumerate(zip(helpers, self.chains.done, strict=False), 1):
             if one.gone & wish.named:
                 return "had"
-            for change in done.changes:
-                is_made = one.made & {(change.of, change.id)} and self._is_making(done.call)
-                is_moved = "state" in _written(change) and (change.of, change.id) not in one.lowered
-                led = led_to(self.spec, self.chains.world.store, (change.of, change.id))
-                if (is_made or is_moved) and (led - {(change.of, change.id)}) & wish.lowered:
-                    return "undone"
-        return ""
+            emptied = {(c.of, c.id) for c in done.changes if _balance(c.after) < _balance(c.before)}
+            said = {f[:2] for f in one.own if f[2] != "state"}
+            if (said - emptied) & wish.lowered:
+                return "undone"
+            if any(self._is_put_in(c, one, wish.lowered - emptied) for c in done.changes):
+                return "undone"
+            is_used = any(one.made & later.reached for later in deeds[place:])
+            if len(helpers) > 1 and self._is_making(done.call) and not is_used:
+                return "of no use"
+        return "empty" if self._is_overdrawn() else ""
 
     def _is_making(self, call: Call) -> bool:
         action = self.tools[call.tool].action
         return action is not None and action.makes_record
+
+    def _is_put_in(self, change: Change, one: Deed, ended: frozenset[Record]) -> bool:
+        """Whether a change is about what hangs on a record that is to be ended, and not its end."""
+        record = (change.of, change.id)
+        if record in ended:
+            return _raises(change)
+        is_kept = record in one.made or ("state" in _written(change) and record not in one.lowered)
+        led = led_to(self.spec, self.chains.world.store, record)
+        return is_kept and not ended.isdisjoint(led)
+
+    def _is_overdrawn(self) -> bool:
+        """Whether more is taken from a record just made than was put in."""
+        made = self.chains.world.store.difference().values()
+        return any(before is None and _balance(after) < 0 for before, after in made)
 
     def _first(self, earlier: Sequence[Deed], last: Sequence[Deed]) -> str:
         pairs = ((one, other) for one in earlier for other in last)
@@ -232,3 +254,12 @@ def _written(change: Change) -> set[str]:
     if change.before is None:
         return set()
     return {name for name, value in change.after.items() if change.before[name] != value}
+
+
+def _raises(change: Change) -> bool:
+    """Whether a balance grows: nobody fills what is to be empty."""
+    return change.before is not None and _balance(change.after) > _balance(change.before)
+
+
+def _balance(row: Mapping[str, Any] | None) -> int:
+    return (row or {}).get("balance") or 0

@@ -91,10 +91,13 @@ def is_sensible(chains: Chains, call: Call) -> bool:
 
 def _is_moved(chains: Chains, amount: str) -> bool:
     """Whether the last call has added an amount to a record, or taken it from one."""
-    return any(
-        show(Type("money"), abs(after - before)) == amount
-        for change in chains.done[-1].changes if change.before is not None
-        for name in chains.setting.machine.money[change.of]
-        if is_amount(chains.tools, Figure(change.of, change.id, name))
-        and (before := change.before[name]) is not None and (after := change.after[name]) is not None
-    )  # fmt: skip
+    for change in chains.done[-1].changes:
+        for name in chains.setting.machine.money[change.of]:
+            before = change.before[name] if change.before is not None else None
+            after = change.after[name]
+            is_set = not is_amount(chains.tools, Figure(change.of, change.id, name))
+            if before is None or after is None or is_set:
+                continue
+            if show(Type("money"), abs(after - before)) == amount:
+                return True
+    return False

@@ -44,7 +44,7 @@ SHARE_PLAIN = 0.35
 """Share of the deep drafts that go on although no refused wish was found that can be repaired."""
 SHARE_REPAIRED = 0.35
 """Probability that a further wish is looked for among the refused ones first."""
-SHARE_SHORT = 0.25
+SHARE_SHORT = 0.1
 """Share of the drafts with fewer writes than were aimed at that are kept."""
 LEAST_WRITES, MIN_WRITES, MAX_WRITES = 3, 4, 6
 """Writes of any deep task, and those between which a number is aimed at."""
