@@ -167,7 +167,7 @@ class _Server(BaseHTTPRequestHandler):
 def test_serving_the_trained_model(trained, serving, monkeypatch):
     """A trained model answers over HTTP, and Ctrl-C ends the server cleanly."""
     monkeypatch.setenv("KEYS_OF_CLIENTS", "secret,other")
-    options = ["--api-key-env", "KEYS_OF_CLIENTS", "--speculate"]
+    options = ["--api-key-env", "KEYS_OF_CLIENTS", "--max-per-key", "1", "--speculate"]
     with serving(trained / "fused", *options) as (server, url):
         answer = _ask(url)
         server.send_signal(signal.SIGINT)
@@ -182,8 +182,15 @@ def _ask(url):
         body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
         refused = web.post("/v1/chat/completions", json=body, timeout=60)
         assert refused.status_code == 401
-        key = {"Authorization": "Bearer secret"}
-        answer = web.post("/v1/chat/completions", json=body, headers=key, timeout=60).json()
+        key, other = ({"Authorization": f"Bearer {key}"} for key in ("secret", "other"))
+        long = {**body, "max_tokens": 200, "ignore_eos": True, "stream": True}
+        with web.stream("POST", "/v1/chat/completions", json=long, headers=key, timeout=60) as told:
+            parts = told.iter_raw()  # let go of, it would close the stream
+            next(parts)
+            codes = [web.post("/v1/chat/completions", json=body, headers=h, timeout=60).status_code
+                     for h in (key, other)]  # fmt: skip
+        assert codes == [429, 200]
+        answer = web.post("/v1/chat/completions", json=body, headers=other, timeout=60).json()
         assert "longcat_drafted_tokens_total" in web.get("/metrics").text
         return answer
 
@@ -232,6 +239,8 @@ def test_chat_with_a_server(longcat, monkeypatch):
         ),
         (["serve", "nowhere"], "a checkpoint folder must hold tokenizer.json"),
         (["serve", "--port", "0"], "--port must be in 1 to 65535"),
+        (["serve", "--max-per-key", "0"], "--max-per-key must be at least 1, got 0"),
+        (["serve", "--max-per-key", "2"], "--max-per-key goes with --api-key-env"),
         (
             ["serve", "--api-key-env", "NOT_SET"],
             "--api-key-env NOT_SET: the variable must hold a key",

@@ -256,6 +256,9 @@ def serve(
         str | None,
         typer.Option(help="Variable with the keys that clients must show, separated by commas."),
     ] = None,
+    max_per_key: Annotated[
+        int | None, typer.Option(help="Requests of one key under way; further get 429.")
+    ] = None,
 ) -> None:
     """Serve a model over OpenAI's chat API: streaming, tools, several clients at once."""
     if not 0 < port < 65536 or slots < 1 or max_waiting < 0 or max_length < 0 or max_tokens < 1:
@@ -268,7 +271,7 @@ def serve(
     serve_model(
         model, host=host, port=port, name=name, slots=slots, max_waiting=max_waiting,
         max_length=max_length, max_tokens=max_tokens, speculate=speculate,
-        takes_weights=takes_weights, api_key_env=api_key_env,
+        takes_weights=takes_weights, api_key_env=api_key_env, max_per_key=max_per_key,
     )  # fmt: skip
 
 

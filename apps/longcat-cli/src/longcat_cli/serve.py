@@ -29,9 +29,14 @@ def serve_model(
     speculate: bool,
     takes_weights: bool,
     api_key_env: str | None = None,
+    max_per_key: int | None = None,
 ) -> None:
     """Load, then serve until interrupted."""
-    keys = _keys(api_key_env)
+    if max_per_key is not None and max_per_key < 1:
+        raise UsageError(f"--max-per-key must be at least 1, got {max_per_key}")
+    if max_per_key is not None and api_key_env is None:
+        raise UsageError("--max-per-key goes with --api-key-env")
+    keys = dict.fromkeys(_keys(api_key_env), max_per_key)
     folder = model if model is not None else newest_run().fused
     _check_free(host, port)
     from longcat_moe import Engine, LongcatForCausalLM, load_chat_format
