@@ -174,3 +174,14 @@ def test_what_people_say_is_one_of_the_skeletons(code):
 
 def _pattern(skeleton):
     return re.sub(r"\\\{[\w.\\]+\\\}", ".+?", re.escape(skeleton))
+
+
+def test_an_article_goes_with_the_word_that_comes_after_it():
+    texts = {"{season}": "autumn", "{n}": "1", "{said}": "a {season}", "{next}": "winter"}
+    assert fill("I need a {season} share", texts) == "I need an autumn share"
+    assert fill("A {season}, of {n} pieces", texts) == "An autumn, of 1 piece"
+    assert fill("a {next} share", texts) == "a winter share"
+    assert (
+        fill('write "{said}" on the data {season}', texts)
+        == 'write "a {season}" on the data autumn'
+    )

@@ -21,7 +21,8 @@ from ._language import language_of
 from ._task import Step
 
 SLOT = re.compile(r"\{(\w+)(?:\.(first|last))?\}")
-_COUNTED = re.compile(rf"({SLOT.pattern})( [a-z]+)?")
+_FILLED = re.compile(rf"(?:\b([Aa]) )?({SLOT.pattern})( [a-z]+)?")
+"""A slot, with an article before it and the thing that is counted behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,16 @@ class Description:
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:
-    """Put texts into the slots of a template; of one thing in the singular."""
+    """Put texts into the slots of a template: one thing in the singular, `an autumn share`."""
 
     def put(match: re.Match[str]) -> str:
-        text, word = texts[match[1]], match[4] or ""
-        return text + (_singular(word) if text == "1" else word)
+        article, slot, _, _, word = match.groups()
+        text, word = texts[slot], word or ""
+        if article:
+            article += "n " if text[:1] in set("aeioAEIO") else " "
+        return (article or "") + text + (_singular(word) if text == "1" else word)
 
-    return _COUNTED.sub(put, template)
+    return _FILLED.sub(put, template)
 
 
 def _singular(word: str) -> str:
