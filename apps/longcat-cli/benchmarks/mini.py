@@ -1,6 +1,6 @@
 """The whole report in miniature: what each stage adds, over seeds.
 
-usage: python mini.py --out FOLDER [--seeds 0 1 2] [--recipe mini]
+usage: python mini.py --out FOLDER [--seeds 0 1 2] [--recipe mini] [--set key=value]
 
 Runs `longcat train` once a seed in FOLDER/seedN (continued where it was stopped, kept when it is done), with `--audit`
 derives each run a second time, and prints held-out pass@1 of every model, clean and in noise, with the time of the whole.
@@ -25,6 +25,7 @@ def run_of(options, seed):
     path = options.out / f"seed{seed}"
     begun = (path / "run.json").is_file()
     new = ["--recipe", options.recipe, "--set", f"seed={seed}", "--out", str(path)]
+    new += [part for change in options.set for part in ("--set", change)]
     arguments = ["--resume", str(path)] if begun else new
     subprocess.run([*LONGCAT, *arguments], check=True, stdout=sys.stderr)
     return RunFolder.open(path)
@@ -39,6 +40,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipe", default="mini")
+    parser.add_argument("--set", action="append", default=[], help="as longcat train takes it")
     parser.add_argument("--audit", action="store_true", help="some five minutes a run")
     parser.add_argument("--note", help="what one must know of the machine")
     options = parser.parse_args()
@@ -63,7 +65,7 @@ def main():
     for row in rows:
         print("  ".join(str(cell) for cell in row))
     print(json.dumps({
-        "title": f"Recipe {options.recipe}: held-out pass@1 in per cent",
+        "title": f"Recipe {options.recipe}{', '.join(['', *options.set])}: held-out pass@1 in per cent",
         "claim": f"RL adds {statistics.mean(gain):.1f} points to the cold start, each expert in its own "
                  f"domain.",
         "columns": ["model", "noise", *(f"seed {seed}" for seed in options.seeds), "mean", "standard error"],
