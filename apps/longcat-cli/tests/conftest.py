@@ -15,6 +15,8 @@ import pytest
 from longcat_cli.main import run as run_command
 
 HERE = Path(__file__).parent
+IS_SPREAD = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether tests are spread over processes."""
 sys.path.insert(0, str(HERE))  # for `sabotage` and others, also in processes that are spawned
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
@@ -34,9 +36,14 @@ def pytest_configure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile."""
+    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile.
+
+    In several processes (`just both`) it has one to itself, and comes first.
+    """
     places = [place for place, item in enumerate(items) if HERE in item.path.parents]
-    mine = sorted((items[place] for place in places), key=_needs_the_run)
+    mine = [items[place] for place in places]
+    if not IS_SPREAD:
+        mine.sort(key=_needs_the_run)
     for place, item in zip(places, mine, strict=True):
         items[place] = item
         if "long" in item.keywords and os.environ.get("LONGCAT_LONG") != "1":
@@ -80,7 +87,7 @@ def smoke_run(request, tmp_path_factory):
     """
     run = SmokeRun(tmp_path_factory.mktemp("runs") / "smoke")
     mine = [item for item in request.session.items if HERE in item.path.parents]
-    if any(map(_needs_the_run, mine)) and "PYTEST_XDIST_WORKER" not in os.environ:
+    if any(map(_needs_the_run, mine)) and not IS_SPREAD:
         run.start()
     yield run
     run.stop()
