@@ -46,6 +46,8 @@ SHARE_REPAIRED = 0.35
 """Probability that a further wish is looked for among the refused ones first."""
 SHARE_SHORT = 0.1
 """Share of the drafts with fewer writes than were aimed at that are kept."""
+MANY_DRAFTS = 100
+"""After so many that came to nothing a short one is kept: a small domain may have no longer ones."""
 LEAST_WRITES, MIN_WRITES, MAX_WRITES = 3, 4, 6
 """Writes of any deep task, and those between which a number is aimed at."""
 
@@ -83,7 +85,10 @@ class TaskMaker:
     def __next__(self) -> WorldTask:
         for attempt in range(2_000):
             key = f"{self.setting.spec.name}:{self.difficulty}:{self.seed}:{self._count}:{attempt}"
-            task = _Draft(self, Random(key)).make(f"{self._prefix}-{self._count:05d}")
+            draft = _Draft(
+                self, Random(key), share_short=1 if attempt > MANY_DRAFTS else SHARE_SHORT
+            )
+            task = draft.make(f"{self._prefix}-{self._count:05d}")
             if task is not None:
                 self._count += 1
                 self.uses.update(step.tool for step in task.writes)
@@ -96,8 +101,9 @@ class TaskMaker:
 class _Draft:
     """One attempt at a task."""
 
-    def __init__(self, maker: TaskMaker, rng: Random) -> None:
+    def __init__(self, maker: TaskMaker, rng: Random, *, share_short: float) -> None:
         self.maker, self.rng, self.setting = maker, rng, maker.setting
+        self.share_short = share_short
         self.past = maker.pasts[rng.randrange(len(maker.pasts))]
         base, one = self.setting.past(self.past).base, self.setting.spec.person
         ends = self.setting.spec.classes[one].ends
@@ -193,7 +199,7 @@ class _Draft:
             aside = self._plain(chain, uses, self.chains.draw)
             self.aside = len(groups(chain)) if aside is not None else None
             chain += [] if aside is None else [aside]
-        is_long = len(chain) >= MIN_WRITES or self.rng.random() < SHARE_SHORT
+        is_long = len(chain) >= MIN_WRITES or self.rng.random() < self.share_short
         return chain if is_long and len(chain) >= LEAST_WRITES else None
 
     def _more(self, chain: list[Call], uses: Counter[str]) -> list[Call] | None:
