@@ -7,7 +7,7 @@ from pathlib import Path
 
 from longcat_cli.errors import UsageError
 
-LONGEST_S = 120
+LONGEST_S = 300
 
 
 class TooManyWords(Exception):
@@ -42,7 +42,7 @@ def slow(folder, shown):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _mark(folder, f"slow-{os.getpid()}")
     try:
-        time.sleep(LONGEST_S)
+        time.sleep(10 * LONGEST_S)  # on a busy machine others begin minutes later
     except KeyboardInterrupt:
         for _ in range(20_000):  # more than a pipe holds, and nobody reads any more
             shown.update(done=0.5, step=1)

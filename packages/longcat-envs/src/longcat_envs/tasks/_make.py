@@ -47,7 +47,7 @@ SHARE_REPAIRED = 0.35
 SHARE_SHORT = 0.1
 """Share of the drafts with fewer writes than were aimed at that are kept."""
 MANY_DRAFTS = 100
-"""After so many that came to nothing a short one is kept: a small domain may have no longer ones."""
+"""After so many that came to nothing any short one is kept: a small domain may have no others."""
 LEAST_WRITES, MIN_WRITES, MAX_WRITES = 3, 4, 6
 """Writes of any deep task, and those between which a number is aimed at."""
 
