@@ -20,7 +20,7 @@ from longcat_cli.folder import RunFolder
 from longcat_cli.recipe_file import load_recipe
 from longcat_cli.stages import evaluate
 from rich.console import Console
-from side_stages import LONGEST_S, TooManyWords, asked, sides
+from side_stages import LONGEST_S, TooManyWords, asked, asked_after_the_merged, sides
 
 HERE = Path(__file__).parent
 EXPERTS = ["expert-clinic", "expert-library", "expert-shop"]
@@ -225,7 +225,8 @@ def test_models_are_asked_while_they_are_fused_and_not_again(folder, monkeypatch
     """What fails meanwhile is asked again, and fails where it is seen."""
     monkeypatch.setattr(evaluate, "evaluate_cell", asked)
     told = Display([], console=Console(quiet=True))
-    with evaluate.ahead(folder):
+    with evaluate.Evaluation(folder) as evaluation:
+        evaluation.begin_ahead()
         _until(lambda: len(_asked(folder)) == 8)  # cold start and expert of each, at two levels
     assert {name.split("-")[0] for name in _asked(folder)} == {
         "cold_start", "expert:library", "expert:shop",
@@ -246,16 +247,35 @@ def test_models_are_asked_while_they_are_fused_and_not_again(folder, monkeypatch
     assert all(number == 1 or "-shop-" in cell for cell, number in times.items())
     assert all(number >= 2 or "-library-" in cell for cell, number in times.items())
     before = sorted(_asked(folder))
-    with evaluate.ahead(folder):  # of a run that goes on: nothing is left to ask
-        time.sleep(0.5)
+    monkeypatch.setattr(evaluate, "worker_pool", None)
+    with evaluate.Evaluation(folder) as evaluation:  # of a run that goes on: nothing is left to ask
+        evaluation.begin_ahead()
     assert sorted(_asked(folder)) == before
+
+
+def test_what_is_still_being_asked_keeps_nobody_waiting(folder, monkeypatch):
+    """It is waited for once, beside the models that were fused meanwhile, and counted once."""
+    monkeypatch.setattr(evaluate, "evaluate_cell", asked_after_the_merged)
+    shown = []
+    told = Display([], console=Console(quiet=True))
+    monkeypatch.setattr(told, "update", lambda **values: shown.append(values))
+    told.begin("evaluate")
+    with evaluate.Evaluation(folder) as evaluation:
+        evaluation.begin_ahead()
+        _until(lambda: len(_asked(folder)) == 1)  # and one more is in its hands
+        evaluation.run(told)
+    assert len(_asked(folder)) == 16
+    assert all(name.endswith("-0") for name in _asked(folder))
+    assert shown[-1] == {"done": 1.0, "cells": 16}
+    assert len(json.loads((folder.path / "evaluation.json").read_text())) == 16
+    assert len(json.loads(folder.cells.read_text())) == 16
 
 
 def test_with_one_process_for_evaluations_nothing_is_asked_ahead(folder, monkeypatch):
     folder.recipe = load_recipe("smoke", ["evaluate.processes=1"])
     monkeypatch.setattr(evaluate, "worker_pool", None)
-    with evaluate.ahead(folder):
-        pass
+    with evaluate.Evaluation(folder) as evaluation:
+        evaluation.begin_ahead()
     assert not folder.cells.exists()
 
 

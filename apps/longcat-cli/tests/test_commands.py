@@ -34,17 +34,20 @@ def test_every_stage_leaves_its_artefact(trained):
 
 def test_figures_come_while_a_stage_goes_on_also_before_its_first_step(printed):
     """Every 4.4 seconds on a quiet machine; here it is enough if half of them come."""
-    begun, figures = {}, {}  # by process and stage: experts go on beside each other
+    begun, figures, share = {}, {}, {}  # by process and stage: experts go on beside each other
     for process, at, line in printed:
         words = line.split()
         if line.endswith(" ..."):
             stage = process, line.removesuffix(" ...")
-            begun[stage], figures[stage] = at, 0
+            begun[stage], figures[stage], share[stage] = at, 0, 0
         elif line.startswith("  "):
             stage = process, words[0].removesuffix(":")
             assert stage in begun, line
             assert " after " in line
             figures[stage] += 1
+            if words[1] == "done":
+                assert int(words[2].removesuffix("%")) >= share[stage], f"{stage} fell back: {line}"
+                share[stage] = int(words[2].removesuffix("%"))
         elif words and (ended := (process, words[0].removesuffix(":"))) in begun:
             del begun[ended]
         for stage, since in begun.items():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: sweeps, run by `just long` (LONGCAT_LONG=1)")
+    _keep_bytecode(config)
+
+
+def _keep_bytecode(config):
+    """Where Python is told to keep none, every process of a test would compile all it imports."""
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        folder = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        os.environ.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=folder)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -241,6 +241,11 @@ class Fuse:
     head_learning_rate: float = _number(3e-3, above=True)
     """Of the head alone."""
 
+    @property
+    def steps_of_road(self) -> int:
+        """Before the head's."""
+        return self.distil_steps if self.road == "distil" else self.steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:

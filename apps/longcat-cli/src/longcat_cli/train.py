@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,11 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
 def train(folder: RunFolder) -> dict[str, Any]:
     """Run what is not done yet; return the evaluation's averages."""
     folder.note_session()
-    with Display(list(stages_of(folder.recipe))) as display:
-        run = _Run(folder, display)
+    with (
+        Display(list(stages_of(folder.recipe))) as display,
+        evaluate.Evaluation(folder) as evaluation,
+    ):
+        run = _Run(folder, display, evaluation)
         for names in together(folder.recipe):
             missing = [name for name in names if not folder.is_done(name)]
             for name in names:
@@ -74,14 +76,20 @@ def together(recipe: Recipe) -> Iterator[list[str]]:
 class _Run:
     """What begins and ends a stage, wherever it runs."""
 
-    def __init__(self, folder: RunFolder, display: Display) -> None:
-        self.folder, self.display = folder, display
+    def __init__(
+        self, folder: RunFolder, display: Display, evaluation: evaluate.Evaluation
+    ) -> None:
+        self.folder, self.display, self._evaluation = folder, display, evaluation
 
     def alone(self, name: str) -> None:
         """Run a stage in this process."""
         began = time.time()
         shown = self.begin(name, os.getpid)
-        with self._meanwhile(name):
+        if name == "fuse":  # on one core: the other one asks the models that are there
+            self._evaluation.begin_ahead()
+        if name == "evaluate":
+            facts = self._evaluation.run(shown)
+        else:
             facts = stages_of(self.folder.recipe)[name](self.folder, shown)
         self.end(name, began, facts)
 
@@ -94,10 +102,6 @@ class _Run:
         seconds = round(time.time() - began, 1)
         self.folder.mark_done(name, {"began": began, "seconds": seconds, **facts})
         self.display.end(name, f"{seconds:.0f} s  {_brief(facts)}")
-
-    def _meanwhile(self, name: str) -> AbstractContextManager[object]:
-        """What goes on beside a stage that keeps one processor."""
-        return evaluate.ahead(self.folder) if name == "fuse" else nullcontext()
 
 
 def _waits_for(folder: RunFolder, stage: str, process: Callable[[], int | None]) -> dict[str, Any]:

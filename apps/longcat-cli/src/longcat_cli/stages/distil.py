@@ -122,7 +122,7 @@ def jobs(folder: RunFolder) -> Iterator[Job]:
 def _show(display: Shows, progress: Progress, recipe: Recipe) -> None:
     metrics = progress.metrics
     display.update(
-        done=progress.step / recipe.fuse.distil_steps,
+        done=progress.step / (recipe.fuse.steps_of_road + recipe.fuse.head_steps),
         step=progress.step,
         teacher_kl=metrics.get("teacher_kl", 0.0),
         pass_rate=metrics.get("reward", 0.0),

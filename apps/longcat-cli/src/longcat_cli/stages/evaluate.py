@@ -6,11 +6,11 @@ import asyncio
 import functools
 import hashlib
 import json
-from collections.abc import Generator
+import threading
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from longcat_dora import Session
 from longcat_envs import InvalidEpisode
@@ -44,47 +44,79 @@ Cell = tuple[str, str, str, str, float]
 
 def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Fill the table, one row per cell; return the averages."""
-    recipe = folder.recipe
-    cells, results = _cells(folder), _Results(folder)
-    missing = [cell for cell in cells if cell not in results]
-    total = max(1, recipe.evaluate.tasks * len(missing))
-    with worker_pool(recipe.evaluate.processes, copied()) as pool:
-        futures = {pool.submit(evaluate_cell, *cell): cell for cell in missing}
-        last: dict[str, str] = {}
-
-        def tell(tried: int) -> None:
-            display.update(done=tried / total, attempts=f"{tried}/{total}", **last)
-
-        for future in pool.finished(futures, tell):
-            row = results.add(futures[future], future.result())["row"]
-            last = {"last_cell": f"{row['model']}/{row['domain']}@{row['noise']:g}",
-                    "passed": f"{row['passed']}/{row['total']}"}  # fmt: skip
-    display.update(done=1.0, cells=len(cells))
-    ordered = [results.of(cell) for cell in cells]
-    write_json(folder.path / "evaluation.json", [result["row"] for result in ordered])
-    write_json(folder.path / "examples.json", [result["examples"] for result in ordered])
-    write_json(folder.path / "outcomes.json", [result["outcomes"] for result in ordered])
-    return averages([result["row"] for result in ordered])
+    with Evaluation(folder) as evaluation:
+        return evaluation.run(display)
 
 
-@contextmanager
-def ahead(folder: RunFolder) -> Generator[None]:
-    """Ask the models that are there before they are fused, in a process beside what goes on.
+class Evaluation:
+    """Asks the models, some of them ahead of time; a context that ends its processes."""
 
-    What it has not asked by then is left to `run`, and so is what goes wrong here. With one
-    process for evaluations there is none to spare.
-    """
-    if folder.recipe.evaluate.processes == 1:
-        yield
-        return
-    results = _Results(folder)
-    there = [cell for cell in _cells(folder) if cell[1] not in ("merged", "fused")]
-    with worker_pool(1, copied()) as pool:
-        for cell in there:
-            if cell not in results:
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._results = folder, _Results(folder)
+        self._begun: dict[Cell, Future[dict[str, Any]]] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def begin_ahead(self) -> None:
+        """Ask the models that are there before they are fused, in a process beside what goes on.
+
+        What it has not begun by then is left to `run`, and so is what goes wrong here. With one
+        process for evaluations there is none to spare.
+        """
+        if self._folder.recipe.evaluate.processes == 1:
+            return
+        there = [cell for cell in self._missing() if cell[1] not in ("merged", "fused")]
+        if there:
+            pool = self._open.enter_context(worker_pool(1, copied()))
+            for cell in there:
                 asked = pool.submit(evaluate_cell, *cell)
-                asked.add_done_callback(functools.partial(results.take, cell))
-        yield
+                asked.add_done_callback(functools.partial(self._results.take, cell))
+                self._begun[cell] = asked
+
+    def run(self, display: Shows) -> dict[str, Any]:
+        """Ask what is missing, wait for what is being asked; write the table, return the averages.
+
+        `Shows` counts the attempts of the former alone.
+        """
+        evaluate = self._folder.recipe.evaluate
+        begun = {asked: cell for cell, asked in self._begun.items() if _goes_on(asked)}
+        missing = [cell for cell in self._missing() if cell not in begun.values()]
+        total = max(1, evaluate.tasks * len(missing))
+        with worker_pool(evaluate.processes, copied()) as pool:
+            futures = begun | {pool.submit(evaluate_cell, *cell): cell for cell in missing}
+            last: dict[str, str] = {}
+
+            def tell(tried: int) -> None:
+                display.update(done=tried / total, attempts=f"{tried}/{total}", **last)
+
+            for future in pool.finished(futures, tell):
+                row = self._results.add(futures[future], future.result())["row"]
+                last = {"last_cell": f"{row['model']}/{row['domain']}@{row['noise']:g}",
+                        "passed": f"{row['passed']}/{row['total']}"}  # fmt: skip
+        self._open.close()
+        display.update(done=1.0, cells=len(_cells(self._folder)))
+        return self._write()
+
+    def _missing(self) -> list[Cell]:
+        return [cell for cell in _cells(self._folder) if cell not in self._results]
+
+    def _write(self) -> dict[str, Any]:
+        path = self._folder.path
+        ordered = [self._results.of(cell) for cell in _cells(self._folder)]
+        write_json(path / "evaluation.json", [result["row"] for result in ordered])
+        write_json(path / "examples.json", [result["examples"] for result in ordered])
+        write_json(path / "outcomes.json", [result["outcomes"] for result in ordered])
+        return averages([result["row"] for result in ordered])
+
+
+def _goes_on(asked: Future[Any]) -> bool:
+    """Whether it is being asked; what was not begun never will be."""
+    return not asked.done() and not asked.cancel()
 
 
 def _cells(folder: RunFolder) -> list[Cell]:
@@ -100,7 +132,7 @@ class _Results:
     """What the cells gave, by model, domain and noise: kept as it comes in."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self._file = folder.cells
+        self._file, self._lock = folder.cells, threading.Lock()
         before = json.loads(self._file.read_text("utf-8")) if self._file.is_file() else []
         self._found: dict[tuple[Any, ...], dict[str, Any]] = {tuple(k): v for k, v in before}
 
@@ -111,8 +143,9 @@ class _Results:
         return self._found[_key(cell)]
 
     def add(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
-        self._found[_key(cell)] = result
-        write_json(self._file, [[list(key), value] for key, value in self._found.items()])
+        with self._lock:  # a thread adds what was asked ahead
+            self._found[_key(cell)] = result
+            write_json(self._file, [[list(key), value] for key, value in self._found.items()])
         return result
 
     def take(self, cell: Cell, asked: Future[dict[str, Any]]) -> None:

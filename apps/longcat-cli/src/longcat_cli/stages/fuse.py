@@ -28,7 +28,7 @@ from longcat_cli.display import Shows
 from longcat_cli.folder import RunFolder
 from longcat_cli.lessons import relative_change
 from longcat_cli.processes import tune_process
-from longcat_cli.recipe import Recipe
+from longcat_cli.recipe import Fuse, Recipe
 
 from . import distil
 from ._successes import successes
@@ -131,7 +131,8 @@ def learn(
     for number, batch in enumerate(batches, start=1):
         metrics = trainer.fit([samples[place] for place in batch])
         if display is not None:
-            display.update(done=number / fuse.steps, loss=metrics["loss"], samples=len(samples))
+            done = share_done(fuse, number)
+            display.update(done=done, loss=metrics["loss"], samples=len(samples))
 
 
 def train_head(
@@ -165,5 +166,11 @@ def train_head(
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimiser.step()
         if display is not None:
-            display.update(done=number / fuse.head_steps, head_loss=loss.item())
+            done = share_done(fuse, fuse.steps_of_road + number)
+            display.update(done=done, head_loss=loss.item())
     return large
+
+
+def share_done(fuse: Fuse, number: int) -> float:
+    """Of the stage, after so many of the steps of its road and of the head."""
+    return number / (fuse.steps_of_road + fuse.head_steps)
