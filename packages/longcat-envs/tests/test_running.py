@@ -24,14 +24,16 @@ from longcat_envs.running import (
     summary,
     wilson,
 )  # fmt: skip
-from longcat_envs.tasks import TaskMaker, WorldEnvironment
+from longcat_envs.tasks import TaskMaker, WorldEnvironment, _make
 from longcat_envs.testing import FakeServer, golden_model
 
 NUM = 3
 
 INTERRUPTIBLE = """
-import signal, sys
+import os, signal, sys
 from longcat_envs.commands import main
+from longcat_envs.tasks import _make
+_make.NUM_PASTS = int(os.environ["NUM_PASTS"])
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -157,7 +159,8 @@ def test_ctrl_c_keeps_what_is_done(tasks, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-c", INTERRUPTIBLE, "run", "bank", "--difficulty", "shallow",
              "--tasks", str(NUM), "--k", "1", "--model", server.url, "--out", str(out), "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "NUM_PASTS": str(_make.NUM_PASTS)},
         )  # fmt: skip
         while not (out.exists() and out.read_text().endswith("\n")) or len(server.bodies) < 3:
             assert process.poll() is None, process.communicate()

@@ -29,7 +29,7 @@ def setting():
 @pytest.fixture(scope="module")
 def tasks(setting):
     kinds = (("shallow", 12), ("deep", 3))
-    makers = [(TaskMaker(setting, seed=3, difficulty=kind, pasts=[5, 6]), n) for kind, n in kinds]
+    makers = [(TaskMaker(setting, seed=3, difficulty=kind, pasts=[1, 2]), n) for kind, n in kinds]
     return [next(maker) for maker, number in makers for _ in range(number)]
 
 
@@ -87,8 +87,8 @@ def test_the_brief_prompt_says_who_and_when_and_no_rule(setting, tasks):
 
 
 def test_tasks_start_from_the_pasts_that_are_named(setting, tasks):
-    assert {task.past for task in tasks} == {5, 6}
-    again = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[5, 6])
+    assert {task.past for task in tasks} == {1, 2}
+    again = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[1, 2])
     assert next(again) == tasks[0]
     with pytest.raises(ValueError, match="pasts must hold one seed"):
         TaskMaker(setting, seed=3, pasts=[])
@@ -105,13 +105,13 @@ def test_no_task_is_made_whose_own_answer_does_not_tell():
     assert not tells(goal, answer, "Tell me the price.")
     assert tells(goal, answer, "Tell me the price.", ["The Inventor"])
     setting = load_setting("library")
-    maker = TaskMaker(setting, seed=11, difficulty="shallow", pasts=[3])
+    maker = TaskMaker(setting, seed=11, difficulty="shallow", pasts=[0])
     for task in (next(maker) for _ in range(60)):
         assert play(WorldEnvironment(setting, task), golden_acts(task)).passed, task.answer
 
 
 def test_a_draft_whose_answer_does_not_tell_is_thrown_away(setting, monkeypatch):
-    maker = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[5])
+    maker = TaskMaker(setting, seed=3, difficulty="shallow", pasts=[1])
     monkeypatch.setattr(_make, "tells", lambda goal, answer, heard, names: not goal.told)
     assert not any(next(maker).goal.told for _ in range(20))
     assert maker.num_failed > 0

@@ -234,8 +234,8 @@ import hashlib, json
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import TaskMaker
 setting = load_setting("hr")
-base = setting.past(3).base
-maker = TaskMaker(setting, seed=4)
+base = setting.past(0).base
+maker = TaskMaker(setting, seed=4, pasts=[0])
 text = json.dumps([base.rows, base.order]) + next(maker).to_json() + next(maker).to_json()
 print(hashlib.sha256(text.encode()).hexdigest())
 """

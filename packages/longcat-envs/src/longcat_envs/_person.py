@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 MAX_IDLE = 3
@@ -118,10 +119,12 @@ def _bare(text: str) -> str:
     return re.sub(r"\W+", " ", text).strip().casefold()
 
 
-def own_words(heard: str) -> set[str]:
+@lru_cache(maxsize=128)
+def own_words(heard: str) -> frozenset[str]:
     """Return the sentences that a person said, as `without_own_words` compares them."""
     sentences = _SENTENCE_END.split(heard)
-    return {_bare(form) for one in sentences for form in (one, _INTRODUCTION.sub("", one))} - {""}
+    forms = (_bare(form) for one in sentences for form in (one, _INTRODUCTION.sub("", one)))
+    return frozenset(form for form in forms if form)
 
 
 def without_own_words(text: str, own: Collection[str]) -> str:

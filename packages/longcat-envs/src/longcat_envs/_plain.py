@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from ._chinese import marks, set_apart
 
@@ -50,6 +51,7 @@ _CLOCK = re.compile(
 )
 
 
+@lru_cache(maxsize=128)
 def plain(text: str) -> str:
     """Write a text in the form in which values are looked for."""
     text = unicodedata.normalize("NFKC", marks(_GAP.sub("", _INVISIBLE.sub("", text))))

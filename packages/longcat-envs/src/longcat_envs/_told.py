@@ -77,10 +77,9 @@ def numbers(*, places: int, exempt: Collection[str] = ()) -> Finder:
     def find(text: str) -> list[tuple[int, int, str]]:
         days = [m.span() for kind in (_DATE, _TIME) for m in kind.finditer(text)]
         found: list[tuple[int, int, str]] = []
-        words = [(m.start(), m.end(), _number_in_words(m)) for m in _WORDS.finditer(text)]
-        for one in () if places else (*words, *counts(text)):
-            if one[2] not in exempt:
-                found.append(one)
+        if not places:
+            words = [(m.start(), m.end(), _number_in_words(m)) for m in _WORDS.finditer(text)]
+            found += [one for one in (*words, *counts(text)) if one[2] not in exempt]
         for match in _NUMBER.finditer(text):
             if any(start <= match.start() < end for start, end in days):
                 continue

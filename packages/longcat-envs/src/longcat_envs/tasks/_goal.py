@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from longcat_envs._person import own_words, without_own_words
@@ -203,16 +204,23 @@ def seen_in_time(
 
 
 def _finder(tell: Tell, heard: str) -> Finder:
-    heard = plain(heard)
     if tell.kind == "date":
         year = tell.value[:4]
-        spoken = {value for _, _, value in dates(year=year)(heard)}
-        return dates(exempt=spoken - {tell.value}, year=year)
+        return dates(exempt=_dates_in(heard, year) - {tell.value}, year=year)
     if tell.kind == "text":
         return by_pattern(tell.pattern)
     places = 2 if tell.kind == "money" else 0
-    spoken = {value for _, _, value in numbers(places=places)(heard)}
-    return numbers(places=places, exempt=spoken - {tell.value})
+    return numbers(places=places, exempt=_numbers_in(heard, places) - {tell.value})
+
+
+@lru_cache(maxsize=128)  # an episode is judged by the same words several times
+def _dates_in(heard: str, year: str) -> frozenset[str]:
+    return frozenset(value for _, _, value in dates(year=year)(plain(heard)))
+
+
+@lru_cache(maxsize=128)
+def _numbers_in(heard: str, places: int) -> frozenset[str]:
+    return frozenset(value for _, _, value in numbers(places=places)(plain(heard)))
 
 
 def number_forms(value: Any) -> set[str]:

@@ -63,14 +63,14 @@ class TaskMaker:
 
     def __init__(
         self, setting: Setting, *, seed: int, difficulty: Difficulty = "deep", prefix: str = "",
-        pasts: Sequence[int] = range(NUM_PASTS),
+        pasts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         if difficulty not in ("shallow", "deep"):
             raise ValueError(f"difficulty must be shallow or deep, got {difficulty!r}")
         self.setting, self.seed, self.difficulty = setting, seed, difficulty
-        if not pasts:
+        self.pasts = tuple(range(NUM_PASTS) if pasts is None else pasts)
+        if not self.pasts:
             raise ValueError("pasts must hold one seed at least, got none")
-        self.pasts = tuple(pasts)
         self.graph = Graph(setting.machine.tools)
         self.uses: Counter[str] = Counter()
         self.num_failed = 0
