@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from longcat_envs import figures
 from longcat_envs.tasks import _make
 
 NUM_PASTS = 2
@@ -43,4 +44,5 @@ def _few_pasts():
     with pytest.MonkeyPatch.context() as patch:
         if not os.environ.get("LONGCAT_LONG"):
             patch.setattr(_make, "NUM_PASTS", NUM_PASTS)
+            patch.setattr(figures, "NUM_GOAL_PASTS", NUM_PASTS)
         yield

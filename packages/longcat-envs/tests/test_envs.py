@@ -362,12 +362,12 @@ def _damaged_verifiers(task):
 
 
 def test_the_audit_notices_damaged_words_and_verifiers(world, tasks):
-    num = 0
-    for task in tasks:
+    num, some = 0, tasks[:20]
+    for task in some:
         for damaged in (*_damaged_words(task), *_damaged_verifiers(task)):
             assert audit(world.domain, world.tools, damaged), damaged
             num += 1
-    assert num > 4 * len(tasks)
+    assert num > 4 * len(some)
 
 
 def test_growth_decides_which_tools_an_environment_has(world):

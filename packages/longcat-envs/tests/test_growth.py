@@ -35,13 +35,17 @@ def setting():
     return load_setting("bank")
 
 
-def test_growth_moves_its_figures(setting):
-    found = growth_figures(setting, num_environments=NUM, num_goals=6)
+@pytest.fixture(scope="module")
+def found(setting):
+    return growth_figures(setting, num_environments=NUM, num_goals=6)
+
+
+def test_growth_moves_its_figures(found):
     assert holds(found), found["rows"]
 
 
-def test_with_the_growth_value_at_nothing_environments_are_smaller(setting):
-    grown, _, alone = growth_figures(setting, num_environments=NUM, num_goals=6)["rows"]
+def test_with_the_growth_value_at_nothing_environments_are_smaller(found):
+    grown, _, alone = found["rows"]
     assert alone["way"] == "growth value 0"
     assert alone["tools_mean"] + 0.5 < grown["tools_mean"]
     assert grown["tools_min"] <= grown["tools_mean"] <= grown["tools_max"]

@@ -25,6 +25,11 @@ def tasks(setting):
     return [next(maker) for _ in range(6)]
 
 
+@pytest.fixture(scope="module")
+def solutions(setting, tasks):
+    return [solve(setting, task) for task in tasks]
+
+
 def said_and_done(task, solution):
     """A whole episode of what the solver found: its calls, the refusals, the closing words."""
     refusals = [Step(tool=REFUSE, arguments={"rule": rule}) for rule in task.goal.refused]
@@ -32,10 +37,9 @@ def said_and_done(task, solution):
     return [*hearing_acts(task), *first, *solution.steps, *refusals, Say(task.answer)]
 
 
-def test_what_the_solver_finds_passes_and_one_call_less_does_not(setting, tasks):
+def test_what_the_solver_finds_passes_and_one_call_less_does_not(setting, tasks, solutions):
     num_found = 0
-    for task in tasks:
-        solution = solve(setting, task)
+    for task, solution in zip(tasks, solutions, strict=True):
         if not solution.is_found:
             continue
         num_found += 1
@@ -49,9 +53,8 @@ def test_what_the_solver_finds_passes_and_one_call_less_does_not(setting, tasks)
     assert num_found >= len(tasks) - 2
 
 
-def test_the_solver_does_not_see_the_golden_chain(setting, tasks):
-    task = tasks[0]
-    seen = solve(setting, task)
+def test_the_solver_does_not_see_the_golden_chain(setting, tasks, solutions):
+    task, seen = tasks[0], solutions[0]
     blind = solve(setting, dataclasses.replace(task, golden=(), answer="", forbidden=()))
     assert (blind.attempts, blind.steps) == (seen.attempts, seen.steps)
     assert seen.is_golden
@@ -68,10 +71,10 @@ def test_a_goal_that_cannot_be_reached_is_not_found_and_the_bound_holds(setting,
     assert not solve(setting, task, max_nodes=3).is_found
 
 
-def test_deep_tasks_cost_more_attempts_than_shallow_ones(setting, tasks):
+def test_deep_tasks_cost_more_attempts_than_shallow_ones(setting, solutions):
     shallow = TaskMaker(setting, seed=3, difficulty="shallow")
     few = sorted(solve(setting, next(shallow)).attempts for _ in range(6))
-    many = sorted(solve(setting, task).attempts for task in tasks)
+    many = sorted(solution.attempts for solution in solutions)
     assert many[3] > 2 * few[3]
 
 

@@ -156,8 +156,8 @@ def test_repairs_are_counted_and_a_sound_domain_is_left_alone():
     broken = [Damage("reference", "a word", WORLD.replace("to != room", word))
               for word in ("to != rom", "to != beds")]  # fmt: skip
     found = repair_figures(lambda _: {"content": blocks(WORLD)}, "club", WORDS,
-                           [*broken, Damage("guard", "none", WORLD)], bar=LOW)  # fmt: skip
-    assert found == {"damages": 3, "noticed": 2, "repaired": 2, "rejected": 0, "repair_rate": 1.0}
+                           [broken[0], Damage("guard", "none", WORLD)], bar=LOW)  # fmt: skip
+    assert found == {"damages": 2, "noticed": 1, "repaired": 1, "rejected": 0, "repair_rate": 1.0}
     found = repair_figures(lambda _: {"content": "no"}, "club", WORDS, broken, bar=LOW)
     assert (found["repaired"], found["rejected"], found["repair_rate"]) == (0, 2, 0.0)
 
