@@ -15,8 +15,9 @@ import pytest
 import typer
 from longcat_cli.errors import UsageError
 from longcat_cli.models import loaded
-from longcat_cli.rl import _run_config, build_worker, open_tracker, rl
+from longcat_cli.rl import _run_config, build_worker, dtype_here, rl
 from longcat_cli.rl_options import RlOptions, read_jsonl, split_tasks
+from longcat_cli.rl_report import Reporter, open_tracker
 from longcat_cli.sft import read_chats, sft
 from longcat_dora import Completion, LongcatDoraError, Progress, Session
 from typer.testing import CliRunner
@@ -278,13 +279,10 @@ def test_tasks_that_are_alike_are_never_held_out_from_themselves(tmp_path):
     assert [task["prompt"] for task in train] == [*"bcde"] * 2
 
 
-def _reporter(tmp_path, monkeypatch, tried):
-    from longcat_cli import rl as module
-
-    monkeypatch.setattr(module, "build_worker", lambda options, model: None)
-    monkeypatch.setattr(module, "model_folder", lambda name: name)
+def _reporter(tmp_path, monkeypatch, tried, *, held=()):
     monkeypatch.setattr("longcat_dora.transformers.evaluate", lambda *a, **k: tried)
-    return module.Reporter(tmp_path, RlOptions(model="m", tasks="t", reward="r.py:s"), [])
+    options = RlOptions(model="m", tasks="t", reward="r.py:s")
+    return Reporter(tmp_path, options, [*held], lambda: None)
 
 
 def test_a_reward_that_always_fails_is_found_before_anything_is_trained(
@@ -298,6 +296,58 @@ def test_a_reward_that_always_fails_is_found_before_anything_is_trained(
         reporter.evaluate(0, b"")
     reporter.evaluate(5, b"")  # in training: noted
     assert "2 failed, the first: the reward s raised" in capsys.readouterr().out
+
+
+def test_a_model_is_evaluated_once_as_it_is_and_what_was_cut_off_tells_nothing(
+    tmp_path, monkeypatch
+):
+    """Beside the start of the engine: what was stopped meanwhile is done when the run goes on."""
+    tried = [Attempted("held-0", 1.0, {"answer": "5"}, [])]
+    path = tmp_path / "evaluations.jsonl"
+    cut = _reporter(tmp_path, monkeypatch, tried, held=["task"])
+    cut.close()
+    cut.evaluate(0, b"")
+    assert not path.exists()
+    for _ in range(2):  # the second finds it done
+        reporter = _reporter(tmp_path, monkeypatch, tried, held=["task"])
+        reporter.begin()
+        reporter.end()
+        reporter.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0]
+
+
+@pytest.mark.parametrize("call", ["group", "step"])
+def test_a_run_whose_held_out_tasks_all_fail_ends_at_the_next_figure(tmp_path, monkeypatch, call):
+    failed = Attempted("held-0", None, {"error": "no such tool"}, [])
+    reporter = _reporter(tmp_path, monkeypatch, [failed], held=["task"])
+    reporter.begin()
+    with pytest.raises(UsageError, match="all 1 held-out tasks failed, the first: no such tool"):
+        reporter.end()
+    given = [] if call == "group" else Progress(1, {"reward": 0.5}, [])
+    with pytest.raises(UsageError, match="all 1 held-out tasks failed"):
+        getattr(reporter, call)(given)
+    reporter.close()
+
+
+def test_answers_are_told_until_there_is_a_step(tmp_path, monkeypatch, capsys):
+    reporter = _reporter(tmp_path, monkeypatch, [])
+    for rewards in ((0.0, 1.0), (1.0, 1.0)):
+        reporter.group([types.SimpleNamespace(reward=reward) for reward in rewards])
+    reporter.step(Progress(1, {"reward": 0.5}, []))
+    reporter.group([types.SimpleNamespace(reward=0.0)])
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert told[:2] == [["answers", "2", "reward", "0.500"], ["answers", "4", "reward", "0.750"]]
+    assert [line[0] for line in told] == ["answers", "answers", "step"]
+
+
+@pytest.mark.parametrize(("can", "asked", "given"), [
+    ({"avx512_bf16": False, "amx_bf16": False}, "auto", "float32"), ({}, "auto", "float32"),
+    ({"avx512_bf16": True}, "auto", "auto"), ({"avx512_bf16": False}, "bfloat16", "bfloat16"),
+])  # fmt: skip
+def test_a_cpu_without_bfloat16_trains_in_float32_unless_asked(monkeypatch, can, asked, given):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    assert dtype_here(asked) == given
 
 
 def test_a_curve_can_be_looked_at_while_it_runs(tmp_path, monkeypatch):
@@ -417,18 +467,14 @@ def test_your_model_and_reward_take_twenty_lines_of_python():
 
 def test_trackers_are_told_steps_and_evaluations_in_order(tmp_path, monkeypatch):
     """Trackers drop what comes for an earlier step than the last."""
-    from longcat_cli import rl as module
-
     told = []
     run = types.SimpleNamespace(log=lambda metrics, step: told.append((step, metrics)))
     fake = types.SimpleNamespace(init=lambda **options: told.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(module, "build_worker", lambda options, model: None)
-    monkeypatch.setattr(module, "model_folder", lambda name: name)
     tried = [Attempted("held-0", 1.0, {"answer": "5"}, []), Attempted("held-1", None, {}, [])]
     monkeypatch.setattr("longcat_dora.transformers.evaluate", lambda *a, **k: tried)
     options = RlOptions(model="m", tasks="t.jsonl", reward="r.py:score", tracker="wandb")
-    reporter = module.Reporter(tmp_path, options, [])
+    reporter = Reporter(tmp_path, options, [], lambda: None)
     reporter.step(Progress(3, {"reward": 0.5, "domains": {"a": 2}}, []))
     reporter.evaluate(2, b"")
     assert told[0]["name"] == tmp_path.name

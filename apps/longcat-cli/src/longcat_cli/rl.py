@@ -19,7 +19,8 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -28,19 +29,13 @@ import typer
 
 from .errors import UsageError
 from .models import loaded, model_folder
-from .rl_options import RlOptions, options_of, read_jsonl, split_tasks
+from .rl_options import RlOptions, options_of, split_tasks
+from .rl_report import Reporter, draw_curve
 
 if TYPE_CHECKING:
-    from longcat_dora import Progress, RunConfig, Task, Worker
-    from longcat_dora.trackers import OnStep
+    from longcat_dora import RunConfig, Task, Worker
     from longcat_dora.transformers import TransformersEngine
     from longcat_gspo import GspoTrainer
-
-
-def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Add objects to a file, one a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def build_worker(options: RlOptions, model: str) -> Worker:
@@ -48,6 +43,7 @@ def build_worker(options: RlOptions, model: str) -> Worker:
     import torch
     from longcat_dora.transformers import chat_worker, world_worker
 
+    _be_quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the other half trains
     if options.engine == "vllm":
         return _vllm_worker(options, model)
@@ -82,88 +78,6 @@ def _vllm_worker(options: RlOptions, model: str) -> Worker:
     )
 
 
-class Reporter:
-    """Writes what a person looks at: samples, evaluations, a line a step, a tracker's metrics."""
-
-    def __init__(self, out: Path, options: RlOptions, held_out: list[Task]) -> None:
-        self.out, self.options, self.held_out = out, options, held_out
-        self._examiner: Worker | None = None
-        self._track = open_tracker(options.tracker, out, asdict(options))
-        self._step = 0
-
-    def step(self, progress: Progress) -> None:
-        """After each step."""
-        metrics = progress.metrics
-        lines = [
-            {"step": progress.step, "task": t.task, "reward": t.reward, **t.info}
-            for t in progress.batch[:: self.options.group_size]
-        ]
-        append_jsonl(self.out / "samples.jsonl", lines)
-        self._step = progress.step
-        self._track(progress)
-        bar = "#" * round(40 * max(0.0, min(1.0, metrics["reward"])))
-        typer.echo(f"step {progress.step:4d}  reward {metrics['reward']:.3f} {bar}")
-        if progress.step % 10 == 0:  # a picture to look at while it runs
-            draw_curve(self.out)
-
-    def evaluate(self, version: int, weights: bytes | memoryview) -> dict[str, float]:
-        """Try the held-out tasks, each once, taking the likeliest words.
-
-        Raises:
-            UsageError: All of them fail before anything was trained.
-        """
-        from longcat_dora import Progress
-        from longcat_dora.transformers import evaluate
-
-        if self._examiner is None:
-            local = replace(self.options, engine="transformers")
-            self._examiner = build_worker(local, model_folder(self.options.model))
-        found = evaluate(self._examiner, self.held_out, weights=weights, version=version)
-        rewards = [a.reward for a in found if a.reward is not None]
-        reasons = [str(a.info.get("error") or a.info) for a in found if a.reward is None]
-        if version == 0 and not rewards:
-            raise UsageError(f"all {len(found)} held-out tasks failed, the first: {reasons[0]}")
-        exact = sum(reward >= 1 for reward in rewards)
-        record = {
-            "reward": sum(rewards) / max(1, len(rewards)), "solved": exact / len(found),
-            "failed": len(found) - len(rewards),
-        }  # fmt: skip
-        append_jsonl(self.out / "evaluations.jsonl", [{"step": version, **record}])
-        append_jsonl(self.out / "answers.jsonl", [
-            {"step": version, "task": a.task, "reward": a.reward, **a.info} for a in found
-        ])  # fmt: skip
-        failed = f", {len(reasons)} failed, the first: {reasons[0]}" if reasons else ""
-        typer.echo(
-            f"held out, step {version}: reward {record['reward']:.3f}, solved "
-            f"{record['solved']:.1%}{failed}"
-        )
-        named = {"held_out/step": version, **{f"held_out/{k}": v for k, v in record.items()}}
-        # Under the step that was reported last: trackers drop what comes for an earlier one.
-        self._track(Progress(max(version, self._step), named, []))
-        return record
-
-
-def open_tracker(kind: str, out: Path, config: dict[str, Any]) -> OnStep:
-    """Return what takes a step's metrics.
-
-    Raises:
-        UsageError: The tracker is not installed.
-    """
-    from longcat_dora import trackers
-
-    try:
-        if kind == "tensorboard":
-            return trackers.tensorboard(out / "tensorboard")
-        opens = {"wandb": trackers.wandb, "trackio": trackers.trackio}
-        return opens[kind](project="longcat", name=out.name, config=config) if kind else _nowhere
-    except ImportError as error:
-        raise UsageError(f"--tracker {error}") from error
-
-
-def _nowhere(progress: Progress) -> None:
-    """Metrics are in `run/metrics.jsonl` in any case."""
-
-
 def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     """Run to the end, or go on where a run was stopped."""
     from longcat_dora import Task
@@ -179,8 +93,13 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
         raise UsageError(
             f"--world must be async def, of a task and a policy; {options.world} is not"
         )
-    reporter = Reporter(out, options, [Task(f"held-{n}", task) for n, task in enumerate(held)])
     name = model_folder(options.model)
+    _be_quiet()
+    local = replace(options, engine="transformers")
+    reporter = Reporter(
+        out, options, [Task(f"held-{n}", task) for n, task in enumerate(held)],
+        functools.partial(build_worker, local, name),
+    )  # fmt: skip
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
@@ -192,17 +111,40 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     )  # fmt: skip
     sends_adapter = bool(options.lora) and options.engine == "transformers"
     trainer = GspoTrainer(model, config, send="adapter" if sends_adapter else "merged")
-    is_new = not (out / "run" / "log").is_dir()
-    if is_new and held:
-        reporter.evaluate(0, b"")
-
-    runtime(
-        _run_config(out, options, evaluates=bool(held)), trainer=trainer,
-        factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
-        on_step=reporter.step, evaluate=reporter.evaluate if held else None,
-    ).run()  # fmt: skip
+    try:
+        reporter.begin()
+        runtime(
+            _run_config(out, options, evaluates=bool(held)), trainer=trainer,
+            factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
+            on_step=reporter.step, on_group=reporter.group,
+            evaluate=reporter.evaluate if held else None,
+        ).run()  # fmt: skip
+        reporter.end()
+    finally:
+        reporter.close()
     trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
     return trainer
+
+
+def _be_quiet() -> None:
+    """No bars of weights being loaded, and no warnings to PEFT, between the lines that tell."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+
+
+def dtype_here(asked: str) -> str:
+    """Precision of the weights: `auto` is float32 on a CPU without instructions for bfloat16.
+
+    There bfloat16, as most models are saved, takes several times as long.
+    """
+    import torch
+
+    if asked != "auto" or torch.cuda.is_available():
+        return asked
+    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+    return asked if any("bf16" in name and there for name, there in can.items()) else "float32"
 
 
 def _runtime(options: RlOptions) -> Any:
@@ -246,33 +188,6 @@ def _run_config(out: Path, options: RlOptions, *, evaluates: bool) -> RunConfig:
             max_running=2 * options.groups * options.group_size,
         ),
     )  # fmt: skip
-
-
-def draw_curve(out: Path) -> Path | None:
-    """Draw reward and evaluations; nothing where there is no step."""
-    path = out / "run" / "metrics.jsonl"
-    if not path.is_file():
-        return None
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    steps = read_jsonl(path, "metrics")
-    figure, axes = pyplot.subplots(figsize=(6, 3.5))
-    axes.plot([s["step"] for s in steps], [s["reward"] for s in steps], label="reward, training")
-    if (out / "evaluations.jsonl").is_file():
-        held = sorted(read_jsonl(out / "evaluations.jsonl", "evaluations"), key=lambda e: e["step"])
-        axes.plot(
-            [e["step"] for e in held], [e["solved"] for e in held], "o-", label="solved, held out"
-        )
-    axes.set_xlabel("step")
-    axes.set_ylim(0, 1)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(out / "curve.svg")
-    pyplot.close(figure)
-    return out / "curve.svg"
 
 
 def rl(
@@ -323,6 +238,9 @@ def rl(
             raise UsageError("--model must be a fetched model, a folder, or a hub's name")
         options = RlOptions(**said).from_anywhere()
         split_tasks(options)
+        typer.echo(f"loading {model}; everything goes to {out}")
+        if (options.engine, options.runtime) == ("transformers", "local"):
+            options = replace(options, dtype=dtype_here(options.dtype))
         out.mkdir(parents=True, exist_ok=True)
         for name in ("evaluations.jsonl", "answers.jsonl"):  # of a run that did not begin
             (out / name).unlink(missing_ok=True)

@@ -116,7 +116,7 @@ def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
 
 
 def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Tasks to train on and to evaluate on: a file of their own, or every fifth, 64 at most."""
+    """Tasks to train on and to evaluate on: a file of their own, or every fifth, 32 at most."""
     tasks = read_jsonl(Path(options.tasks), "--tasks")
     if options.reward:
         _check_tasks(options.tasks, tasks)
@@ -128,7 +128,7 @@ def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str
     different = list({json.dumps(task, sort_keys=True): task for task in tasks}.values())
     if len(different) < 5:
         return tasks, []
-    held = different[::5][:64]
+    held = different[::5][:32]
     return [task for task in tasks if task not in held], held
 
 
