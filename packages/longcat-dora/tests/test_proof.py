@@ -3,6 +3,8 @@
 Whatever is wrong with a log is said, and nothing is cut that was not torn.
 """
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from longcat_dora import (
@@ -22,6 +25,7 @@ from longcat_dora import (
     check,
     read_events,
 )
+from longcat_dora.__main__ import main
 from longcat_dora.testing import TabularTrainer, tabular_worker
 
 SMALL = SchedulerConfig(groups_per_batch=2, group_size=4, soft_staleness=1, hard_staleness=2)
@@ -55,12 +59,15 @@ def run(whole, tmp_path):
 
 
 def _cli(*arguments, stdin=""):
-    done = subprocess.run(
-        [sys.executable, "-m", "longcat_dora", *map(str, arguments)], capture_output=True, text=True,
-        input=stdin,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
+    """The command, in this process: what it returned and said."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = main([str(one) for one in arguments])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.mark.parametrize("bit", range(8))

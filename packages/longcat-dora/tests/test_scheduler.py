@@ -20,7 +20,7 @@ from longcat_dora.testing import random_schedule
 @pytest.mark.parametrize("hard", [0, 1, 2, 5])
 def test_the_contract_holds_under_random_schedules(hard):
     committed = waited = 0
-    for seed in range(150):
+    for seed in range(75):
         config = SchedulerConfig(groups_per_batch=2, group_size=3, soft_staleness=min(1, hard),
                                  hard_staleness=hard, max_running=9, max_attempts=2)  # fmt: skip
         report = check(random_schedule(seed, config))
@@ -28,15 +28,15 @@ def test_the_contract_holds_under_random_schedules(hard):
         assert max(report.staleness, default=0) <= hard
         committed += report.num_committed
         waited += report.staleness[hard]
-    assert committed > 1000
-    assert waited > 50 or hard > 2  # where the bound is reached, it is what held
+    assert committed > 500
+    assert waited > 25 or hard > 2  # where the bound is reached, it is what held
 
 
 @pytest.mark.parametrize("at_bound", ["discard", "continue", "mask"])
 @pytest.mark.parametrize("hard", [0, 1, 3])
 def test_the_contract_holds_whatever_happens_at_the_bound(hard, at_bound):
     reasons, moved, masked = Counter(), 0, 0
-    for seed in range(150):
+    for seed in range(50):
         config = SchedulerConfig(groups_per_batch=2, group_size=3, soft_staleness=hard,
                                  hard_staleness=hard, max_running=9, max_attempts=2,
                                  at_bound=at_bound)  # fmt: skip
@@ -49,9 +49,9 @@ def test_the_contract_holds_whatever_happens_at_the_bound(hard, at_bound):
         if report.num_moved:  # the same log is a breach where nothing may move
             assert not check([{**events[0], "at_bound": "wait"}, *events[1:]]).is_clean
     if hard:
-        assert reasons["expired"] > (20 if at_bound == "discard" else 0)
-        assert (moved > 20) == (at_bound != "discard")
-        assert (masked > 20) == (at_bound == "mask")
+        assert reasons["expired"] > (7 if at_bound == "discard" else 0)
+        assert (moved > 7) == (at_bound != "discard")
+        assert (masked > 7) == (at_bound == "mask")
 
 
 def test_what_was_trained_on_is_used_once_more_within_the_bound():

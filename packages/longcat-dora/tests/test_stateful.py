@@ -3,6 +3,7 @@
 Of the scheduler, and of a manager that crashes.
 """
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -290,7 +291,10 @@ class ManagerMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+MORE = 4 if os.environ.get("LONGCAT_LONG") == "1" else 1
+"""Schedules in `just long`, for one of the suite."""
+
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestScheduler.settings = settings(max_examples=60 * MORE, stateful_step_count=60, deadline=None)
 TestManager = ManagerMachine.TestCase
-TestManager.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestManager.settings = settings(max_examples=80 * MORE, stateful_step_count=40, deadline=None)

@@ -37,7 +37,7 @@ async def _talk(engine, version, number):
     return said
 
 
-async def _everyone(engine, versions, num=7):
+async def _everyone(engine, versions, num=5):
     talks = [_talk(engine, version, number) for version in versions for number in range(num)]
     return [said for part in await asyncio.gather(*talks) for said in part]
 

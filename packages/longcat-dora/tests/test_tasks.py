@@ -273,7 +273,7 @@ def test_too_few_file_descriptors_is_one_line(tmp_path):
         import resource
         from longcat_dora import *
         from longcat_dora.testing import *
-        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
         try:
             LocalRuntime(RunConfig(folder={str(tmp_path)!r}, max_steps=3, num_controllers=40), factory=tabular_worker,
                          trainer=TabularTrainer(), tasks=[Task("a", 1)]).run()

@@ -67,14 +67,22 @@ def _poisoned(folder, poison):
             path.write_bytes(poison)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of six steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    _run(folder, 6)
+    return folder
+
+
 @pytest.fixture
-def poisoned(tmp_path):
+def poisoned(whole, tmp_path):
     target = tmp_path / "executed"
     poison = pickle.dumps(Poison(target))
     pickle.loads(poison)
     assert target.exists(), "the poison works"
     target.unlink()
-    _run(tmp_path / "run", 6)
+    shutil.copytree(whole, tmp_path / "run")
     _poisoned(tmp_path / "run", poison)
     return tmp_path / "run", target
 
