@@ -43,7 +43,11 @@ from ray.cluster_utils import Cluster  # noqa: E402
 def cluster():
     """A head without room for controllers, and three nodes that have some."""
     quiet = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **quiet})
+    # A node that is gone refuses at once: ask it often. One that is only slow has ten seconds.
+    soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500,
+            "health_check_failure_threshold": 3, "health_check_timeout_ms": 10_000}  # fmt: skip
+    head = {"num_cpus": 0, "_system_config": soon, **quiet}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20) for _ in range(3)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster, nodes
