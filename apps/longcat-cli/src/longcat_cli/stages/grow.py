@@ -118,7 +118,7 @@ def _grower(domain: str, split: str, seed: int, recipe: Recipe) -> Grower | Task
     setting = dataclasses.replace(world, id_digits=max(MIN_ID_DIGITS, grow.id_digits))
     return TaskMaker(
         setting, seed=seed, difficulty=grow.difficulty, prefix=prefix,
-        pasts=range(first, first + number),
+        pasts=range(first, first + number), iso_dates=True,
     )  # fmt: skip
 
 

@@ -76,7 +76,8 @@ def _otherwise(setting: Setting, step: Step, change: str) -> Step:
         if one.type.kind in ("ref", "days", "enum", "flag"):
             continue
         value = arguments[one.name]
-        if language.argument(one.type, value, setting.words, str(value)[:4]) in change:
+        said = language.argument(one.type, value, setting.words, str(value)[:4])
+        if said in change or (one.type.kind == "date" and str(value) in change):
             arguments[one.name] = other_values(one.type, arguments[one.name])[0]
     return Step(tool=step.tool, arguments=arguments)
 

@@ -123,13 +123,13 @@ def _stray(task: WorldTask, heard: str, year: str) -> Iterator[str]:
 def _untrue(setting: Setting, task: WorldTask, year: str) -> Iterator[str]:
     """What is withheld or changed must be what the chain needs."""
     language, tools = language_of(setting.words), setting.machine.tools
-    used = {
-        language.argument(one.type, step.arguments[one.name], setting.words, year)
-        for step in task.golden
-        if step.tool in tools
-        for one in tools[step.tool].parameters
-        if one.name in step.arguments
-    }
+    used: set[str] = set()
+    for step in task.golden:
+        for one in tools[step.tool].parameters if step.tool in tools else ():
+            if one.name in step.arguments:
+                value = step.arguments[one.name]
+                used.add(language.argument(one.type, value, setting.words, year))
+                used |= {str(value)} if one.type.kind == "date" else set()
     for line, form in ((task.withheld, language.withheld), (task.change, language.change)):
         if line and not _says(form, ".+", line):
             yield f"{line!r} does not say what is"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from random import Random
 from typing import Any
@@ -59,9 +59,13 @@ def _singular(word: str) -> str:
 class Describer:
     """Describes records of one world as one person would."""
 
-    def __init__(self, setting: Setting, store: Store, person: str, rng: Random) -> None:
+    def __init__(
+        self, setting: Setting, store: Store, person: str, rng: Random, *, iso_dates: bool = False
+    ) -> None:
         self.setting, self.store, self.person, self.rng = setting, store, person, rng
         self.spec, self.language = setting.spec, language_of(setting.words)
+        if iso_dates:
+            self.language = replace(self.language, day="")
         self.year = str(date.fromordinal(store.today).year)
 
     def me(self) -> Description:

@@ -42,9 +42,8 @@ class Language:
     then: tuple[str, ...]
     """Begins what is to be done next, in the same message."""
     reasons: tuple[str, ...]
-    """Says the rule that stands in the way of a wish; empty if rules are in another language."""
-    before: tuple[str, ...]
-    """Begins what makes a wish possible, after the rule was said."""
+    """Begins what makes a wish possible with the `RULE` that stands in the way of it; empty if
+    rules are in another language."""
     asks_figure: tuple[str, ...]
     asks_figure_too: tuple[str, ...]
     """Ways to ask for a number that need another wish before them."""
@@ -81,7 +80,11 @@ class Language:
     short_amounts: bool = False
     """Whether whole amounts of records are said without cents."""
     day: str
-    """A date as people write it; empty for the ISO form. It has month and day."""
+    """A date as people write it, of month and day; empty for the ISO form."""
+    day_of_year: str
+    """The same with the year before."""
+    months: tuple[str, ...] = ()
+    """What months are called; empty for their numbers."""
     done: str
     looked: str
     refused: str
@@ -124,8 +127,10 @@ class Language:
         """Write a date in ISO form as people of this language do."""
         if not self.day or len(day) != 10:
             return day
-        told = self.day.format(int(day[5:7]), int(day[8:]))
-        return told if day[:4] == year else f"{day[:4]}年{told}"
+        month = int(day[5:7])
+        told = self.months[month - 1] if self.months else month
+        form = self.day if day[:4] == year else self.day_of_year
+        return form.format(told, int(day[8:]), day[:4])
 
     def amount(self, kind: str, value: str, year: str) -> str:
         """Write a number that is told, from its canonical form."""
@@ -151,30 +156,28 @@ class Language:
 
 ENGLISH = Language(
     code="en", space=" ", stop=".",
-    greetings=("Hello.", "Hi,", "Good morning.", "Good day.", "Hello there.", "Hi there,",
-               "Morning.", "Excuse me.", ""),
+    greetings=("Hello.", "Hi,", "Good morning.", "Good day.", "Hello there.", "Hi there,", "Hi!",
+               ""),
     names=("I am {}.", "my name is {}.", "this is {}.", "{} here.", "it's {}."),
     frames=("Please {}.", "Could you {}?", "I would like you to {}.", "Can you {}, please?", "{}.",
             "I need you to {}.", "Would you please {}?", "It would be great if you could {}."),
     short_frames=("Please {}.", "{}."),
-    ends=("Thank you.", "Thanks a lot.", "", "That would help me.", "Many thanks.", ""),
-    several=("There are a few things I need.", "I have a couple of things to sort out.", "", "",
-             "I need several things, one after the other."),
+    ends=("Thank you.", "Thanks a lot.", "", "Thanks!", "Many thanks.", ""),
+    several=("A few things today.", "I have a few things to sort out.", "", "", "", ""),
     next=("All right. {}", "Okay. {}", "Next, {}", "And {}", "Now {}", "Then {}", "Also, {}", "{}"),
     hasty=("Next, {}", "Now {}", "Then {}"),
     last_wish=("One last thing: {}", "And finally, {}", "Before I go, {}", "{}"),
     aside=("By the way, {}", "While I am at it: {}", "Something else: {}", "A different thing: {}"),
     then=("Then {}", "After that, {}", "And then {}"),
-    reasons=("I was told that {}.", "As far as I know, {}.", "I have read that {}.",
-             "Last time I heard that {}."),
-    before=("So first, {}", "So before that, {}", "For that reason, {}"),
+    reasons=("I think RULE, so first {}", "As far as I know RULE, so before that {}",
+             "I guess RULE, so first {}"),
     asks_figure=("tell me {}", "let me know {}", "I would like to know {}", "please look up {}"),
     asks_figure_too=("I also want to know {}",),
-    last=("Once that is done, {}", "When that is done, {}"),
+    last=("Once that is done, {}", "Oh, and {}", "And {}"),
     statements=("I", "my", "no", "here", "breakfast"),
     vague={},
     left_out=(
-        (r"(?:,? (?:to|by)(?: number)? |, [a-z ]+: )VALUE$", ""),
+        (r"(?:,? (?:to|by)(?: number)? |, [a-z ]+: )VALUE(?: days)?$", ""),
         (r", (?:[a-z]+:? ){1,2}VALUE(?=,|$)", ""),
         ((r"(?<!next|come)(?<!start) (?:of|on|at|by|until|from)(?: number)? VALUE"
          r"(?=,|$| (?:of|on|at|for|to|with|off|in|every) )"), ""),
@@ -189,7 +192,10 @@ ENGLISH = Language(
     vague_after="", value_names={},
     topics={"money": ("amount",), "date": ("day", "date", "when"), "int": ("how many", "number")},
     withheld="Oh, I forgot: the {} is {}.", change="Wait, I got that wrong: the {} is {}.",
-    how_much="how much", yes="yes", no="no", me="me", it="it", money="{}", money_exact="{}", day="",
+    how_much="how much", yes="yes", no="no", me="me", it="it", money="{}", money_exact="{}",
+    day="{1} {0}", day_of_year="{1} {0} {2}",
+    months=("January", "February", "March", "April", "May", "June", "July", "August", "September",
+            "October", "November", "December"),
     done="All of that is done.", looked="I have looked it up.",
     refused=" What the rules forbid was refused.", answer=" {}: {}.",
 )  # fmt: skip
@@ -207,7 +213,7 @@ CHINESE = Language(
     hasty=("接下来，{}", "然后，{}"),
     last_wish=("最后，{}", "最后再问一下，{}", "{}"),
     aside=("对了，{}", "顺便，{}", "还有一件别的事：{}"),
-    then=("然后，{}", "接着，{}", "之后，{}"), reasons=(), before=("为此，{}",),
+    then=("然后，{}", "接着，{}", "之后，{}"), reasons=(),
     asks_figure=("请查一下{}", "我想知道{}", "麻烦看一下{}", "帮忙查查{}"),
     asks_figure_too=("我还想知道{}",),
     last=("最后，{}", "都办完以后，{}"),
@@ -220,7 +226,7 @@ CHINESE = Language(
     withheld="{}是{}。", change="办之前我要改一处：{}是{}。",
     how_much="多少", yes="要", no="不要", me="我", it="它",
     money="{}元", money_exact="{}元", short_amounts=True,
-    day="{}月{}日", done="都办好了。", looked="我查过了。", refused="按规定办不了的，已经回绝。",
+    day="{}月{}日", day_of_year="{2}年{0}月{1}日", done="都办好了。", looked="我查过了。", refused="按规定办不了的，已经回绝。",
     answer="{}是{}。", note=" This person writes Chinese: answer in Chinese.",
 )  # fmt: skip
 

@@ -55,6 +55,15 @@ LEAST_WRITES, MIN_WRITES, MAX_WRITES = 3, 4, 6
 class TaskMaker:
     """Makes tasks of one domain.
 
+    Args:
+        setting: The domain.
+        seed: The same one gives the same tasks.
+        difficulty: One wish or a question, or several wishes that belong together.
+        prefix: Of the tasks' ids.
+        pasts: Seeds of the worlds that tasks start from.
+        iso_dates: Whether people say `2026-03-05` as results do, which a small model copies more
+            easily, and not `5 March`.
+
     Example:
         >>> from longcat_envs.history import load_setting
         >>> maker = TaskMaker(load_setting("bank"), seed=1, difficulty="deep")
@@ -63,11 +72,12 @@ class TaskMaker:
 
     def __init__(
         self, setting: Setting, *, seed: int, difficulty: Difficulty = "deep", prefix: str = "",
-        pasts: Sequence[int] | None = None,
+        pasts: Sequence[int] | None = None, iso_dates: bool = False,
     ) -> None:  # fmt: skip
         if difficulty not in ("shallow", "deep"):
             raise ValueError(f"difficulty must be shallow or deep, got {difficulty!r}")
         self.setting, self.seed, self.difficulty = setting, seed, difficulty
+        self.iso_dates = iso_dates
         self.pasts = tuple(range(NUM_PASTS) if pasts is None else pasts)
         if not self.pasts:
             raise ValueError("pasts must hold one seed at least, got none")
@@ -109,7 +119,7 @@ class _Draft:
         ends = self.setting.spec.classes[one].ends
         people = [i for i in base.order[one] if base.rows[one][i].get("state") not in ends]
         self.chains = Chains(self.setting, self.past, rng.choice(people), rng)
-        self.speaker = Speaker(self.setting, self.chains, rng)
+        self.speaker = Speaker(self.setting, self.chains, rng, iso_dates=maker.iso_dates)
         self.language, self._rows = self.speaker.language, base.rows
         self.links = Links(self.setting, self.chains, rng)
         self.talk = Talk(self.setting, self.chains, self.speaker, rng)

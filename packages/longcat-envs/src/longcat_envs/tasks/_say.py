@@ -57,9 +57,13 @@ class Vague:
 class Speaker:
     """Puts wishes of one person into words."""
 
-    def __init__(self, setting: Setting, chains: Chains, rng: Random) -> None:
+    def __init__(
+        self, setting: Setting, chains: Chains, rng: Random, *, iso_dates: bool = False
+    ) -> None:
         self.setting, self.chains, self.rng = setting, chains, rng
-        self.describer = Describer(setting, chains.world.store, chains.person, rng)
+        self.describer = Describer(
+            setting, chains.world.store, chains.person, rng, iso_dates=iso_dates
+        )
         self.language, self._last_way = self.describer.language, ""
 
     def wish(self, call: Call, vague: Vague | None = None) -> Sentence | None:

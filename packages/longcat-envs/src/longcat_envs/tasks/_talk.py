@@ -33,7 +33,7 @@ _IS_RULE = re.compile(
 """Reasons that are whole sentences, and rules of which one may have heard: `an account is emptied
 before it is closed`, not `another number, six at most` or `the order is not due yet`."""
 
-SHARE_REASON = 0.9
+SHARE_REASON = 0.4
 """Of the wishes that need something first, those said with the rule that is in their way."""
 
 
@@ -163,9 +163,9 @@ class Talk:
         if not helpers:
             return [frame(wish, ways)]
         if reason and self.rng.random() < SHARE_REASON:
-            first = [frame(helpers[0], words.before)]
-            more = [frame(helper, words.then) for helper in helpers[1:]]
-            return [frame(wish, ways), self.rng.choice(words.reasons).format(reason), *first, *more]
+            last = frame(wish, ways)
+            first = frame(helpers[0], [way.replace("RULE", reason) for way in words.reasons])
+            return [last, first, *(frame(helper, words.then) for helper in helpers[1:])]
         return [frame(helpers[0], ways), *(frame(one, words.then) for one in (*helpers[1:], wish))]
 
     def _reason(self, before: list[Call], wish: Call) -> str:
