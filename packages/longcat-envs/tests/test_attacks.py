@@ -85,6 +85,25 @@ def test_what_the_person_said_is_no_claim_of_the_agent_that_repeats_it(said, is_
     assert told(said, OPENING) is is_told
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "other", "heard"),
+    [
+        ("money", "21.00", "30.00", "I have paid 30.00 so far."),
+        ("int", "4", "7", "I booked 7 nights."),
+        ("date", "2026-03-05", "2026-03-09", "I come on 9 March."),
+    ],
+)
+def test_a_value_of_which_the_person_spoke_is_no_other_answer(kind, value, other, heard):
+    goal = Goal(changed={}, made=(), events=(), touched=(), told=(
+        Tell(what="it", kind=kind, value=value),
+    ))  # fmt: skip
+    for words, is_told in ((heard, True), ("Tell me.", False)):
+        seen = frozenset({value})
+        reached = Outcome({}, (), (), frozenset(), said=f"After {other} it is {value}.",
+                          seen=seen, seen_numbers=seen, heard=words)  # fmt: skip
+        assert (judge(goal, reached, withholds=False)[f"tells it: {value}"] == 1.0) is is_told
+
+
 def test_own_words_leave_the_rest_of_a_message_as_it_is():
     own = own_words("I am Ann. Cancel it!")
     text = "You said: I am Ann.  Well:\n- done.\n\nCancel it. Cancel it now."
