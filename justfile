@@ -17,7 +17,7 @@ test:
 
 # The same on two cores: half the time. What it is told goes to pytest: `just both packages/longcat-dora`.
 both *ARGS:
-    PYTHONPATH=.ci uv run --with pytest-xdist pytest -p both_cores -n 2 --dist loadgroup --no-loadscope-reorder {{ARGS}}
+    PYTHONPATH=.ci uv run --with pytest-xdist pytest -p both_cores -n 2 --no-loadscope-reorder {{ARGS}}
 
 # The sweeps that the suite samples: an hour and more. Their outcomes are committed as results.
 long:

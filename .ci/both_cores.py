@@ -1,20 +1,36 @@
-"""A plugin of pytest for `just both`: what shares a fixture stays in one process.
+"""A plugin of pytest for `just both`: which tests stay in one process.
 
-`pytest -n 2 --dist loadgroup` gives each test to whichever process is free. Files share what their
-modules make, so a file is a group; tests of the app that look at the smoke run are one group, since
-each process would train a run of its own.
+`pytest -n 2` gives each unit of work to whichever process is free. A file is a unit, for its tests
+share what the module makes; so are all tests of the app, which share a run that takes minutes. That
+one is begun first, then what stands in `tests/`, where single tests take long.
 """
 
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+APP = "apps/"
+
+
+class ByFile(LoadScopeScheduling):
+    """Units of work of xdist, in the order of the collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return APP if nodeid.startswith(APP) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Take the place of `--dist loadgroup`, which pytest 9.2 has broken (xdist 3.8 renames tests)."""
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its group; begin with those that wait for the smoke run."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("smoke" if _waits(item) else str(item.path)))
-    items.sort(key=lambda item: not _waits(item))
+    """Begin with what takes longest; the order is the same in every process."""
+    items.sort(key=_place)
 
 
-def _waits(item: pytest.Item) -> bool:
-    return "trained" in getattr(item, "fixturenames", ())
+def _place(item: pytest.Item) -> int:
+    return 0 if item.nodeid.startswith(APP) else 1 if item.nodeid.startswith("tests/") else 2

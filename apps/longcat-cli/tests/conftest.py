@@ -15,8 +15,6 @@ import pytest
 from longcat_cli.main import run as run_command
 
 HERE = Path(__file__).parent
-IS_SPREAD = "PYTEST_XDIST_WORKER" in os.environ
-"""Whether tests are spread over processes."""
 sys.path.insert(0, str(HERE))  # for `sabotage` and others, also in processes that are spawned
 
 # Ray would start every worker by `uv run` where the tests were: seconds each, for the same environment.
@@ -36,14 +34,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile.
-
-    In several processes (`just both`) it has one to itself, and comes first.
-    """
+    """What needs the smoke run comes last among the tests of this folder: it goes on meanwhile."""
     places = [place for place, item in enumerate(items) if HERE in item.path.parents]
     mine = [items[place] for place in places]
-    if not IS_SPREAD:
-        mine.sort(key=_needs_the_run)
+    mine.sort(key=_needs_the_run)
     for place, item in zip(places, mine, strict=True):
         items[place] = item
         if "long" in item.keywords and os.environ.get("LONGCAT_LONG") != "1":
@@ -81,13 +75,10 @@ def longcat(monkeypatch, capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def smoke_run(request, tmp_path_factory):
-    """Begun with the first test of this folder, if any of the session needs it.
-
-    With the tests in several processes, the one that needs it begins it.
-    """
+    """Begun with the first test of this folder, if any of the session needs it."""
     run = SmokeRun(tmp_path_factory.mktemp("runs") / "smoke")
     mine = [item for item in request.session.items if HERE in item.path.parents]
-    if any(map(_needs_the_run, mine)) and not IS_SPREAD:
+    if any(map(_needs_the_run, mine)):
         run.start()
     yield run
     run.stop()
