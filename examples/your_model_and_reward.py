@@ -27,9 +27,9 @@ def held_out(version, weights):
     return {"reward": sum(attempt.reward or 0 for attempt in tried) / len(tried)}
 
 
-WORKER = partial(chat_worker, NAME, score, max_tokens=16, max_length=128)
+WORKER = partial(chat_worker, NAME, score, max_tokens=16, max_length=128, dtype="float32")
 if __name__ == "__main__":
-    model, tokenizer = load_model(NAME, lora=16)
+    model, tokenizer = load_model(NAME, lora=16, dtype="float32")  # bf16 is slow on most CPUs
     trainer = GspoTrainer(model, TrainerConfig(learning_rate=3e-4), send="adapter")
     config = RunConfig(folder="my-run/log", max_steps=50, evaluate_every=10)
     LocalRuntime(config, factory=WORKER, trainer=trainer, tasks=iter(TASKS[::2] * 50),

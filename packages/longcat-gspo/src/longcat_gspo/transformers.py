@@ -51,6 +51,7 @@ def load_model(
         name: A folder or a hub's name.
         lora: Rank of an adapter on all linear layers; 0 trains every weight.
         dtype: `auto`: as it was saved. Weights that are trained are held in float32 by the trainer.
+            On a CPU without instructions for bfloat16, `float32` takes a fraction of its time.
         device: Where.
         checkpointing: Compute layers again in the backward pass rather than keep them.
 
