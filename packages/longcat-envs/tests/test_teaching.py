@@ -53,7 +53,7 @@ def test_a_golden_trajectory_is_the_golden_chain_and_all_of_it_is_imitated(setti
 
 def test_alternatives_recover_from_mistakes_that_are_not_imitated(setting, tasks):
     masked, looks = 0, 0
-    for seed, task in enumerate(tasks * 3):
+    for seed, task in enumerate(tasks * 6):
         demo = shown(setting, task, 1, seed)
         assert not demo.is_golden
         own = [place for place, m in enumerate(demo.messages) if m["role"] == "assistant"]
