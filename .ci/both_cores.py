@@ -22,7 +22,7 @@ class ByFile(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """Take the place of `--dist loadgroup`, which pytest 9.2 has broken (xdist 3.8 renames tests)."""
+    """Take the place of `--dist loadgroup`: xdist 3.8 renames tests, which pytest 9.2 ignores."""
     return ByFile(config, log)
 
 
