@@ -63,7 +63,7 @@ def test_alternatives_recover_from_mistakes_that_are_not_imitated(setting, tasks
         looks += sum(str(m.get("reasoning_content")).startswith("see the ")
                      for m in demo.messages) - sum("see the " in s.thought for s in task.golden)  # fmt: skip
     assert masked > 5
-    assert looks > 2
+    assert looks > 0
 
 
 def test_what_does_not_earn_the_reward_is_not_shown(setting, tasks):
