@@ -30,6 +30,15 @@ from smoke_run import LONGCAT, SmokeRun  # noqa: E402
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: a sweep; LONGCAT_LONG=1 switches it on")
+    _keep_bytecode(config)
+
+
+def _keep_bytecode(config):
+    """Where Python is told to keep none, every process of a test would compile all it imports."""
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        folder = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        os.environ.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=folder)
 
 
 @pytest.hookimpl(trylast=True)
