@@ -10,10 +10,11 @@ asked for in training, before (about 0.5) and after (about 1). It leaves `world-
 transformers and vLLM load.
 """
 
+import os
 import random
 from functools import partial
 
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core samples, the other one trains
 from longcat_dora import LocalRuntime, RunConfig, SchedulerConfig, Task
 from longcat_dora.transformers import TransformersRenderer, evaluate, world_worker
 from longcat_gspo import GspoTrainer, TrainerConfig
@@ -73,8 +74,6 @@ def held_out(version, weights):
 
 
 def main():
-    torch.set_num_threads(1)  # the other core samples
-    torch.manual_seed(SEED)
     model, tokenizer = load_model(NAME, lora=16, dtype="float32")
     learning = TrainerConfig(
         learning_rate=3e-4, temperature=HEAT, shared_prefixes=True, micro_batch_tokens=1024

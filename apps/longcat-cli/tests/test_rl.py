@@ -447,15 +447,19 @@ async def test_vllm_answers_tasks_as_the_transformers_engine_does(place, monkeyp
     await session.close()
 
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "your_model_and_reward.py"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.skipif(not EXAMPLE.is_file(), reason="examples are not part of this package alone")
-def test_your_model_and_reward_take_twenty_lines_of_python():
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples are not part of this package alone")
+@pytest.mark.parametrize(
+    ("name", "most"), [("your_model_and_reward", 20), ("your_world_with_tools", 85)]
+)
+def test_your_own_runs_are_short_and_import_two_packages(name, most):
     """Lines of code, imports included; the docstring, comments and empty lines are none."""
-    tree = ast.parse(EXAMPLE.read_text("utf-8"))
-    code = EXAMPLE.read_text("utf-8").splitlines()[tree.body[0].end_lineno :]
-    assert len([line for line in code if line.strip() and not line.startswith("#")]) <= 20
+    text = (EXAMPLES / f"{name}.py").read_text("utf-8")
+    tree = ast.parse(text)
+    code = text.splitlines()[tree.body[0].end_lineno :]
+    assert len([line for line in code if line.strip() and not line.startswith("#")]) <= most
     imported = {
         (node.module or "").partition(".")[0] if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(tree)
@@ -463,6 +467,46 @@ def test_your_model_and_reward_take_twenty_lines_of_python():
         for alias in node.names
     }
     assert imported - {*sys.stdlib_module_names} == {"longcat_dora", "longcat_gspo"}
+
+
+def _example(name, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    found = {}
+    exec(compile((EXAMPLES / f"{name}.py").read_text("utf-8"), name, "exec"), found)
+    return found
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples are not part of this package alone")
+@pytest.mark.parametrize(("called", "answer", "worth"), [
+    ("right", "right", 1.0), ("right", "other", 0.3), ("other", "right", 0.1), ("none", "right", 0.0),
+    ("right", "goes on", 0.3),
+])  # fmt: skip
+async def test_the_world_with_tools_pays_for_calls_and_what_is_made_of_them(
+    monkeypatch, called, answer, worth
+):
+    """The example takes too long to be run here: its world is played by hand."""
+    example = _example("your_world_with_tools", monkeypatch)
+    thing, other = example["HELD"][:2]
+    said = {"right": thing, "other": other}
+    seen = []
+
+    def call(name):
+        function = {"name": "stock", "arguments": {"thing": name}}
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+
+    async def chat(messages, tools):
+        seen.append([dict(message) for message in messages])
+        if answer == "goes on" or (len(seen) == 1 and called != "none"):
+            return call(said[called])
+        return {"role": "assistant", "content": f"There are {example['STOCK'][said[answer]]}."}
+
+    policy = types.SimpleNamespace(chat=chat)
+    reward = await example["rollout"]({"thing": thing}, policy)
+    assert reward == pytest.approx(worth)
+    if called != "none":
+        result = str(example["STOCK"][said[called]])
+        assert (seen[1][-1]["role"], seen[1][-1]["content"]) == ("tool", result)
+    assert len(seen) == (3 if answer == "goes on" else 2 if called != "none" else 1)
 
 
 def test_trackers_are_told_steps_and_evaluations_in_order(tmp_path, monkeypatch):
