@@ -166,9 +166,15 @@ def _beside(folder):
     return subprocess.Popen(
         [sys.executable, "-c", BESIDE, str(folder.path)], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
-        # Started in the background, it might ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_heed_signals,
     )  # fmt: skip
+
+
+def _heed_signals():
+    """Started in the background or by nohup, a process might ignore some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def test_at_ctrl_c_both_keep_what_they_have_done(tmp_path):
