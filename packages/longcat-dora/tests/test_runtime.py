@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -68,6 +69,59 @@ def test_a_run_learns_and_keeps_the_contract(tmp_path):
     finished = {trajectory.id: trajectory for trajectory in read_trajectories(tmp_path / "log")}
     assert all(finished[t.id] == t for progress in seen for t in progress.batch)
     assert len(finished) > report.num_committed  # those without a signal are there too
+
+
+def _worker_that_leaves_its_id(folder):
+    (folder / "part").write_text(str(os.getpid()))
+    (folder / "part").rename(folder / "id")
+    return tabular_worker()
+
+
+def _id_of_worker(folder):
+    """Wait for it: no trainer is there yet."""
+    until = time.monotonic() + 120
+    while not (folder / "id").exists():
+        assert time.monotonic() < until, "no controller has begun"
+        time.sleep(0.02)
+    return int((folder / "id").read_text())
+
+
+def test_controllers_build_their_workers_while_the_trainer_is_made(tmp_path):
+    def make():
+        _id_of_worker(tmp_path)
+        return TabularTrainer(learning_rate=0.3)
+
+    factory = functools.partial(_worker_that_leaves_its_id, tmp_path)
+    assert _run(tmp_path / "run", steps=2, factory=factory, trainer=make)[0] == 2
+
+
+def test_controllers_end_with_a_trainer_that_cannot_be_made(tmp_path):
+    def make():
+        _id_of_worker(tmp_path)
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        _run(tmp_path / "run", factory=functools.partial(_worker_that_leaves_its_id, tmp_path),
+             trainer=make)  # fmt: skip
+    with pytest.raises(ProcessLookupError):
+        os.kill(_id_of_worker(tmp_path), 0)
+
+
+def test_a_trainer_is_there_once_it_is_made(tmp_path):
+    made = TabularTrainer()
+    runtime = LocalRuntime(
+        RunConfig(folder=tmp_path, max_steps=1, scheduler=SMALL), factory=tabular_worker,
+        trainer=lambda: made, tasks=_tasks(),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="made when the run begins"):
+        _ = runtime.trainer
+    runtime.run()
+    assert runtime.trainer is made
+
+
+def test_a_function_that_makes_no_trainer_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="str lacks train, weights, save, restore"):
+        _run(tmp_path, trainer=lambda: "a trainer")
 
 
 async def _world_with_a_straggler(question, policy):

@@ -4,10 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 from longcat_envs._person import own_words, without_own_words
-from longcat_envs.attacks._chains import other_values
 from longcat_envs.attacks._words import _says, _stray
 from longcat_envs.lang import Type, read_spec
-from longcat_envs.tasks import Goal, Outcome, judge
+from longcat_envs.tasks import Goal, Outcome, judge, other_values
 from longcat_envs.tasks._goal import Tell, _Labels
 
 

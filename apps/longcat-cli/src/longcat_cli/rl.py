@@ -49,7 +49,7 @@ def build_worker(options: RlOptions, model: str) -> Worker:
         return _vllm_worker(options, model)
     common = {
         "max_tokens": options.max_tokens, "temperature": options.temperature,
-        "dtype": options.dtype,
+        "dtype": _dtype(options),
         "max_length": options.max_length, "num_rows": options.groups * options.group_size,
     }  # fmt: skip
     if options.world:
@@ -79,11 +79,12 @@ def _vllm_worker(options: RlOptions, model: str) -> Worker:
 
 
 def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
-    """Run to the end, or go on where a run was stopped."""
+    """Run to the end, or go on where a run was stopped.
+
+    What imports torch is left to where the trainer is made: the engine's process imports beside it.
+    """
     from longcat_dora import Task
     from longcat_dora.transformers import score_file
-    from longcat_gspo import GspoTrainer, TrainerConfig
-    from longcat_gspo.transformers import shares_prefixes
 
     runtime = _runtime(options)
     train, held = split_tasks(options)
@@ -94,36 +95,54 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
             f"--world must be async def, of a task and a policy; {options.world} is not"
         )
     name = model_folder(options.model)
-    _be_quiet()
-    local = replace(options, engine="transformers")
+    examined = replace(options, engine="transformers")
     reporter = Reporter(
         out, options, [Task(f"held-{n}", task) for n, task in enumerate(held)],
-        functools.partial(build_worker, local, name),
+        functools.partial(build_worker, examined, name),
     )  # fmt: skip
-    import torch
 
+    tokenizer: Any = None
+
+    def make_trainer() -> GspoTrainer:
+        nonlocal tokenizer
+        made, tokenizer = _trainer(options, name)
+        reporter.begin()
+        return made
+
+    run = runtime(
+        _run_config(out, options, evaluates=bool(held)), trainer=make_trainer,
+        factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
+        on_step=reporter.step, on_group=reporter.group,
+        evaluate=reporter.evaluate if held else None,
+    )  # fmt: skip
+    try:
+        run.run()
+        reporter.end()
+    finally:
+        reporter.close()
+    trainer: GspoTrainer = run.trainer
+    trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
+    return trainer
+
+
+def _trainer(options: RlOptions, name: str) -> tuple[GspoTrainer, Any]:
+    """A trainer of the model, and the model's tokenizer."""
+    import torch
+    from longcat_gspo import GspoTrainer, TrainerConfig
+    from longcat_gspo.transformers import shares_prefixes
+
+    _be_quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = loaded(name, lora=options.lora, dtype=options.dtype, device=device)
+    dtype = _dtype(options)
+    model, tokenizer = loaded(name, lora=options.lora, dtype=dtype, device=device)
     config = TrainerConfig(
         learning_rate=options.learning_rate, temperature=options.temperature,
         shared_prefixes=shares_prefixes(model), micro_batch_tokens=2048,
     )  # fmt: skip
     sends_adapter = bool(options.lora) and options.engine == "transformers"
-    trainer = GspoTrainer(model, config, send="adapter" if sends_adapter else "merged")
-    try:
-        reporter.begin()
-        runtime(
-            _run_config(out, options, evaluates=bool(held)), trainer=trainer,
-            factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
-            on_step=reporter.step, on_group=reporter.group,
-            evaluate=reporter.evaluate if held else None,
-        ).run()  # fmt: skip
-        reporter.end()
-    finally:
-        reporter.close()
-    trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
-    return trainer
+    send = "adapter" if sends_adapter else "merged"
+    return GspoTrainer(model, config, send=send), tokenizer
 
 
 def _be_quiet() -> None:
@@ -145,6 +164,12 @@ def dtype_here(asked: str) -> str:
         return asked
     can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
     return asked if any("bf16" in name and there for name, there in can.items()) else "float32"
+
+
+def _dtype(options: RlOptions) -> str:
+    """Precision of engine and trainer alike: on a cluster they may be different machines."""
+    is_here = (options.engine, options.runtime) == ("transformers", "local")
+    return dtype_here(options.dtype) if is_here else options.dtype
 
 
 def _runtime(options: RlOptions) -> Any:
@@ -239,8 +264,6 @@ def rl(
         options = RlOptions(**said).from_anywhere()
         split_tasks(options)
         typer.echo(f"loading {model}; everything goes to {out}")
-        if (options.engine, options.runtime) == ("transformers", "local"):
-            options = replace(options, dtype=dtype_here(options.dtype))
         out.mkdir(parents=True, exist_ok=True)
         for name in ("evaluations.jsonl", "answers.jsonl"):  # of a run that did not begin
             (out / name).unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from ._rollout.session import Session
 from ._runtime.config import RunConfig
 from ._runtime.local import LocalRuntime
 from ._runtime.replicas import Completion, Replica, ReplicaLostError, ReplicatedEngine
-from ._runtime.runtime import Progress, Runtime
+from ._runtime.runtime import Runtime
+from ._runtime.status import Progress
 from ._types import (
     EndReason,
     Engine,

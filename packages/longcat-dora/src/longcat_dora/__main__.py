@@ -25,7 +25,7 @@ from ._log.replay import replay
 from ._log.timeline import timeline
 from ._runtime.config import RunConfig
 from ._runtime.local import LocalRuntime
-from ._runtime.runtime import Progress
+from ._runtime.status import Progress
 from ._types import LongcatDoraError, Task, Trainer
 from .testing import NUM_TOKENS, TabularTrainer, tabular_worker
 

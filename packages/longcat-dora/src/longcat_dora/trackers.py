@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ._runtime.runtime import Progress
+from ._runtime.status import Progress
 
 __all__ = ["OnStep", "each", "tensorboard", "trackio", "wandb"]
 

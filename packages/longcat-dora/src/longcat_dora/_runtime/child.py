@@ -36,11 +36,16 @@ from .travel import Script
 from .weights import receive_weights
 
 
-class Setup(NamedTuple):
-    """The first thing that is sent to it."""
+class Build(NamedTuple):
+    """The first thing that is sent to it, perhaps long before there is a run to work for."""
 
     factory: bytes
     script: Script | None
+
+
+class Setup(NamedTuple):
+    """The second: the run that it works for."""
+
     deadline_s: float
     folder: Path
     writer: str
@@ -105,8 +110,8 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     os.register_at_fork(after_in_child=connection.close)
     try:
+        worker = _build(pickle.loads(connection.recv_bytes()))
         setup: Setup = pickle.loads(connection.recv_bytes())
-        worker = _build(setup)
         file = PayloadFile(setup.folder, setup.writer, most_bytes=PAYLOAD_BYTES)
     except (EOFError, ConnectionError):
         return  # the manager is gone already
@@ -137,12 +142,12 @@ def _run(connection: Connection, serve: Coroutine[Any, Any, None]) -> None:
         serving.result()
 
 
-def _build(setup: Setup) -> Worker:
-    if setup.script is not None:
-        sys.argv = list(setup.script.argv)
-        module = _ScriptModule(setup.script)
+def _build(build: Build) -> Worker:
+    if build.script is not None:
+        sys.argv = list(build.script.argv)
+        module = _ScriptModule(build.script)
         sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    worker = pickle.loads(setup.factory)()
+    worker = pickle.loads(build.factory)()
     if not isinstance(worker, Worker):
         raise LongcatDoraError(f"factory must return a Worker, it returned {type(worker).__name__}")
     return worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,12 +26,27 @@ class LocalRuntime(Runtime):
         super().__init__(*arguments, **options)
         self._pool = WeightsPool()
         self._luggage = Luggage(self.factory)
+        self._ahead: dict[int, ControllerProcess] = {}
+        """Started, and not employed so far."""
+
+    @contextlib.contextmanager
+    def begun_ahead(self) -> Iterator[None]:
+        """Start the processes: they build their workers while the trainer is made or restored."""
+        try:
+            for place in range(self.config.num_controllers):
+                self._ahead[place] = ControllerProcess(self._luggage, place=place)
+            yield
+        finally:
+            for handle in self._ahead.values():
+                handle.kill()
+                handle.close()
 
     def spawn(self, place: int) -> ControllerProcess:
-        """Start a process and listen to it."""
-        handle = ControllerProcess(
-            self._luggage, place=place, deadline_s=self.config.rollout_deadline_s,
-            folder=self.config.folder / "log", writer=self.manager.writer(),
+        """Employ a process, started now if it is not the first at its place, and listen to it."""
+        handle = self._ahead.pop(place, None) or ControllerProcess(self._luggage, place=place)
+        handle.employ(
+            deadline_s=self.config.rollout_deadline_s, folder=self.config.folder / "log",
+            writer=self.manager.writer(),
         )  # fmt: skip
         loop = asyncio.get_running_loop()
         loop.add_reader(handle.connection.fileno(), self._read, handle)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from longcat_dora._rollout.messages import LoadWeights, Order
 
-from .child import Setup, SharedWeightsFollow
+from .child import Build, Setup, SharedWeightsFollow
 from .travel import Luggage
 from .weights import SharedWeights
 
@@ -34,11 +34,12 @@ _CODE = (
 
 
 class ControllerProcess:
-    """One controller seen from the manager: see `Controller`."""
+    """One controller seen from the manager: see `Controller`.
 
-    def __init__(
-        self, luggage: Luggage, *, place: int, deadline_s: float, folder: Path, writer: str
-    ) -> None:
+    It builds its worker as soon as it has begun, and works once it is employed.
+    """
+
+    def __init__(self, luggage: Luggage, *, place: int) -> None:
         self.luggage = luggage
         self.connection, theirs = multiprocessing.Pipe()
         try:
@@ -65,10 +66,13 @@ class ControllerProcess:
         self._outbox: queue.SimpleQueue[bytes | SharedWeightsFollow | None] = queue.SimpleQueue()
         self._shared: dict[int, SharedWeights] = {}
         """Versions that are to be sent."""
-        setup = Setup(luggage.factory, luggage.script, deadline_s, folder.absolute(), writer)
-        self._outbox.put(pickle.dumps(setup))
+        self._outbox.put(pickle.dumps(Build(luggage.factory, luggage.script)))
         self._sender = threading.Thread(target=self._send, daemon=True)
         self._sender.start()
+
+    def employ(self, *, deadline_s: float, folder: Path, writer: str) -> None:
+        """Tell it which run it works for; it says when it is ready."""
+        self._outbox.put(pickle.dumps(Setup(deadline_s, folder.absolute(), writer)))
 
     def post(self, order: Order) -> None:
         """Send an order after all earlier ones."""

@@ -22,7 +22,6 @@ import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from longcat_dora._books.manager import RolloutManager
@@ -53,20 +52,11 @@ from .crew import Crew
 from .evaluate import Evaluate, Evaluations
 from .failures import notice_no_signal, refuse_no_signal
 from .lifecycle import error_of, explained, run_coroutine, signals_cancel
-from .status import Metrics, Status
+from .status import Metrics, Progress, Status
 from .trainer_thread import TrainerThread
 
 _LOOK_S = 0.5
 """Between two looks at clocks, if nothing else happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """After each step."""
-
-    step: int
-    metrics: dict[str, Any]
-    batch: list[Trajectory]
 
 
 class Runtime(ABC):
@@ -75,7 +65,8 @@ class Runtime(ABC):
     Args:
         config: The run; its folder holds the log, the checkpoints and `metrics.jsonl`.
         factory: Builds a `Worker` where a controller runs.
-        trainer: Learns in a thread of this process.
+        trainer: Learns in a thread of this process; or a function that makes it there, while the
+            controllers build their engines.
         tasks: What to try, in order; asked for one more whenever there is room. By domain, it is a
             dictionary of such. To continue a run, pass the same again: what was admitted before is
             passed over.
@@ -94,7 +85,7 @@ class Runtime(ABC):
         config: RunConfig,
         *,
         factory: Factory,
-        trainer: Trainer,
+        trainer: Trainer | Callable[[], Trainer],
         tasks: Tasks,
         on_step: Callable[[Progress], None] | None = None,
         on_group: Callable[[list[Trajectory]], None] | None = None,
@@ -106,7 +97,7 @@ class Runtime(ABC):
             raise TypeError(
                 f"factory must build a Worker when called, got {type(factory).__name__}"
             )
-        self.config, self.factory, self.trainer, self.tasks = config, factory, trainer, tasks
+        self.config, self.factory, self.tasks = config, factory, tasks
         self.on_step, self.on_group = on_step, on_group
         self.manager: RolloutManager
         self._crew = Crew(config, self.spawn)
@@ -125,6 +116,11 @@ class Runtime(ABC):
         """Version that this process began with."""
         self._stopped_by = ""
         """A signal, if one ended the run."""
+
+    @property
+    def trainer(self) -> Trainer:
+        """Who learns; if a function makes it, from the time that it is made."""
+        return self._teacher.trainer
 
     @property
     def handles(self) -> list[Controller]:
@@ -152,6 +148,10 @@ class Runtime(ABC):
 
     # -- what a runtime decides --------------------------------------------------------------
 
+    def begun_ahead(self) -> contextlib.AbstractContextManager[None]:
+        """Start what needs no trainer, and end what of it nobody took."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     def spawn(self, place: int) -> Controller:
         """Start a controller; its reports go to `receive`, its death to `lost`."""
@@ -172,7 +172,7 @@ class Runtime(ABC):
 
     async def _run(self) -> int:
         try:
-            with signals_cancel(self._note_signal):
+            with signals_cancel(self._note_signal), self.begun_ahead():
                 return await self._live()
         except OSError as error:
             raise explained(error, self.config) from error
@@ -187,7 +187,8 @@ class Runtime(ABC):
         log.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(log)
         try:
-            version, problems = await self._teacher.call(self._checkpoints.restore, self.trainer)
+            restore, trainer = self._checkpoints.restore, await self._teacher.made()
+            version, problems = await self._teacher.call(restore, trainer)
             self.manager = RolloutManager(
                 log, self.config.scheduler, tasks=self.tasks, version=version,
                 seed=self.config.seed, on_group=self.on_group, lock=lock,

@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from longcat_dora._books.why import STATUS
 from longcat_dora._types import Trajectory
 
 _EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After each step."""
+
+    step: int
+    metrics: dict[str, Any]
+    batch: list[Trajectory]
 
 
 class Status:

@@ -22,27 +22,60 @@ T = TypeVar("T")
 METHODS = ("train", "weights", "save", "restore")
 
 
+def lacking(trainer: Any) -> list[str]:
+    """Return the methods that a trainer must have and does not."""
+    return [name for name in METHODS if not callable(getattr(trainer, name, None))]
+
+
 class TrainerThread:
     """Runs a trainer.
+
+    Args:
+        trainer: The trainer, or a function that makes it.
 
     Raises:
         TypeError: It lacks a method, or its `batch_format` is unknown.
         ImportError: It wants numpy arrays, and there is no numpy.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer | Callable[[], Trainer]) -> None:
         if isinstance(trainer, type):
             raise TypeError(f"trainer must be a trainer, got the class {trainer.__name__}: call it")
-        lacking = [name for name in METHODS if not callable(getattr(trainer, name, None))]
-        if lacking:
+        self._trainer: Trainer | None = None
+        self._make: Callable[[], Trainer] | None = None
+        if callable(trainer) and len(lacking(trainer)) == len(METHODS):
+            self._make = cast("Callable[[], Trainer]", trainer)
+        else:
+            self._take(cast("Trainer", trainer))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer.
+
+        Raises:
+            RuntimeError: It has not been made so far.
+        """
+        if self._trainer is None:
+            raise RuntimeError("the trainer is made when the run begins: it has not begun")
+        return self._trainer
+
+    async def made(self) -> Trainer:
+        """Return the trainer, made now if a function was given to make it."""
+        if self._trainer is None and self._make is not None:
+            self._take(await self.call(self._make))
+        return self.trainer
+
+    def _take(self, trainer: Trainer) -> None:
+        missing = lacking(trainer)
+        if missing:
             raise TypeError(
                 f"a trainer must have {', '.join(METHODS)}; {type(trainer).__name__} lacks"
-                f" {', '.join(lacking)}"
+                f" {', '.join(missing)}"
             )
-        self.trainer, self.wants_arrays = trainer, wants_arrays(trainer)
+        self._trainer, self.wants_arrays = trainer, wants_arrays(trainer)
         if self.wants_arrays and importlib.util.find_spec("numpy") is None:
             raise ImportError('batch_format = "numpy" needs: pip install numpy')
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function after all that was asked before."""

@@ -12,10 +12,24 @@
 - Log-probs are those of the distribution that was sampled from, at its temperature (at 0: of 1).
 """
 
-from ._engine import TransformersEngine
-from ._evaluate import Attempted, evaluate
-from ._renderer import TransformersRenderer
-from ._worker import chat_worker, score_file, world_worker
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._engine import TransformersEngine
+    from ._evaluate import Attempted, evaluate
+    from ._file import score_file
+    from ._renderer import TransformersRenderer
+    from ._worker import chat_worker, world_worker
+
+_PLACES = {
+    "Attempted": "_evaluate", "TransformersEngine": "_engine", "TransformersRenderer": "_renderer",
+    "chat_worker": "_worker", "evaluate": "_evaluate", "score_file": "_file",
+    "world_worker": "_worker",
+}  # fmt: skip
+"""Imported when they are wanted: torch and transformers take ten seconds on a slow machine."""
 
 __all__ = [
     "Attempted",
@@ -26,3 +40,9 @@ __all__ = [
     "score_file",
     "world_worker",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

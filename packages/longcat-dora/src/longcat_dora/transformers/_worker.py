@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import math
-import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -14,36 +12,11 @@ from typing import Any, cast
 from longcat_dora import Invalid, LongcatDoraError, Mask, Policy, Rollout, Worker
 
 from ._engine import TransformersEngine
+from ._file import score_file
 from ._renderer import TransformersRenderer
 
 Reward = Callable[[Mapping[str, Any], str], "float | Awaitable[float]"]
 """Takes a task and the answer's text."""
-
-
-def score_file(where: str) -> Callable[..., Any]:
-    """Load a function from `FILE.py:NAME`.
-
-    Raises:
-        LongcatDoraError: There is no such file or function, or the file cannot be run.
-    """
-    path, _, name = where.rpartition(":")
-    file = Path(path)
-    if not name or file.suffix != ".py" or not file.is_file():
-        raise LongcatDoraError(f"a function must be given as FILE.py:NAME, got {where!r}")
-    module_name = f"longcat_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # for what the file pickles
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise LongcatDoraError(f"{path} cannot be run: {error!r}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise LongcatDoraError(f"{path} must define a function {name!r}, it does not")
-    return cast("Callable[..., Any]", found)
 
 
 def messages_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:

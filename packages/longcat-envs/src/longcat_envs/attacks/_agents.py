@@ -20,9 +20,9 @@ from longcat_envs.tasks import (
     WorldEnvironment,
     WorldTask,
     language_of,
+    other_values,
 )
 
-from ._chains import other_values
 from ._script import (
     Act,
     Played,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import Any
 
 from longcat_envs.history import Caller, Setting
-from longcat_envs.lang import Type
-from longcat_envs.tasks import REFUSE, Step, WorldTask
+from longcat_envs.tasks import REFUSE, Step, WorldTask, with_other_values
 from longcat_envs.world import CallRefused, LiveWorld, Tool
 
 from ._script import (
@@ -88,34 +86,14 @@ def _perturbed(setting: Setting, task: WorldTask, step: Step, rng: Random) -> It
         yield Step(tool=REFUSE, arguments={"rule": f"R{other}"})
         return
     base = setting.past(task.past).base
-    for one in setting.machine.tools[step.tool].parameters:
+    tool = setting.machine.tools[step.tool]
+    for one in tool.parameters:
         if one.type.kind == "ref":
             ids = [i for i in base.order[one.type.of] if i != step.arguments[one.name]]
             for other in rng.sample(ids, min(OTHERS, len(ids))):
                 yield Step(tool=step.tool, arguments={**step.arguments, one.name: other})
-        elif one.type.kind == "days":
-            for name in (f"{one.name}_from", f"{one.name}_until"):
-                for day in ("2026-05-01", "2026-09-30"):
-                    yield Step(tool=step.tool, arguments={**step.arguments, name: day})
-        else:
-            for value in other_values(one.type, step.arguments[one.name]):
-                yield Step(tool=step.tool, arguments={**step.arguments, one.name: value})
-
-
-def other_values(type_: Type, value: Any) -> list[Any]:
-    """Return values of a type that are not this one."""
-    if type_.kind == "money":
-        near = float(value) - 0.5 if float(value) > 0.5 else float(value) + 2
-        return [f"{float(value) + 1:.2f}", f"{near:.2f}"]
-    if type_.kind == "int":
-        return [int(value) + 1, int(value) - 1 if int(value) > 0 else int(value) + 2]
-    if type_.kind == "flag":
-        return [not value]
-    if type_.kind == "enum":
-        return [option for option in type_.options if option != value]
-    if type_.kind == "date":
-        return ["2026-05-01", "2026-09-30"]
-    return [f"{value}x", f"x{value}"]
+    for arguments in with_other_values(tool, step.arguments):
+        yield Step(tool=step.tool, arguments=arguments)
 
 
 def _extras(setting: Setting, task: WorldTask, rng: Random) -> Iterator[list[Step]]:

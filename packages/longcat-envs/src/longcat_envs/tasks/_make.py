@@ -25,6 +25,7 @@ from longcat_envs.world import Parameter, Tool
 from ._call import Call, groups
 from ._chain import Chains, Draw
 from ._describe import unique_steps
+from ._effect import has_idle_value
 from ._environment import REFUSE
 from ._goal import Tell, goal_of, tells
 from ._links import Links
@@ -309,7 +310,7 @@ class _Draft:
         self, name: str, said: list[Said], told: tuple[Sentence, Tell] | None, chain: list[Call]
     ) -> WorldTask | None:
         reached = self.chains.outcome(chain)
-        if reached is None:
+        if reached is None or has_idle_value(self.chains, chain, reached):
             return None
         if self.refusal is not None:
             reached = replace(reached, refused=(self._rule(),))
