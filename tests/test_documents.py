@@ -27,6 +27,14 @@ ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _bytecode(tmp_path_factory):
+    """Where Python is told to keep none, each example would compile all that it imports."""
+    if sys.dont_write_bytecode:
+        ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = ""
+        ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
+
+
 def _run(path: Path, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(path)],

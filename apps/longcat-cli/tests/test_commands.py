@@ -78,7 +78,7 @@ def test_held_out_tasks_are_not_among_the_trained(trained):
 
 def test_the_audit_says_that_what_the_run_left_stands(longcat, trained):
     """Every stage, derived again, and of what was sampled a part."""
-    done = longcat("audit", trained, "--limit", "16", "--json")
+    done = longcat("audit", trained, "--limit", "6", "--json")
     found = json.loads(done.stdout)
     assert list(found) == list(stages_of(RunFolder.open(trained).recipe))
     assert {stage: lines for stage, lines in found.items() if lines} == {}
@@ -307,7 +307,7 @@ def test_a_full_disk_is_said_and_loses_nothing(longcat, tmp_path):
     try:
         done = longcat("train", "--recipe", "smoke", "--out", disk / "run",
                        "--set", "groups={'shop': ['shop']}", "--set", "grow.train_tasks=40",
-                       "--set", "cold_start.steps=60", "--set", "cold_start.batch_tokens=160",
+                       "--set", "cold_start.steps=10", "--set", "cold_start.batch_tokens=160",
                        "--set", "rl.steps=1", "--set", "rl.max_groups_per_step=1",
                        "--set", "evaluate.tasks=1", "--set", "evaluate.processes=1",
                        "--set", "evaluate.noise=[0.0]")  # fmt: skip
