@@ -1,5 +1,6 @@
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,14 @@ import torch
 from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
 
 torch.set_num_threads(1)  # where another test has loaded torch already
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python is told to keep no bytecode, every process would compile all it imports."""
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        folder = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        os.environ.update(PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=folder)
 
 
 @pytest.fixture
