@@ -17,6 +17,8 @@ CONFIG = LongcatConfig(
     moe_topk=4, rope_theta=10_000.0, max_position_embeddings=256, initializer_range=0.2,
 )  # fmt: skip
 STEPS, ROWS = 3, 4
+PRELOAD = ["torch.distributed.checkpoint", "torch._dynamo", "longcat_moe.parallel"]
+"""Optimizers load dynamo at their first step: seconds in each process."""
 
 
 def _batch(step):
@@ -104,7 +106,7 @@ def test_several_processes_train_as_one_and_their_checkpoints_are_one_s(shape, t
 
     losses, state = _alone()
     dcp.save({"model": state}, checkpoint_id=f"{tmp_path}/whole", no_dist=True)
-    multiprocessing.set_forkserver_preload(["torch.distributed.checkpoint", "longcat_moe.parallel"])
+    multiprocessing.set_forkserver_preload(PRELOAD)
     torch.multiprocessing.start_processes(
         _process, args=(_free_port(), shape, str(tmp_path)), nprocs=shape[0] * shape[1],
         start_method="forkserver",  # imports torch once, not in each
