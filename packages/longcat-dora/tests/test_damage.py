@@ -334,11 +334,11 @@ def test_resuming_and_archiving_take_memory_that_does_not_grow_with_the_log(tmp_
     import resume
 
     fresh, _ = resume.proceed(tmp_path / "fresh", 0)
-    version = resume.write_log(tmp_path / "long", 30_000, segment_bytes=4 * 2**20)
+    version = resume.write_log(tmp_path / "long", 15_000, segment_bytes=4 * 2**20)
     whole, _ = resume.proceed(tmp_path / "long", version)
     archiver, _ = resume.proceed(tmp_path / "long", version, resume.ARCHIVE)
     rest, _ = resume.proceed(tmp_path / "long", version)
-    # All events of it are some 45 MiB; what a system keeps of libraries varies by some.
+    # All events of it are some 22 MiB; what a system keeps of libraries varies by some.
     assert whole - fresh < 10
     assert archiver - fresh < 5
     assert rest - fresh < 10

@@ -75,19 +75,23 @@ def serve(request, monkeypatch):
         process = context.Process(target=_serve, args=(port, tells_ids), daemon=True)
         process.start()
         processes.append(process)
-        url = f"http://127.0.0.1:{port}/v1"
+        return f"http://127.0.0.1:{port}/v1", process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _until_there(*urls):
+    """Wait for servers, each of which has been started."""
+    for url in urls:
         for _ in range(400):
             try:
                 httpx.get(url)
                 break
             except httpx.TransportError:
                 time.sleep(0.05)
-        return url, process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.join()
 
 
 def worker(urls):
@@ -97,6 +101,7 @@ def worker(urls):
 
 def test_a_run_over_servers_learns_and_survives_one_of_them(tmp_path, serve):
     (first, _), (second, process) = serve(), serve()
+    _until_there(first, second)
     config = RunConfig(
         folder=tmp_path, max_steps=30, scheduler=SchedulerConfig(groups_per_batch=2, group_size=4),
     )  # fmt: skip
@@ -134,12 +139,14 @@ def _ask(url, num=1, *, weights=None):
 
 def test_a_server_that_tells_no_ids_cannot_be_trained_on(serve):
     url, _ = serve(tells_ids=False)
+    _until_there(url)
     with pytest.raises(LongcatDoraError, match="must tell the ids and log-probs"):
         _ask(url)
 
 
 def test_what_a_server_refuses_is_said_and_an_absent_one_is_lost(serve):
     url, process = serve()
+    _until_there(url)
     assert len(_ask(url).token_ids) == 1
     with pytest.raises(LongcatDoraError, match=r"refuses.*the prompt is too long"):
         _ask(url, 51)

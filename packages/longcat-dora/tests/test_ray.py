@@ -48,7 +48,10 @@ def cluster():
             "health_check_failure_threshold": 3, "health_check_timeout_ms": 10_000}  # fmt: skip
     head = {"num_cpus": 0, "_system_config": soon, **quiet}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20) for _ in range(3)]
+    nodes = [
+        cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20, wait=False) for _ in range(3)
+    ]
+    cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster, nodes
     ray.shutdown()
@@ -80,8 +83,8 @@ def test_a_node_is_killed_and_the_run_goes_on(tmp_path, cluster):
         killed.extend(node for node in nodes if node.node_id == place)
         cluster.remove_node(killed[0], allow_graceful=False)
 
-    runtime = _runtime(tmp_path, on_step=on_step, steps=40)
-    assert runtime.run() == 40
+    runtime = _runtime(tmp_path, on_step=on_step, steps=25)
+    assert runtime.run() == 25
     report = check(read_events(tmp_path / "log"))
     assert report.breaches == []
     assert report.num_open == 0
@@ -126,14 +129,14 @@ def test_engine_replicas_are_actors_and_one_is_killed(tmp_path, cluster):
             found = _files(pids, "*.1.pid", 1)
             os.kill(int(found[0].name.split(".")[0]), signal.SIGKILL)
             killed.extend(found)
-        if progress.step == 40:  # the controller, elsewhere, starts it anew
+        if progress.step == 25:  # the controller, elsewhere, starts it anew
             _files(pids, "*.1.pid", 2)
 
     runtime = _runtime(
-        tmp_path / "run", steps=40, on_step=on_step, controllers=1,
+        tmp_path / "run", steps=25, on_step=on_step, controllers=1,
         factory=functools.partial(replicas_in_actors, pids, 3),
     )  # fmt: skip
-    assert runtime.run() == 40
+    assert runtime.run() == 25
     report = check(read_events(tmp_path / "run" / "log"))
     assert report.breaches == []
     assert report.reasons.get("failed", 0) == 0  # what the lost one was asked was asked elsewhere
@@ -221,11 +224,11 @@ def test_a_world_is_leased_again_unless_it_was_left_in_a_call(cluster):
         return len(set(found))
 
     async def main():
-        return [
-            await pids(RayWorlds(Endless, 1), 3),
-            await pids(RayWorlds(Endless, 1, fresh=True), 2),
-            await pids(RayWorlds(Endless, 1), 2, interrupt=True),
-        ]
+        return await asyncio.gather(
+            pids(RayWorlds(Endless, 1), 3),
+            pids(RayWorlds(Endless, 1, fresh=True), 2),
+            pids(RayWorlds(Endless, 1), 2, interrupt=True),
+        )
 
     assert asyncio.run(main()) == [1, 2, 2]
 
