@@ -245,7 +245,7 @@ def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
         "longcat_cli.stages.cold_start.seconds_per_token", lambda recipe: (1000, 0.001)
     )
     needs = estimate(load_recipe("smoke", ["rl.experts_at_once=1"]))
-    cold, rl, fuse = 850 * 320, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 320
+    cold, rl, fuse = 850 * 320, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 640
     evaluate = 2 * (3 * 2 + 2) * 16 * 150
     assert needs.seconds == pytest.approx((cold + rl + fuse + evaluate) / 1000)
     assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000
