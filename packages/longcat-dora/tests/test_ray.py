@@ -180,16 +180,16 @@ def test_worlds_are_actors_and_some_are_killed(tmp_path, cluster):
     places.mkdir()
 
     def on_step(progress):
-        if progress.step % 10 == 5:
+        if progress.step in (4, 8):
             mark = next(mark for mark in places.iterdir() if mark not in killed)
             os.kill(int(mark.name.split(".")[0]), signal.SIGKILL)
             killed.append(mark)
 
     runtime = _runtime(
-        tmp_path / "run", steps=20, on_step=on_step, controllers=2,
+        tmp_path / "run", steps=12, on_step=on_step, controllers=2,
         factory=functools.partial(worker_with_worlds, places),
     )  # fmt: skip
-    assert runtime.run() == 20
+    assert runtime.run() == 12
     events = list(read_events(tmp_path / "run" / "log"))
     assert check(events).breaches == []
     assert runtime.num_restarts == 0
