@@ -157,8 +157,8 @@ def test_a_domain_in_chinese_is_whole(setting):
 
 
 def test_people_in_chinese_write_nothing_in_english(setting):
-    maker = TaskMaker(setting, seed=31, pasts=range(2))
-    for task in [next(maker) for _ in range(8)]:
+    maker = TaskMaker(setting, seed=31, pasts=[0])
+    for task in [next(maker) for _ in range(5)]:
         for text in (*task.wishes, task.withheld, task.change, task.answer):
             rest = re.sub(r"\S+@[\w.]+|[A-Z]{2}-\d{3}", "", text, flags=re.ASCII)
             assert not re.search(r"[A-Za-z{}|]", rest), text
@@ -168,17 +168,17 @@ def test_people_in_chinese_write_nothing_in_english(setting):
 
 
 def test_the_audit_finds_nothing_in_chinese_tasks(setting):
-    _audit(setting, deep=1, shallow=1)
+    _audit(setting, deep=1, shallow=1, pasts=[0])
 
 
 @pytest.mark.long
 def test_the_audit_finds_nothing_in_many_chinese_tasks(setting):
-    _audit(setting, deep=20, shallow=10)
+    _audit(setting, deep=20, shallow=10, pasts=range(2))
 
 
-def _audit(setting: Setting, *, deep: int, shallow: int):
+def _audit(setting: Setting, *, deep: int, shallow: int, pasts):
     for difficulty, number in (("deep", deep), ("shallow", shallow)):
-        maker = TaskMaker(setting, seed=31, difficulty=difficulty, pasts=range(2))
+        maker = TaskMaker(setting, seed=31, difficulty=difficulty, pasts=pasts)
         for _ in range(number):
             task = next(maker)
             assert audit_task(setting, task).faults == [], task.opening

@@ -87,10 +87,10 @@ def undone(setting, task):
 @pytest.mark.parametrize("name", ["airline", "laboratory"])
 def test_no_wish_ends_what_an_earlier_one_was_for(name, monkeypatch):
     setting = load_setting(name)
-    tasks = TaskMaker(setting, seed=71, pasts=range(2))
+    tasks = TaskMaker(setting, seed=71, pasts=[0])
     assert sum(undone(setting, next(tasks)) for _ in range(NUM)) == 0
     monkeypatch.setattr(Clash, "found", lambda self, chain: "")
-    tasks = TaskMaker(setting, seed=71, pasts=range(2))
+    tasks = TaskMaker(setting, seed=71, pasts=[0])
     assert sum(undone(setting, next(tasks)) for _ in range(NUM)) > 0
 
 
@@ -214,7 +214,7 @@ def test_a_record_is_not_named_beside_an_amount_of_it():
     assert named_once("raise {self} by {amount}", "self", "amount", pattern) == ""
     found = []
     for name in ("bank", "airline", "gym"):
-        maker = TaskMaker(load_setting(name), seed=72, pasts=range(2))
+        maker = TaskMaker(load_setting(name), seed=72, pasts=[0])
         found += [t for t in (next(maker) for _ in range(NUM)) if "computed" in t.tags]
     said = " ".join(text for task in found for text in task.wishes)
     assert "from it" not in said

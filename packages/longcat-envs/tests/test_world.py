@@ -242,12 +242,14 @@ print(hashlib.sha256(text.encode()).hexdigest())
 
 
 def test_the_same_seed_is_the_same_world_whatever_the_hash_seed_and_the_process():
-    digests = {
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", DIGEST], env={**os.environ, "PYTHONHASHSEED": seed},
-            check=True, capture_output=True, text=True,
-        ).stdout
+            stdout=subprocess.PIPE, text=True,
+        )
         for seed in ("1", "77")
-    }  # fmt: skip
+    ]  # fmt: skip
+    digests = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
     assert len(digests) == 1
     assert len(digests.pop().strip()) == 64
