@@ -164,13 +164,13 @@ def test_a_synchronous_run_that_is_killed_ends_with_the_same_bits(tmp_path):
         _command(tmp_path / "whole", "sync"), capture_output=True, text=True, check=True
     )
     rng = random.Random(0)
-    for kill in range(FEW):
-        at_step = 40 * kill // FEW
-        hold = [f"hold={_holds_at(tmp_path / 'cut', at_step)}"] if kill < FEW - 1 else []
+    for kill in range(FEW + 1):
+        at_step = 40 * kill // (FEW + 1)
+        hold = [f"hold={_holds_at(tmp_path / 'cut', at_step)}"] if kill < FEW else []
         process = subprocess.Popen(
             _command(tmp_path / "cut", "sync", *hold), stdout=subprocess.PIPE, text=True
         )
-        if kill < FEW - 1:
+        if kill < FEW:
             _kill_when(process, rng, folder=tmp_path / "cut", at_step=at_step, early=kill == 1)
             assert process.poll() is None
             process.kill()
