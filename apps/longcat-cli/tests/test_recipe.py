@@ -14,7 +14,7 @@ from longcat_cli.recipe_file import (
     recipe_to_dict,
     shipped_recipes,
 )
-from longcat_cli.start import resumed, stages_that_stand_on
+from longcat_cli.start import begin, resumed, stages_that_stand_on
 from longcat_cli.train import stages_of
 
 
@@ -264,3 +264,26 @@ def test_a_dry_run_writes_nothing(longcat, tmp_path, monkeypatch):
     assert "expert-shop to do, 2 at once" in lines
     assert "fuse to do" in lines
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_run_does_not_begin_with_what_breaks_a_rule(tmp_path, dry_run):
+    with pytest.raises(UsageError, match=r"rl\.max_length must be at most"):
+        begin("smoke", ["rl.max_length=5000"], tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_on_ray_one_expert_has_the_whole_cluster(num, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    recipe = load_recipe("smoke", ["rl.runtime=ray", f"rl.experts_at_once={num}"])
+    told = list(broken_rules(recipe))
+    assert len(told) == num - 1
+    assert all("rl.experts_at_once must be 1" in line for line in told)
+
+
+def test_ray_must_be_there_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert list(broken_rules(load_recipe("smoke", ["rl.experts_at_once=1"]))) == []
+    recipe = load_recipe("smoke", ["rl.runtime=ray", "rl.experts_at_once=1"])
+    assert [line.partition(":")[0] for line in broken_rules(recipe)] == ["rl.runtime = 'ray' needs"]
