@@ -56,6 +56,7 @@ class Reporter:
         path = self.out / "evaluations.jsonl"
         known = read_jsonl(path, "evaluations") if path.is_file() else []
         if self.held_out and not any(line["step"] == 0 for line in known):
+            typer.echo(f"loaded; trying {len(self.held_out)} held-out tasks while answers begin")
             self._before = self._pool.submit(self.evaluate, 0, b"")
 
     def end(self) -> None:
