@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from longcat_dora._log.tensors import CopiedWeights, Shard
@@ -30,7 +30,7 @@ class LocalRuntime(Runtime):
         """Started, and not employed so far."""
 
     @contextlib.contextmanager
-    def begun_ahead(self) -> Iterator[None]:
+    def begun_ahead(self) -> Generator[None]:
         """Start the processes: they build their workers while the trainer is made or restored."""
         try:
             for place in range(self.config.num_controllers):

@@ -44,7 +44,7 @@ class TrainerThread:
         self._trainer: Trainer | None = None
         self._make: Callable[[], Trainer] | None = None
         if callable(trainer) and len(lacking(trainer)) == len(METHODS):
-            self._make = cast("Callable[[], Trainer]", trainer)
+            self._make = trainer
         else:
             self._take(cast("Trainer", trainer))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trainer")
