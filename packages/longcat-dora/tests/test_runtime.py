@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -108,15 +109,21 @@ def test_controllers_end_with_a_trainer_that_cannot_be_made(tmp_path):
 
 
 def test_a_trainer_is_there_once_it_is_made(tmp_path):
-    made = TabularTrainer()
+    made, threads = TabularTrainer(), []
+
+    def make():  # where it will train: some libraries keep settings by thread
+        threads.append(threading.current_thread().name)
+        return made
+
     runtime = LocalRuntime(
         RunConfig(folder=tmp_path, max_steps=1, scheduler=SMALL), factory=tabular_worker,
-        trainer=lambda: made, tasks=_tasks(),
+        trainer=make, tasks=_tasks(),
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="made when the run begins"):
         _ = runtime.trainer
     runtime.run()
     assert runtime.trainer is made
+    assert [name.partition("_")[0] for name in threads] == ["trainer"]
 
 
 def test_a_function_that_makes_no_trainer_is_refused(tmp_path):
