@@ -121,7 +121,7 @@ def main():
             tasks=(Task(f"n{n}", [3 + n % 4]) for n in range(10_000)),
             on_step=lambda p: print(f"{p.step:3d} {p.metrics['reward']:.2f}"),
         ).run()  # fmt: skip
-        print(check(read_events(config.folder / "log")).summary())
+        print(check(read_events(config.path / "log")).summary())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def asked(thing):
 
 async def rollout(task, policy):
     """A call is worth 0.1, one with the right thing 0.3, the right number at the end the rest."""
-    said, reward = asked(task["thing"]), 0.0
+    said, reward, answer = asked(task["thing"]), 0.0, None
     for _ in range(3):
         answer = await policy.chat(said, tools=TOOLS)
         if answer is None or not answer.get("tool_calls"):

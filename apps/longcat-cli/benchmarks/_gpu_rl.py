@@ -120,7 +120,7 @@ def learning(report: Report, *, steps: int, max_s: float) -> None:
             trainer=_trainer(model, device, 2e-3),
             tasks=(Task(f"n{n}", [3 + n % 4]) for n in range(100_000)), on_step=note,
         ).run()  # fmt: skip
-        breaches = check(read_events(config.folder / "log")).breaches
+        breaches = check(read_events(config.path / "log")).breaches
     tail = rewards[-5:]
     what = f"dora, gspo and engine on one device, even tokens, {len(rewards)} steps of 32"
     report.row(

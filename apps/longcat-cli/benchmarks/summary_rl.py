@@ -191,7 +191,7 @@ def train(start: Path, out: Path, facts: Facts, recorded, seed: int, steps: int)
             config, factory=functools.partial(worker, str(start)), trainer=trainer,
             tasks=tasks(facts, recorded, Random(f"tasks:{seed}")), on_step=show,
         ).run()  # fmt: skip
-        report = check(read_events(config.folder / "log"))
+        report = check(read_events(config.path / "log"))
         assert report.is_clean, report.summary()
     model.save_pretrained(out)
 

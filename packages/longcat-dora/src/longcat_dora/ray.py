@@ -314,7 +314,7 @@ class RayRuntime(Runtime):
             return
         if self._file is None:
             self._file = PayloadFile(
-                self.config.folder / "log", self.manager.writer(), most_bytes=PAYLOAD_BYTES
+                self.config.path / "log", self.manager.writer(), most_bytes=PAYLOAD_BYTES
             )
         payload = self._file.append([buffer.view])
         self.receive(handle, RolloutFinished(finished, payload))

@@ -347,13 +347,15 @@ class GspoTrainer:
         """
         return engine_bytes(self._plain, self._dtypes, only_adapter=self._send == "adapter")
 
-    def export(self, folder: Path, *, tokenizer: Any = None, only_adapter: bool = False) -> None:
+    def export(
+        self, folder: Path | str, *, tokenizer: Any = None, only_adapter: bool = False
+    ) -> None:
         """Write a folder that transformers and vLLM load: the merged model, or the adapter."""
         export(
             Path(folder), self._plain, self._dtypes, tokenizer=tokenizer, only_adapter=only_adapter
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write everything that a later `restore` needs for the same next step; all processes call.
 
         What sharded weights wrote, whole ones read, and the reverse. Of a model with an adapter,
@@ -366,7 +368,7 @@ class GspoTrainer:
         )  # fmt: skip
         self.accelerator.wait_for_everyone()
 
-    def checkpoint(self, folder: Path, *, keep: int = 2) -> Path:
+    def checkpoint(self, folder: Path | str, *, keep: int = 2) -> Path:
         """Save into `folder/step-N`, and keep that many of the newest; return where.
 
         Raises:
@@ -381,7 +383,7 @@ class GspoTrainer:
             rotate(Path(folder), keep)
         return path
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, folder: Path | str) -> None:
         """Return to what `save` wrote; all processes call.
 
         Raises:

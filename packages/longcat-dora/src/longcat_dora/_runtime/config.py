@@ -15,8 +15,8 @@ from longcat_dora._types.numbers import real, whole
 class RunConfig:
     """One run."""
 
-    folder: Path
-    """Of the log, the checkpoints and `metrics.jsonl`; a string will do."""
+    folder: Path | str
+    """Of the log, the checkpoints and `metrics.jsonl`; made a `Path`."""
     max_steps: int
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     num_controllers: int = 1
@@ -52,6 +52,11 @@ class RunConfig:
     """Stop after the step that passes this."""
     seed: int = 0
     """Of what engines sample; each attempt has its own, made from this and its seat."""
+
+    @property
+    def path(self) -> Path:
+        """The folder, known to be a `Path`."""
+        return cast("Path", self.folder)
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]

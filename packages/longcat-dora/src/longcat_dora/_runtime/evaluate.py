@@ -30,7 +30,7 @@ class Evaluations:
 
     def __init__(self, config: RunConfig, evaluate: Evaluate | None) -> None:
         self.config, self.evaluate = config, evaluate
-        self.file = config.folder / "evaluations.jsonl"
+        self.file = config.path / "evaluations.jsonl"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluate")
         self._running: asyncio.Future[None] | None = None
         self._last = -1

@@ -103,8 +103,8 @@ _NO_FILES = (errno.EMFILE, errno.ENFILE)
 def explained(error: OSError, config: RunConfig) -> Exception:
     """What the system says of disk and files, as one line; anything else as it is."""
     if error.errno in _NO_ROOM:
-        return LongcatDoraError(f"cannot write {error.filename or config.folder}: {error.strerror}")
-    if error.errno in _NOT_OURS and str(error.filename).startswith(str(config.folder)):
+        return LongcatDoraError(f"cannot write {error.filename or config.path}: {error.strerror}")
+    if error.errno in _NOT_OURS and str(error.filename).startswith(str(config.path)):
         return LongcatDoraError(f"cannot use {error.filename}: {error.strerror}")
     if error.errno in _NO_FILES:
         return LongcatDoraError(

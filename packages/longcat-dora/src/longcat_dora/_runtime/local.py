@@ -45,7 +45,7 @@ class LocalRuntime(Runtime):
         """Employ a process, started now if it is not the first at its place, and listen to it."""
         handle = self._ahead.pop(place, None) or ControllerProcess(self._luggage, place=place)
         handle.employ(
-            deadline_s=self.config.rollout_deadline_s, folder=self.config.folder / "log",
+            deadline_s=self.config.rollout_deadline_s, folder=self.config.path / "log",
             writer=self.manager.writer(),
         )  # fmt: skip
         loop = asyncio.get_running_loop()

@@ -104,9 +104,9 @@ class Runtime(ABC):
         self.is_over = False
         """Whether controllers are being stopped; what they say is not heard any more."""
         self._teacher = TrainerThread(trainer)
-        self._checkpoints = Checkpoints(config.folder, num_kept=config.keep_checkpoints)
+        self._checkpoints = Checkpoints(config.path, num_kept=config.keep_checkpoints)
         self._evaluations = Evaluations(config, evaluate)
-        self._status, self._metrics = Status(config.folder), Metrics(config.folder)
+        self._status, self._metrics = Status(config.path), Metrics(config.path)
         self._wake = asyncio.Event()
         self._progress_at = 0.0
         self._step: asyncio.Task[None] | None = None
@@ -183,7 +183,7 @@ class Runtime(ABC):
         self._stopped_by = name
 
     async def _live(self) -> int:
-        log = self.config.folder / "log"
+        log = self.config.path / "log"
         log.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(log)
         try:
