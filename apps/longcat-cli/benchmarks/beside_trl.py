@@ -2,7 +2,7 @@
 
 usage: longcat models get smollm2-135m && pip install trl && python beside_trl.py [--seeds 0 1 2]
 
-Both sides: the same model in bf16, LoRA of rank 16 on all linear layers, tasks, reward, rate,
+Both sides: the same model, in bf16 or another `--dtype`, LoRA of rank 16 on all linear layers, tasks, reward, rate,
 AdamW, clip, sequence-level ratio, temperature, 4 sums x 8 answers of up to 10 tokens a step. Each
 run ends when the mean reward of the last 96 rollouts has reached the goal, or after 30 steps. TRL
 has both cores for all it does; ours one for sampling and one for training. Time is from the moment that training is asked
@@ -33,7 +33,7 @@ from _sums import score, trained
 
 CACHE = Path.home() / ".cache" / "longcat"
 MODEL = str(CACHE / "models" / "smollm2-135m")
-PICTURE = Path(__file__).parents[3] / "packages/longcat-gspo/benchmarks/results/beside-trl.svg"
+RESULTS = Path(__file__).parents[3] / "packages/longcat-gspo/benchmarks/results"
 SIDES = {"longcat": "LongCat (DORA, transformers engine)", "trl": "TRL GRPOTrainer"}
 RATE, TEMPERATURE, NUM_TOKENS, GROUPS, SIZE, RANK = 5e-4, 0.8, 10, 4, 8, 16
 GOAL, WINDOW = 0.5, 96
@@ -212,7 +212,7 @@ def run(side: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def draw(runs: dict[tuple[str, int], dict[str, Any]]) -> None:
+def draw(runs: dict[tuple[str, int], dict[str, Any]], picture: str) -> None:
     """Reward over time."""
     import matplotlib
 
@@ -231,7 +231,7 @@ def draw(runs: dict[tuple[str, int], dict[str, Any]]) -> None:
     axes.set_ylabel(f"reward, mean of {WINDOW} rollouts")
     axes.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(PICTURE)
+    figure.savefig(RESULTS / picture)
     pyplot.close(figure)
 
 
@@ -275,9 +275,9 @@ def report(runs: dict[tuple[str, int], dict[str, Any]], options: argparse.Namesp
             "All finished rollouts count. Ours draws others for groups without a signal.",
             "Ours may be two versions stale; TRL is on policy.",
             f"Time is from the start of training; ours loads its engine then ({max(starts):.0f} s).",
-            "Other work ran on the machine, at lower priority; two threads in step feel that more.",
+            *options.note,
         ],
-        "pictures": [f"results/{PICTURE.name}"],
+        "pictures": [f"results/{options.picture}"],
     }))  # fmt: skip
 
 
@@ -288,6 +288,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="After which a run ends.")
     parser.add_argument("--least", type=int, default=8, help="Steps that a run has at least.")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--picture", default="beside-trl.svg", help="Its name among the results.")
+    parser.add_argument("--note", nargs="*", default=[], help="Of what else the machine did.")
     parser.add_argument("--side", choices=SIDES)
     options = parser.parse_args()
     if options.side:
@@ -296,7 +298,7 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     runs = {(side, seed): run(side, seed, options) for seed in options.seeds for side in SIDES}
-    draw(runs)
+    draw(runs, options.picture)
     report(runs, options)
 
 
