@@ -204,11 +204,25 @@ def test_a_long_message_is_read_quickly():
         "and tomorrow a ",
         ",",
         "no fee was ",
+        "\n- ",
+        "-",
+        "\0",
+        "1",
+        "12 ",
+        "零",
+        "?",
+        "：",
     ):
-        said = f"{piece * 4_000} 1240.50"
-        start = time.process_time()
-        told(said, {"1240.50"}, numbers(places=2), {"1240.50"})
-        assert time.process_time() - start < 2, piece
+        said = (piece * 12_000)[:12_000]
+        for number in (f"{said} 1240", f"{said}1240 nights"):
+            start = time.process_time()
+            told(number, {"1240"}, numbers(places=0), {"1240"})
+            assert time.process_time() - start < 1, piece
+
+
+def test_signs_that_are_not_seen_do_not_stand_for_values():
+    for said in ("The total is 12\x0140.", "The total is 1240\0."):
+        assert told(said, {"1240"}, numbers(places=0), {"1240"})["1240"]
 
 
 @pytest.mark.parametrize(

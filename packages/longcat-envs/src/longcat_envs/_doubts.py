@@ -139,7 +139,7 @@ _OF_THE_VALUE = re.compile(
 )
 _BUT = re.compile(r"\bbut\b", re.IGNORECASE)
 _QUESTION = re.compile(
-    r"[?？؟¿]\W*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you"
+    r"[?？؟¿][^\w?？؟¿]*$|^\W*(?:(?:is|was|are|were) (?:it|that|this|the|your)|(?:do|did) you"
     r"|(?:could|can|might|may) (?:it|that|this) be|does|doesn't)\b",
     re.IGNORECASE,
 )

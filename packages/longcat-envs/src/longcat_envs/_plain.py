@@ -18,13 +18,14 @@ from functools import lru_cache
 
 from ._chinese import marks, set_apart
 
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_INVISIBLE = re.compile("[\0-\x08\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _GAP = re.compile("(?<=\\d)[\u00a0\u2009\u202f'\u2019](?=\\d{3}(?!\\d))")
 _STRUCK = re.compile(r"~~|</?(?:s|del|strike)>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z]\w* ?/?>", re.IGNORECASE)
 _EMPHASIS = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
 _STARS = re.compile(r"(?<=\S)\*+|\*+(?=\S)")
 _SPACES = re.compile(r"[^\S\n]{2,}")
+_LINES = re.compile(r"\n\s+")
 _HYPHENS = str.maketrans("\u2010\u2011\u2012", "---")
 _MINUS = re.compile(r"\b(?:minus|negative) (?=[€$£¥]? ?\d)", re.IGNORECASE)
 _CODE = r"(?:EUR|USD|GBP|CHF|PLN|CZK|CNY|RMB|euros?|dollars?)"
@@ -57,7 +58,7 @@ def plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", marks(_GAP.sub("", _INVISIBLE.sub("", text))))
     text = _STRUCK.sub(" not ", text.translate(_HYPHENS).replace("\u2019", "'"))
     text = _SPACES.sub(" ", _TAG.sub(" ", _EMPHASIS.sub(" ", _STARS.sub("", text))))
-    text = _CLOCK.sub(r"\1", set_apart(text))
+    text = _CLOCK.sub(r"\1", set_apart(_LINES.sub("\n", text)))
     text = _YEAR_FIRST.sub(lambda m: f"{m[1]}-{int(m[3]):02}-{int(m[4]):02}", text)
     text = _YEAR_LAST.sub(lambda m: _day_or_month_first(m[1], m[3], m[4], m[2]), text)
     text = _DAY_FIRST.sub(lambda m: _date(m[1], m[2], m[3]), text)

@@ -16,7 +16,7 @@ _SHORT = "".join(
 )
 _END = re.compile(rf"(?<=[.!?;。！？；]){_SHORT}\s+|(?<=[。！？；])", re.IGNORECASE)
 """A sentence goes on after `e.g.`"""
-_HEADING = re.compile(r"[:：]\W*$")
+_HEADING = re.compile(r"[:：][^\w:：]*$")
 _ITEM = re.compile(r"[-*•–+>|]")
 _GOES_ON = re.compile(
     r"(?<=[^.!?;:。！？；：])\n(?=(?:[-€$£(]|[A-Z]{3} ?)?\d|[a-z])"

@@ -26,7 +26,7 @@ Finder = Callable[[str], list[tuple[int, int, str]]]
 """From a sentence to the values of one type in it: where each begins and ends, and what it is."""
 
 _FAREWELL = re.compile(
-    r"[,\s–—-]*\b(?:and )?(?:is there )?(?:any|some)thing (?:else|more|further)\b[^.!?？]*[?？]",
+    r"[,\s–—-]{0,8}\b(?:and )?(?:is there )?(?:any|some)thing (?:else|more|further)\b[^.!?？]*[?？]",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?!\w|[.,]\d)")
