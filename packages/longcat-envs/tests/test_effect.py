@@ -1,5 +1,6 @@
 """What is asked for matters: no task says a value that might as well be another."""
 
+from importlib.resources import files
 from random import Random
 
 import pytest
@@ -29,6 +30,36 @@ def test_a_value_is_idle_if_another_one_does_the_same(workshop, km, is_idle):
     assert reached is not None
     assert has_idle_value(chains, chain, reached) is is_idle
     assert outcome(chains.world) == reached  # the world stands where the chain leads
+
+
+def _laboratory(tmp_path, *, is_kept):
+    """The laboratory, in which who gave a certificate is written down, or no longer."""
+    for suffix in ("world", "words.en"):
+        text = (files("longcat_envs") / "domains" / f"laboratory.{suffix}").read_text("utf-8")
+        if not is_kept:
+            assert suffix != "world" or "        given_by = by\n" in text
+            text = text.replace("        given_by = by\n", "")
+        (tmp_path / f"laboratory.{suffix}").write_text(text, "utf-8")
+    return load_setting(str(tmp_path / "laboratory.world"))
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_record_is_idle_if_another_one_does_the_same(tmp_path, is_kept):
+    setting = _laboratory(tmp_path, is_kept=is_kept)
+    past, waits = next(
+        (past, identifier) for past in range(9)
+        for identifier, row in setting.past(past).base.rows["certificate"].items()
+        if row["state"] == "signed_up"
+    )  # fmt: skip
+    base = setting.past(past).base
+    may = [i for i, row in base.rows["keeper"].items() if row["role"] in ("safety", "head")]
+    assert len(may) > 1
+    chains = Chains(setting, past, base.rows["certificate"][waits]["researcher"], Random(0))
+    chain = [Call("pass_it_certificate", {"certificate_id": waits, "by": may[0]})]
+    reached = chains.outcome(chain)
+    assert reached is not None
+    assert has_idle_value(chains, chain, reached) is not is_kept
+    assert outcome(chains.world) == reached
 
 
 def test_each_value_is_changed_and_no_record(workshop):

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 from random import Random
 
 import pytest
@@ -185,3 +186,17 @@ def test_a_refused_wish_does_not_keep_the_next_from_being_said(setting):
     assert play(WorldEnvironment(setting, task), golden_acts(task)).passed
     earlier = dataclasses.replace(task, later=task.later[:-1])
     assert not play(WorldEnvironment(setting, earlier), golden_acts(task)).passed
+
+
+def test_a_statement_is_no_order_after_a_rule():
+    """Not `so first I cannot find the book any more, so note it as lost`."""
+    maker = TaskMaker(load_setting("library"), seed=2601, pasts=range(2))
+    texts = [
+        text for task in (next(maker) for _ in range(40))
+        for text in (task.opening, *(one.text for one in task.later))
+    ]  # fmt: skip
+    assert not [
+        text for text in texts if re.search(r"so (?:first|before that) I (?!would|need)", text)
+    ]
+    assert any(re.search(r"(?:think|know|guess) [^.]*\. I ", text) for text in texts)
+    assert any(re.search(r"so (?:first|before that) ", text) for text in texts)

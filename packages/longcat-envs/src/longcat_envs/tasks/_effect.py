@@ -1,16 +1,18 @@
 """Whether all that a person says of a wish matters: with another value, something else happens.
 
-A distance below the free ones or a count that a rule rounds away may be said, and need not be
-understood: who calls with another value is rewarded all the same.
+A distance below the free ones, a count that a rule rounds away, or a colleague who is asked to do
+what any of them may and leaves no name, may be said, and need not be understood: who calls with
+another one is rewarded all the same.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longcat_envs.lang import Type
-from longcat_envs.world import Tool
+from longcat_envs.world import Store, Tool
 
 from ._call import Call
 from ._goal import Outcome
@@ -51,15 +53,30 @@ def with_other_values(tool: Tool, arguments: Mapping[str, Any]) -> Iterator[dict
                 yield {**arguments, one.name: value}
 
 
+def with_other_records(
+    store: Store, tool: Tool, arguments: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of a call with a record beside the one acted on replaced by another."""
+    for one in tool.parameters:
+        if one.type.kind == "ref" and one.name != f"{tool.of}_id":
+            given = arguments.get(one.name)
+            yield from ({**arguments, one.name: i} for i in store.ids(one.type.of) if i != given)
+
+
 def has_idle_value(chains: Chains, chain: Sequence[Call], reached: Outcome) -> bool:
-    """Whether a chain comes to the same with another value in one of its calls.
+    """Whether a chain comes to the same with another value, or record, in one of its calls.
 
     The world is left where the chain leads.
     """
+    store = chains.world.store
     is_idle = any(
         chains.outcome([*chain[:place], Call(call.tool, other), *chain[place + 1 :]]) == reached
         for place, call in enumerate(chain)
-        for other in with_other_values(chains.tools[call.tool], call.arguments)
+        for tool in (chains.tools[call.tool],)
+        for other in itertools.chain(
+            with_other_values(tool, call.arguments),
+            with_other_records(store, tool, call.arguments),
+        )
     )
     chains.run(chain)
     return is_idle

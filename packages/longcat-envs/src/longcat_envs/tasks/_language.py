@@ -44,6 +44,8 @@ class Language:
     reasons: tuple[str, ...]
     """Begins what makes a wish possible with the `RULE` that stands in the way of it; empty if
     rules are in another language."""
+    reasons_stated: tuple[str, ...]
+    """The same before a statement, which is no order: `I give the garden back`."""
     asks_figure: tuple[str, ...]
     asks_figure_too: tuple[str, ...]
     """Ways to ask for a number that need another wish before them."""
@@ -171,6 +173,7 @@ ENGLISH = Language(
     then=("Then {}", "After that, {}", "And then {}"),
     reasons=("I think RULE, so first {}", "As far as I know RULE, so before that {}",
              "I guess RULE, so first {}"),
+    reasons_stated=("I think RULE. {}", "As far as I know RULE. {}", "I guess RULE. {}"),
     asks_figure=("tell me {}", "let me know {}", "I would like to know {}", "please look up {}"),
     asks_figure_too=("I also want to know {}",),
     last=("Once that is done, {}", "Oh, and {}", "And {}"),
@@ -213,7 +216,7 @@ CHINESE = Language(
     hasty=("接下来，{}", "然后，{}"),
     last_wish=("最后，{}", "最后再问一下，{}", "{}"),
     aside=("对了，{}", "顺便，{}", "还有一件别的事：{}"),
-    then=("然后，{}", "接着，{}", "之后，{}"), reasons=(),
+    then=("然后，{}", "接着，{}", "之后，{}"), reasons=(), reasons_stated=(),
     asks_figure=("请查一下{}", "我想知道{}", "麻烦看一下{}", "帮忙查查{}"),
     asks_figure_too=("我还想知道{}",),
     last=("最后，{}", "都办完以后，{}"),

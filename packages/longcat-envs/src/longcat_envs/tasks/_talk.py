@@ -164,7 +164,8 @@ class Talk:
             return [frame(wish, ways)]
         if reason and self.rng.random() < SHARE_REASON:
             last = frame(wish, ways)
-            first = frame(helpers[0], [way.replace("RULE", reason) for way in words.reasons])
+            reasons = words.reasons if helpers[0].is_order else words.reasons_stated
+            first = frame(helpers[0], [way.replace("RULE", reason) for way in reasons])
             return [last, first, *(frame(helper, words.then) for helper in helpers[1:])]
         return [frame(helpers[0], ways), *(frame(one, words.then) for one in (*helpers[1:], wish))]
 
