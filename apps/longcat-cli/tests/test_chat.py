@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import smoke_run
+from longcat_cli import tool_programs
 from longcat_cli.chat import ChatOptions, Conversation
 from longcat_cli.errors import UsageError
 from longcat_cli.line_input import COMMANDS, is_command
@@ -210,6 +211,22 @@ def test_an_answer_that_fails_leaves_no_question_behind():
     assert conversation.messages == [{"role": "system", "content": "Be brief."}]
     asyncio.run(conversation.ask("time?", show=lambda piece: None))
     assert [m["content"] for m in conversation.messages] == ["Be brief.", "time?", "It is noon."]
+
+
+def test_a_program_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool_programs, "TIMEOUT_S", 1.0)
+    program = tmp_path / "sleeps.py"
+    program.write_text(
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    tools = _tools(tmp_path, add=[sys.executable, str(program), str(tmp_path / "pid")])
+    start = time.monotonic()
+    assert "add took longer than 1 s" in asyncio.run(tools.call("add", "{}"))
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '[{"function": 5}]', '[{"function": {}}]',

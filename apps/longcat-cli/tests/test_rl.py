@@ -11,11 +11,15 @@ import types
 from pathlib import Path
 from typing import ClassVar
 
+import longcat_cli.sft
 import pytest
 import typer
 from longcat_cli.errors import UsageError
+from longcat_cli.evals.trials import Limits, Target, _theirs
+from longcat_cli.local_talkers import TransformersTalker
+from longcat_cli.machine import dtype_here
 from longcat_cli.models import loaded
-from longcat_cli.rl import _run_config, build_worker, dtype_here, rl
+from longcat_cli.rl import _run_config, build_worker, rl
 from longcat_cli.rl_options import RlOptions, read_jsonl, split_tasks
 from longcat_cli.rl_report import Reporter, open_tracker
 from longcat_cli.sft import read_chats, sft
@@ -538,3 +542,29 @@ def test_a_tracker_that_is_not_installed_is_named(kind, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"--tracker {kind} needs: pip install"):
         open_tracker(kind, tmp_path, {})
+
+
+def test_many_rows_are_computed_in_what_the_cpu_can(place, monkeypatch):
+    """A model that was saved in bfloat16, as most are, on a CPU without instructions for it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "model")
+    model.to(torch.bfloat16).save_pretrained(place / "model")
+    assert (
+        TransformersTalker(place / "model").model.dtype == torch.bfloat16
+    )  # one row: memory decides
+    limits = Limits(
+        max_length=32, max_tokens=4, max_turns=1, temperature=1.0, num_running=1, seed=0
+    )
+    tried = _theirs(Target("m", "transformers", str(place / "model")), limits)
+    assert tried.engine.model.dtype == torch.float32
+    asked = []
+
+    def note(*_, dtype, **__):
+        asked.append(dtype)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(longcat_cli.sft, "loaded", note)
+    with pytest.raises(UsageError, match="seen"):
+        _run("sft", "--model", "model", "--data", "chat.jsonl")
+    assert asked == ["float32"]

@@ -61,6 +61,12 @@ def test_who_lives_in_held_out_tasks_was_never_met(folder, tasks):
     assert audit_grow.complaints(folder, 3) == []
 
 
+def test_people_say_days_as_results_write_them(tasks):
+    said = " ".join(task.opening for task in tasks)
+    assert re.search(r"\b20\d\d-\d\d-\d\d\b", said)
+    assert not re.search(r"\b\d{1,2} (?:January|February|March|April|May|June|July)\b", said)
+
+
 def test_a_world_of_ones_own_lies_in_a_file(tmp_path):
     shipped = resources.files("longcat_envs") / "domains"
     for ending in (".world", ".words.en"):

@@ -114,3 +114,16 @@ def _of_stat(text: str, key: str) -> int:
         if name in (key, f"total_{key}") and value.isdigit():
             return int(value)
     return 0
+
+
+def dtype_here(asked: str) -> str:
+    """Precision of the weights: `auto` is float32 on a CPU without instructions for bfloat16.
+
+    There bfloat16, as most models are saved, takes several times as long.
+    """
+    import torch
+
+    if asked != "auto" or torch.cuda.is_available():
+        return asked
+    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+    return asked if any("bf16" in name and there for name, there in can.items()) else "float32"

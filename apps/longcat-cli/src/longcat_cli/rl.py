@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from .errors import UsageError
+from .machine import dtype_here
 from .models import loaded, model_folder
 from .rl_options import RlOptions, options_of, split_tasks
 from .rl_report import Reporter, draw_curve
@@ -151,19 +152,6 @@ def _be_quiet() -> None:
 
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-
-
-def dtype_here(asked: str) -> str:
-    """Precision of the weights: `auto` is float32 on a CPU without instructions for bfloat16.
-
-    There bfloat16, as most models are saved, takes several times as long.
-    """
-    import torch
-
-    if asked != "auto" or torch.cuda.is_available():
-        return asked
-    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
-    return asked if any("bf16" in name and there for name, there in can.items()) else "float32"
 
 
 def _dtype(options: RlOptions) -> str:

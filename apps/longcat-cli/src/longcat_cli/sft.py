@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import UsageError
+from .machine import dtype_here
 from .models import loaded, model_folder
 from .rl_options import read_jsonl
 
@@ -80,7 +81,8 @@ def sft(
 
     read_jsonl(data, "--data")  # before a model is loaded
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, tokenizer = loaded(model_folder(model), lora=lora, dtype=dtype, device=device)
+    folder, dtype = model_folder(model), dtype_here(dtype)
+    network, tokenizer = loaded(folder, lora=lora, dtype=dtype, device=device)
     samples, num_long = read_chats(data, tokenizer, max_length)
     if num_long:
         typer.echo(f"{num_long} conversations of more than {max_length} tokens were left out")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from longcat_cli.machine import dtype_here
 from longcat_cli.processes import count, tune_process
 
 from .measures import Attempt, Cell
@@ -202,8 +203,9 @@ def _theirs(target: Target, limits: Limits) -> Worker:
     from longcat_dora.transformers import TransformersEngine, TransformersRenderer
 
     engine = TransformersEngine(
-        target.where, num_rows=limits.num_running, max_length=limits.max_length
-    )
+        target.where, num_rows=limits.num_running, max_length=limits.max_length,
+        dtype=dtype_here("auto"),
+    )  # fmt: skip
     engine.load_weights(0, b"")
     return Worker(
         engine=engine,
