@@ -99,13 +99,15 @@ def test_a_person_can_be_the_agent():
     assert play_in_terminal(setting, task, ask=lambda _: next(given), show=shown.append) == 0
     assert any(text.startswith("met ") for text in shown)
     assert not any(text.startswith("unmet") for text in shown)
-    shown.clear()
 
-    def leave(_):
+    def leave():
         raise EOFError
 
-    assert play_in_terminal(setting, task, ask=leave, show=shown.append) == 1
-    assert any(text.startswith("unmet") for text in shown)
+    for ask in (leave, iter(["give up"]).__next__, iter(["/quit"]).__next__):
+        shown.clear()
+        played = play_in_terminal(setting, task, ask=lambda _, a=ask: a(), show=shown.append)
+        assert played == 1
+        assert any(text.startswith("unmet") for text in shown)
 
 
 def test_results_that_are_not_there_are_no_results(capsys, tmp_path):

@@ -13,7 +13,8 @@ from .tasks import WorldEnvironment, WorldTask, system_prompt
 HELP = """say words          speak to the person
 TOOL key=value ...  call a tool; quote values with spaces: name="Ada Berg"
 tools [word]        list the tools, or those with a word in their name
-give up             end and see what was wanted"""
+give up             end and see what was wanted; so do quit, exit and Ctrl-D"""
+ENDS = {"give up", "quit", "exit", "/quit", "/exit"}
 
 
 def play_in_terminal(
@@ -31,7 +32,7 @@ def play_in_terminal(
             line = ask("> ").strip()
         except EOFError:
             line = "give up"
-        if line == "give up":
+        if line in ENDS:
             break
         if line.startswith("tools"):
             _list_tools(setting, task, line[5:].strip(), show)
