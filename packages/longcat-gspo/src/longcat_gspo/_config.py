@@ -62,8 +62,7 @@ class TrainerConfig:
     old_log_probs: OldLogProbs = "auto"
     """What ratios are taken against: the log-probs of the `engine`; the `trainer`'s own, of the
     weights as the batch began; or (`auto`) the engine's until it is seen to compute otherwise on
-    the same weights. `auto` takes the trainer's own too, where ratios are of sequences, for samples
-    of older versions that are out of the clip range before the batch has had a step."""
+    the same weights."""
     correction: Correction | None = None
     """Against an engine that does not agree with the trainer, or whose weights are older: ratios
     are taken against the trainer's own log-probs, and each sample is weighed by how those and the

@@ -10,11 +10,8 @@ from torch import Tensor
 from ._agreement import Agreement
 from ._config import TrainerConfig
 from ._mismatch import mismatch_weights
-from ._objective import ClipRange, log_gap, sequence_mean
 from ._parts import Mismatch, Part
 from ._predict import Predict
-
-_BY_SEQUENCE = ("gspo", "gspo_token")
 
 
 def look_at_engine(parts: Sequence[Part], agreement: Agreement, predict: Predict) -> None:
@@ -48,23 +45,9 @@ def set_old(part: Part, log_probs_T: Tensor, config: TrainerConfig, *, takes_own
     if correction is None:
         is_own = wanted == "trainer" or (wanted == "auto" and takes_own)
         part.old_T = own_T if is_own else engine_T
-        if wanted == "auto" and not is_own and config.objective in _BY_SEQUENCE:
-            part.outdated_S = _outdated(part, own_T, engine_T, config.clip)
-            part.old_T = torch.where(part.outdated_S[rows.sequence_T], own_T, engine_T)
         return
     part.old_T = own_T
     part.weight_T = mismatch_weights(
         own_T, engine_T, rows.sequence_T, num_sequences=len(part.advantage_S),
         level=correction.level, mode=correction.mode, cap=correction.cap,
     )  # fmt: skip
-
-
-def _outdated(part: Part, own_T: Tensor, engine_T: Tensor, clip: ClipRange) -> Tensor:
-    """Which sequences of older versions are out of the clip range by their age alone, (S,).
-
-    GSPO's range is narrow: a version or two move most ratios out of it before the batch has had its
-    step, and the clip, which is to bound how far that step carries, would throw their gradient away.
-    """
-    gap_T = log_gap(own_T, engine_T)
-    ratio_S = sequence_mean(gap_T, part.rows.sequence_T, len(part.advantage_S)).exp()
-    return ~part.on_policy_S & ((ratio_S < 1 - clip.low) | (ratio_S > 1 + clip.high))

@@ -29,8 +29,6 @@ class Part:
     """Whether the engine's log-probs are of the weights as the batch began, as far as is known."""
     old_T: Tensor | None = None
     """What ratios are taken against; set by the first pass."""
-    outdated_S: Tensor | None = None
-    """Whose ratios are against the trainer's own log-probs for their age: see `set_old`."""
     weight_T: Tensor | None = None
     reference_T: Tensor | None = None
     mismatch: Mismatch | None = None
@@ -112,9 +110,6 @@ def summary(seen: Sequence[Seen], parts: Sequence[Part]) -> dict[str, float]:
     }
     if num_old:
         metrics["behaviour_kl"] = sum(s.behaviour_kl for s in seen) / num_old
-    outdated = [p.outdated_S for p in parts if p.outdated_S is not None and not p.is_idle]
-    if outdated:
-        metrics["outdated_share"] = torch.cat(outdated).float().mean().item()
     weights = [p.weight_T for p in parts if p.weight_T is not None and not p.is_idle]
     if weights:
         metrics["correction"] = torch.cat(weights).mean().item()
