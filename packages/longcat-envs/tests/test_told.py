@@ -209,12 +209,13 @@ def test_a_long_message_is_read_quickly():
         "\0",
         "1",
         "12 ",
+        "1240 ",
         "零",
         "?",
         "：",
     ):
         said = (piece * 12_000)[:12_000]
-        for number in (f"{said} 1240", f"{said}1240 nights"):
+        for number in (f"{said} 1240", f"{said}1240 nights", f"It is 1240.\n{said}"):
             start = time.process_time()
             told(number, {"1240"}, numbers(places=0), {"1240"})
             assert time.process_time() - start < 1, piece
