@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import ClassVar
 
-import longcat_cli.rl_report
 import longcat_cli.sft
 import pytest
 import typer
@@ -23,7 +21,7 @@ from longcat_cli.machine import dtype_here
 from longcat_cli.models import loaded
 from longcat_cli.rl import _run_config, build_worker, rl
 from longcat_cli.rl_options import RlOptions, read_jsonl, split_tasks
-from longcat_cli.rl_report import Reporter, open_tracker, what_is_waited_for_said
+from longcat_cli.rl_report import Reporter, open_tracker
 from longcat_cli.sft import read_chats, sft
 from longcat_dora import Completion, LongcatDoraError, Progress, Session
 from typer.testing import CliRunner
@@ -570,23 +568,3 @@ def test_many_rows_are_computed_in_what_the_cpu_can(place, monkeypatch):
     with pytest.raises(UsageError, match="seen"):
         _run("sft", "--model", "model", "--data", "chat.jsonl")
     assert asked == ["float32"]
-
-
-def _stopped_in_a_step_of(seconds):
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
-    finally:
-        time.sleep(seconds)
-
-
-@pytest.mark.parametrize(("seconds", "is_said"), [(0.0, False), (1.0, True)])
-def test_ctrl_c_in_a_long_step_says_what_is_waited_for(monkeypatch, capsys, seconds, is_said):
-    monkeypatch.setattr(longcat_cli.rl_report, "SAYS_AFTER_S", 0.3)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), what_is_waited_for_said():
-        _stopped_in_a_step_of(seconds)
-    assert ("the step under way is finished first" in capsys.readouterr().err) is is_said
-    assert signal.getsignal(signal.SIGINT) is before
-    time.sleep(0.5)
-    assert "step" not in capsys.readouterr().err  # nothing is said once it has ended

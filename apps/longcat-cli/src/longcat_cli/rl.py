@@ -31,7 +31,7 @@ from .errors import UsageError
 from .machine import dtype_here
 from .models import loaded, model_folder
 from .rl_options import RlOptions, options_of, split_tasks
-from .rl_report import Reporter, draw_curve, what_is_waited_for_said
+from .rl_report import Reporter, draw_curve
 
 if TYPE_CHECKING:
     from longcat_dora import RunConfig, Task, Worker
@@ -257,8 +257,7 @@ def rl(
             (out / name).unlink(missing_ok=True)
         path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
     try:
-        with what_is_waited_for_said():
-            num = train_rl(out, options).num_batches
+        num = train_rl(out, options).num_batches
     except LongcatDoraError as error:
         raise UsageError(one_line(str(error))) from error
     except KeyboardInterrupt:

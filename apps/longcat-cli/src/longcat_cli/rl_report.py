@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import statistics
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -27,34 +25,6 @@ def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Add objects to a file, one a line."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-SAYS_AFTER_S = 2.0
-"""Seconds after Ctrl-C, if the run has not ended by then."""
-
-
-@contextlib.contextmanager
-def what_is_waited_for_said() -> Generator[None]:
-    """Say soon after Ctrl-C why the run has not ended: a step that was begun is finished."""
-    words = "\nstopping: the step under way is finished first"
-    timer = threading.Timer(SAYS_AFTER_S, lambda: typer.echo(words, err=True))
-    timer.daemon = True
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, or somebody else's
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if not timer.is_alive() and not timer.finished.is_set():
-            timer.start()
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
 
 
 class Reporter:
