@@ -2,12 +2,13 @@
 
 from importlib.resources import files
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from longcat_envs.history import load_setting
 from longcat_envs.tasks import Call, Chains, TaskMaker, outcome, with_other_values
 from longcat_envs.tasks import _make as making
-from longcat_envs.tasks._effect import has_idle_value
+from longcat_envs.tasks._effect import has_idle_value, other_values
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,16 @@ def test_each_value_is_changed_and_no_record(workshop):
     others = list(with_other_values(tool, given))
     assert {other["km_driven"] for other in others} == {119, 121}
     assert all(other["loan_id"] == "L1" for other in others)
+
+
+@pytest.mark.parametrize(("kind", "value", "others"), [
+    ("date", "2026-05-01", ["2026-09-30"]), ("date", "2026-03-03", ["2026-05-01", "2026-09-30"]),
+    ("int", 0, [1, 2]), ("int", 3, [4, 2]), ("flag", True, [False]), ("enum", "b", ["a", "c"]),
+    ("money", "0.50", ["1.50", "2.50"]), ("money", "1.00", ["2.00", "0.50"]),
+    ("text", "ab", ["abx", "xab"]),
+])  # fmt: skip
+def test_other_values_are_of_the_type_and_never_the_one_given(kind, value, others):
+    assert other_values(SimpleNamespace(kind=kind, options=("a", "b", "c")), value) == others
 
 
 def test_both_ends_of_a_stay_are_changed():
