@@ -108,8 +108,10 @@ def test_a_run_that_was_stopped_goes_on_from_elsewhere_and_leaves_what_others_lo
     rest, errors = run.communicate()
     assert last, errors
     assert run.returncode == 130, errors
-    assert "stopped; continue with: longcat rl --resume --out run" in errors
-    assert "Traceback" not in errors
+    told = "stopping; the step under way is finished first\n"
+    assert errors.removeprefix("\n").removeprefix(told).strip() == (
+        "stopped; continue with: longcat rl --resume --out run"
+    )
     steps = [int(line.split()[1]) for line in (last + rest).splitlines() if line[:5] == "step "]
     monkeypatch.chdir("/")
     again = _run("rl", "--resume", "--steps", steps[-1] + 2, "--out", place / "run")
@@ -568,3 +570,22 @@ def test_many_rows_are_computed_in_what_the_cpu_can(place, monkeypatch):
     with pytest.raises(UsageError, match="seen"):
         _run("sft", "--model", "model", "--data", "chat.jsonl")
     assert asked == ["float32"]
+
+
+class _RuntimeInALongStep:
+    def __init__(self, config, **options):
+        self.options = options
+
+    def run(self):
+        self.options["on_stop"]()
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_a_long_step_says_what_is_waited_for(place, monkeypatch):
+    monkeypatch.setattr("longcat_dora.LocalRuntime", _RuntimeInALongStep)
+    stopped = _run("rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "reward.py:score", *SMALL)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines() == [
+        "", "stopping; the step under way is finished first",
+        "", "stopped; continue with: longcat rl --resume --out rl-run",
+    ]  # fmt: skip

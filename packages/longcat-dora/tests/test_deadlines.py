@@ -311,3 +311,35 @@ def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, signum):
     version = [e["version"] for e in events if e["kind"] == "published"][-1]
     assert int(checkpoint.name.removeprefix("step-")) == version >= 5
     assert not Path(f"/proc/{process.pid}").exists()
+
+
+class _InterruptedTrainer(TabularTrainer):
+    """Somebody presses Ctrl-C while it takes its second step."""
+
+    def __init__(self, happened):
+        super().__init__(learning_rate=0.01)
+        self.happened, self.num = happened, 0
+
+    def train(self, batch):
+        self.num += 1
+        if self.num == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+        metrics = super().train(batch)
+        self.happened.append(f"step {self.num}")
+        return metrics
+
+
+def test_who_stops_a_run_in_a_step_is_told_before_it_is_finished(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where this began
+    happened = []
+    runtime = LocalRuntime(
+        RunConfig(folder=tmp_path, max_steps=10**6, save_every=10**6),
+        factory=tabular_worker, trainer=_InterruptedTrainer(happened),
+        tasks=(Task(f"n{n}", n % 8) for n in range(10**9)),
+        on_stop=lambda: happened.append("told"),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run()
+    assert happened == ["step 1", "told", "step 2"]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000002"]

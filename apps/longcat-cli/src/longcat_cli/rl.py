@@ -114,7 +114,7 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
         _run_config(out, options, evaluates=bool(held)), trainer=make_trainer,
         factory=functools.partial(build_worker, options, name), tasks=_tasks(options, train),
         on_step=reporter.step, on_group=reporter.group,
-        evaluate=reporter.evaluate if held else None,
+        evaluate=reporter.evaluate if held else None, on_stop=reporter.stop,
     )  # fmt: skip
     try:
         run.run()

@@ -102,6 +102,10 @@ class Reporter:
         if progress.step % 10 == 0:  # a picture to look at while it runs
             draw_curve(self.out)
 
+    def stop(self) -> None:
+        """After Ctrl-C in a step, which may take a minute."""
+        typer.echo("\nstopping; the step under way is finished first", err=True)
+
     def evaluate(self, version: int, weights: bytes | memoryview) -> dict[str, float]:
         """Try the held-out tasks, each once, taking the likeliest words.
 

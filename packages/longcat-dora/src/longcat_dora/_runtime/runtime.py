@@ -75,6 +75,7 @@ class Runtime(ABC):
             by the loop, one after another: what takes long belongs into `evaluate`.
         evaluate: Called with a version and its weights, in a thread of its own: see
             `evaluate_every`.
+        on_stop: Called where the run is stopped in a step, which is finished first.
 
     Raises:
         TypeError: The trainer lacks a method, or tasks are none.
@@ -90,6 +91,7 @@ class Runtime(ABC):
         on_step: Callable[[Progress], None] | None = None,
         on_group: Callable[[list[Trajectory]], None] | None = None,
         evaluate: Evaluate | None = None,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         if not isinstance(config, RunConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"config must be a RunConfig, got {config!r:.80}")
@@ -98,7 +100,7 @@ class Runtime(ABC):
                 f"factory must build a Worker when called, got {type(factory).__name__}"
             )
         self.config, self.factory, self.tasks = config, factory, tasks
-        self.on_step, self.on_group = on_step, on_group
+        self.on_step, self.on_group, self.on_stop = on_step, on_group, on_stop
         self.manager: RolloutManager
         self._crew = Crew(config, self.spawn)
         self.is_over = False
@@ -216,6 +218,8 @@ class Runtime(ABC):
             self._end()
         except (KeyboardInterrupt, asyncio.CancelledError):
             if self._step is not None:  # a step that was begun is finished, and counts
+                if self.on_stop is not None and not self._step.done():
+                    self.on_stop()
                 await self._step
             await self._save()
             if not self._stopped_by:
