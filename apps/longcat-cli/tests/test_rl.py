@@ -583,7 +583,9 @@ class _RuntimeInALongStep:
 
 def test_ctrl_c_in_a_long_step_says_what_is_waited_for(place, monkeypatch):
     monkeypatch.setattr("longcat_dora.LocalRuntime", _RuntimeInALongStep)
-    stopped = _run("rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "reward.py:score", *SMALL)
+    stopped = _run(
+        "rl", "--model", "model", "--tasks", "tasks.jsonl", "--reward", "reward.py:score", *SMALL
+    )
     assert stopped.exit_code == 130
     assert stopped.stderr.splitlines() == [
         "", "stopping; the step under way is finished first",
