@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import ClassVar
 
+import longcat_cli.rl_report
 import longcat_cli.sft
 import pytest
 import typer
@@ -335,15 +336,22 @@ def test_a_run_whose_held_out_tasks_all_fail_ends_at_the_next_figure(tmp_path, m
     reporter.close()
 
 
-def test_answers_are_told_until_there_is_a_step(tmp_path, monkeypatch, capsys):
+def test_answers_are_told_while_a_step_is_waited_for(tmp_path, monkeypatch, capsys):
+    """Each group before the first step, and after it whoever comes when nothing was said lately."""
     reporter = _reporter(tmp_path, monkeypatch, [])
+    now = [100.0]
+    monkeypatch.setattr(longcat_cli.rl_report.time, "monotonic", lambda: now[0])
     for rewards in ((0.0, 1.0), (1.0, 1.0)):
         reporter.group([types.SimpleNamespace(reward=reward) for reward in rewards])
     reporter.step(Progress(1, {"reward": 0.5}, []))
-    reporter.group([types.SimpleNamespace(reward=0.0)])
-    told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert told[:2] == [["answers", "2", "reward", "0.500"], ["answers", "4", "reward", "0.750"]]
-    assert [line[0] for line in told] == ["answers", "answers", "step"]
+    for seconds, reward in ((1, 0.0), (4, 0.5), (1, 0.0), (5, 1.0)):
+        now[0] += seconds
+        reporter.group([types.SimpleNamespace(reward=reward)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"answers   2  reward 0.500 {20 * '#'}", f"answers   4  reward 0.750 {30 * '#'}",
+        f"step    1    reward 0.500 {20 * '#'}",
+        f"answers   2  reward 0.250 {10 * '#'}", f"answers   4  reward 0.375 {15 * '#'}",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("can", "asked", "given"), [

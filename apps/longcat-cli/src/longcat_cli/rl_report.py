@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -25,6 +26,10 @@ def append_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Add objects to a file, one a line."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+TELLS_EVERY_S = 5.0
+"""Between a step's line and one about the answers that the next step waits for, at least."""
 
 
 class Reporter:
@@ -49,7 +54,8 @@ class Reporter:
         self._is_over = False
         self._track = open_tracker(options.tracker, out, asdict(options))
         self._step = 0
-        self._first: list[float] = []
+        self._since_step: list[float] = []
+        self._told_at = 0.0
 
     def begin(self) -> None:
         """Evaluate the model as it is, beside the start of the engine, if that was not done yet."""
@@ -76,10 +82,9 @@ class Reporter:
     def group(self, group: list[Trajectory]) -> None:
         """After each task's attempts; before the first step they are the first figures."""
         self._look_at_before()
-        if self._step:
-            return
-        self._first += [trajectory.reward for trajectory in group]
-        typer.echo(f"answers {len(self._first):3d}  reward {statistics.mean(self._first):.3f}")
+        self._since_step += [trajectory.reward for trajectory in group]
+        if not self._step or time.monotonic() - self._told_at >= TELLS_EVERY_S:
+            self._tell(f"answers {len(self._since_step):3d}", statistics.mean(self._since_step))
 
     def _look_at_before(self) -> None:
         if self._before is not None and self._before.done():
@@ -97,10 +102,16 @@ class Reporter:
         append_jsonl(self.out / "samples.jsonl", lines)
         self._step = progress.step
         self._track(progress)
-        bar = "#" * round(40 * max(0.0, min(1.0, metrics["reward"])))
-        typer.echo(f"step {progress.step:4d}  reward {metrics['reward']:.3f} {bar}")
+        self._since_step = []
+        self._tell(f"step {progress.step:4d}", metrics["reward"])
         if progress.step % 10 == 0:  # a picture to look at while it runs
             draw_curve(self.out)
+
+    def _tell(self, what: str, reward: float) -> None:
+        self._told_at = time.monotonic()
+        typer.echo(
+            f"{what:11s}  reward {reward:.3f} {'#' * round(40 * max(0.0, min(1.0, reward)))}"
+        )
 
     def stop(self) -> None:
         """After Ctrl-C in a step, which may take a minute."""
