@@ -1,5 +1,6 @@
 """Anybody's agent: a model behind a server, a stranger's class, and the figures of both."""
 
+import itertools
 import json
 import math
 import os
@@ -54,7 +55,9 @@ def tasks(setting):
 def ran(capsys, *arguments):
     code = main(["run", "bank", "--difficulty", "shallow", "--tasks", str(NUM), "--json",
                  "--tries", "1", *arguments])  # fmt: skip
-    return code, json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.err.startswith("no episode is valid, the first: ") is (code == 1)
+    return code, json.loads(said.out)
 
 
 def test_a_model_that_does_the_golden_chain_passes_every_time(capsys, tasks, monkeypatch):
@@ -92,12 +95,22 @@ def test_a_model_that_only_talks_fails_and_says_what_is_unmet(capsys, monkeypatc
 def test_a_server_that_fails_is_invalid_and_never_a_zero(capsys, status, answered, words):
     with FakeServer(lambda body: (status, answered)) as server:
         code, found = ran(capsys, "--model", server.url, "--k", "1")
-    assert code == 0
+    assert code == 1  # nothing is known of the model
     assert found["summary"]["invalid"] == NUM
     assert found["summary"]["pass@1"] is None
     assert words in found["rows"][0]["reason"]
     for row in found["rows"]:  # nothing happened in them
         assert (row["reward"], row["calls"], row["errors"], row["unmet"]) == (0, 0, 0, [])
+
+
+def test_one_valid_episode_is_enough(capsys):
+    talk, num = {"role": "assistant", "content": "All of that is done."}, itertools.count()
+    with FakeServer(
+        lambda body: (200, talk) if next(num) == 0 else (400, {"error": "bad"})
+    ) as server:
+        code, found = ran(capsys, "--model", server.url, "--k", "2", "--concurrency", "1")
+    assert code == 0
+    assert 0 < found["summary"]["invalid"] < 2 * NUM
 
 
 def test_whatever_a_model_answers_ends_in_a_record(capsys):

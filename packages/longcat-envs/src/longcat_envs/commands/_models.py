@@ -117,7 +117,7 @@ def _run(given: argparse.Namespace) -> int:
                     **by_judge},
         "rows": trials,
     })  # fmt: skip
-    return 0 if is_whole else 130
+    return _exit_code(trials, is_whole)
 
 
 def _run_foreign(given: argparse.Namespace) -> int:
@@ -141,7 +141,17 @@ def _run_foreign(given: argparse.Namespace) -> int:
                     "reasons": sorted({t["reason"] for t in trials if t["reason"]})[:3]},
         "rows": trials,
     })  # fmt: skip
-    return 0 if is_whole else 130
+    return _exit_code(trials, is_whole)
+
+
+def _exit_code(trials: Sequence[Trial], is_whole: bool) -> int:
+    """130 where it was stopped, 1 where no episode tells anything of the model."""
+    if not is_whole:
+        return 130
+    if trials and all(trial["status"] == "invalid" for trial in trials):
+        say(f"no episode is valid, the first: {trials[0]['reason']}", is_error=True)
+        return 1
+    return 0
 
 
 def _endpoint(given: argparse.Namespace, url: str, name: str) -> Endpoint:
