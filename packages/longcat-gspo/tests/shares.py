@@ -7,9 +7,9 @@ from random import Random
 from longcat_gspo import Oversampler
 
 
-def simulate(domains, *, places=64, num=1600, seed=0):
+def simulate(domains, *, places=64, num=1600, seed=0, shares=None):
     """Return the domains of groups with a signal, in order; starts by domain; the sampler."""
-    sampler = Oversampler(dict.fromkeys(domains, 1.0))
+    sampler = Oversampler(shares or dict.fromkeys(domains, 1.0))
     rng, running, arrived, starts = Random(seed), [], [], Counter()
 
     def begin(now):

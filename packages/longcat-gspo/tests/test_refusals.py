@@ -425,6 +425,18 @@ def test_shares_hold_at_default_settings(latency, fast, slow):
     assert sampler.hopeless == []
 
 
+@pytest.mark.parametrize(("weights", "latency", "places"), [
+    ((1, 1), 20, 512), ((1, 1), 5, 256), ((9, 1), 20, 64), ((19, 1), 20, 64), ((1, 9), 20, 256),
+])  # fmt: skip
+def test_shares_are_those_of_what_arrives_however_much_runs(weights, latency, places):
+    """What a slow domain always has under way is not what it was given."""
+    domains = {"fast": (1.0, 0.9), "slow": (float(latency), 0.9)}
+    asked = dict(zip(domains, map(float, weights), strict=True))
+    arrived, _, _ = shares.simulate(domains, num=6000, places=places, shares=asked)
+    late = arrived[3000:]
+    assert late.count("slow") / len(late) == pytest.approx(weights[1] / sum(weights), rel=0.15)
+
+
 def test_shares_hold_in_the_far_corner_once_rates_are_known():
     """Two hundred times as slow, and fifty attempts for one signal: the first batches lack it."""
     domains = {"fast": (1.0, 0.9), "slow": (200.0, 0.02)}

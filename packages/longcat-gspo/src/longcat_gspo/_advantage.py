@@ -39,8 +39,9 @@ def group_advantages(
             )
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline must be one of {get_args(Baseline)}, got {baseline!r}")
+    rewards = [float(reward) for reward in rewards]  # of numpy and torch they compute otherwise
     if baseline == "none":
-        return [float(reward) for reward in rewards]
+        return rewards
     members: dict[Hashable, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)

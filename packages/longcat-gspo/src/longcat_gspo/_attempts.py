@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ._advantage import Baseline, group_advantages, is_finite
 from ._config import TrainerConfig
@@ -68,6 +69,10 @@ def attempt_keys(samples: Sequence[Sample]) -> list[Hashable]:
         for name, value in (("group", sample.group), ("attempt", sample.attempt)):
             if not isinstance(value, Hashable):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ValueError(f"sample {number}: its {name} must be hashable, got {value!r}")
+            if isinstance(value, Tensor) or value != value:  # which are alike only to themselves
+                raise ValueError(
+                    f"sample {number}: its {name} must be a name or a number, got {value!r}"
+                )
     return [
         ("alone", number) if sample.attempt is None else (sample.group, sample.attempt)
         for number, sample in enumerate(samples)
@@ -94,7 +99,7 @@ class Counts:
     def of(cls, samples: Sequence[Sample], advantages: Sequence[float]) -> Counts:
         """Count a process's own samples."""
         keys = attempt_keys(samples)
-        rewards = {key: sample.reward for key, sample in zip(keys, samples, strict=True)}
+        rewards = {key: float(sample.reward) for key, sample in zip(keys, samples, strict=True)}
         held = [
             (key, sample, advantage)
             for key, sample, advantage in zip(keys, samples, advantages, strict=True)
@@ -111,6 +116,16 @@ class Counts:
             all_attempts=len(rewards),
             tokens=sum(len(sample.token_ids) for sample in samples),
         )
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is told of a batch, whether a step was taken or not."""
+        return {
+            "signal_share": self.signals / self.samples,
+            "masked_share": 1 - self.learned / self.samples,
+            "reward": self.reward / self.all_attempts,
+            "tokens": self.tokens,
+            "attempt_tokens": self.tokens / self.all_attempts,
+        }
 
 
 def weighed(
@@ -157,6 +172,11 @@ def check_tokens(samples: Sequence[Sample], num_words: int | None) -> None:
         if not isinstance(sample, Sample):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"a batch must hold samples, got {type(sample).__name__} at {number}")
         ids, mask = np.asarray(sample.token_ids), np.asarray(sample.loss_mask)
+        if ids.ndim != 1 or mask.ndim != 1:
+            raise ValueError(
+                f"sample {number}: token_ids and loss_mask must have one axis, got the shapes "
+                f"{ids.shape} and {mask.shape}"
+            )
         if len(ids) != len(mask):
             raise ValueError(
                 f"sample {number}: token_ids, loss_mask and log_probs must have one length, got "
@@ -199,7 +219,7 @@ def check_samples(
                 "(log_probs=None: computed)"
             )
         if logs is not None:
-            if num and np.asarray(logs).dtype.kind not in "fiuO":
+            if num and (np.ndim(logs) != 1 or np.asarray(logs).dtype.kind not in "fiuO"):
                 raise ValueError(f"sample {number}: log_probs must be numbers, got {logs!s:.80}")
             mask = np.asarray(sample.loss_mask, dtype=bool)
             given.append(_learned(number, sample.group, np.asarray(logs, dtype=np.float64)[mask]))
@@ -232,7 +252,7 @@ def _check_groups(samples: Sequence[Sample]) -> None:
     forgotten = [number for number, sample in enumerate(samples) if sample.group in ("", None)]
     if forgotten and len(forgotten) < len(samples):
         raise ValueError(f"sample {forgotten[0]} must say its group, as others do")
-    if any(sample.group for sample in samples):
+    if not forgotten:
         return
     firsts = dict(reversed(list(zip(attempt_keys(samples), samples, strict=True))))
     prompts = {_prompt(sample) for sample in firsts.values()}

@@ -23,6 +23,7 @@ from ._batch_loss import divergence
 from ._config import TrainerConfig
 from ._distill import mopd_loss
 from ._numbers import number
+from ._optimizer import no_gradient_left
 from ._predict import Predict
 from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
 from ._tensors import num_words, set_train_mode
@@ -179,7 +180,7 @@ class MopdTrainer(GspoTrainer):
                 raise ValueError(
                     f"attempt {place} must have one of the teachers {sorted(found)}, got {name!r}"
                 )
-            for _ in attempt.segments:
+            for _ in range(max(1, len(attempt.segments))):  # see `as_samples`
                 sample, key, advantage = next(left)
                 if sample.num_learned:
                     found[name].append(_Judged(sample, 1 / held[key], advantage))
@@ -199,11 +200,12 @@ class MopdTrainer(GspoTrainer):
                 )  # fmt: skip
 
     def _distil(self, parts: list[_Part], num: float, num_missing: int) -> dict[str, float]:
-        seen = [self._judge(part, num) for part in parts]
-        for _ in range(num_missing):
-            log_probs_T, _ = self._predict(Rows.nothing(self.device))
-            self._together.backward(log_probs_T.sum() * 0)
-        metrics = self._step(sum(one.loss for one in seen))
+        with no_gradient_left(self.optimizer):
+            seen = [self._judge(part, num) for part in parts]
+            for _ in range(num_missing):
+                log_probs_T, _ = self._predict(Rows.nothing(self.device))
+                self._together.backward(log_probs_T.sum() * 0)
+            metrics = self._step(sum(one.loss for one in seen))
         return metrics | (_summary(seen) if seen else {})
 
     def _judge(self, part: _Part, num: float) -> _Seen:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -107,3 +108,13 @@ def _is_finite(grad: Tensor) -> bool:
     spread = as_dtensor(grad)
     local = grad if spread is None else spread.to_local()
     return bool(torch.isfinite(local).all())
+
+
+@contextmanager
+def no_gradient_left(optimizer: torch.optim.Optimizer) -> Generator[None]:
+    """Forget what a step that fails half way, by Ctrl-C too, would add to the next one."""
+    try:
+        yield
+    except BaseException:
+        optimizer.zero_grad()
+        raise

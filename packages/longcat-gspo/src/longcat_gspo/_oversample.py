@@ -4,8 +4,9 @@
   success to learn from (`num_groups`); each group forms its own advantages.
 - Between domains, whoever is furthest behind its share is started next (`Oversampler`). What is
   under way counts as far as it is expected to arrive with a signal, so a slow domain is started
-  earlier, not more often. What arrived is forgotten in time, so that a domain does not make up for
-  what its first, slow groups could not give.
+  earlier, not more often. What was started is forgotten in time, under way or not: a domain does
+  not make up for what its first, slow groups could not give, and one that always has much under
+  way does not look as if it had been given that.
 - A domain that gives no signal for long is named, and held back to a few starts that would find out
   if that changes; its share is the others' until then.
 
@@ -29,7 +30,7 @@ _HOPELESS_AFTER = 400
 _PROBES = 0.02
 """Share of the starts that a hopeless domain gets."""
 _WINDOW = 384
-"""Signals after which an arrival counts 1/e."""
+"""Signals after which what was started counts 1/e."""
 
 
 def num_groups(pass_rate: float, *, group_size: int, confidence: float = 0.8, most: int = 4) -> int:
@@ -89,6 +90,8 @@ class Oversampler(Generic[Key]):
         total = sum(share / largest for share in shares.values())
         self._share = {key: share / largest / total for key, share in shares.items()}
         self._running: dict[Key, int] = dict.fromkeys(shares, 0)
+        self._under_way: dict[Key, float] = dict.fromkeys(shares, 0.0)
+        """What runs, each by how long ago it was started."""
         self._given: dict[Key, float] = dict.fromkeys(shares, 0.0)
         self._signal: dict[Key, float] = dict.fromkeys(shares, 1.0)
         self._finished: dict[Key, int] = dict.fromkeys(shares, 0)
@@ -118,12 +121,15 @@ class Oversampler(Generic[Key]):
             share = sum(self._share[key] for key in alive)
             key = max(alive, key=lambda key: self._need(key, total, share))
         self._running[key] += 1
+        self._under_way[key] += 1
         return key
 
     def finish(self, key: Key, *, has_signal: bool) -> None:
         """Note that a group of `key` ended, and whether a batch could use it."""
         if self._running.get(key, 0) < 1:
             raise ValueError(f"{key!r} has nothing running that could finish")
+        weight = self._under_way[key] / self._running[key]  # which of them it was is not known
+        self._under_way[key] -= weight
         self._running[key] -= 1
         self._finished[key] += 1
         has_signal = bool(has_signal)  # of numpy: its difference from a number is none
@@ -132,16 +138,17 @@ class Oversampler(Generic[Key]):
         self._in_vain[key] = 0 if has_signal else self._in_vain[key] + 1
         if has_signal:
             self._has_given[key] = True
+            self._given[key] += weight
             for other in self._given:
                 self._given[other] *= 1 - 1 / _WINDOW
-            self._given[key] += 1
+                self._under_way[other] *= 1 - 1 / _WINDOW
 
     def ratio(self, key: Key) -> float:
         """Groups started for each that a batch can use."""
         return 1 / max(self._signal[key], 0.01)
 
     def _expected(self, key: Key) -> float:
-        return self._given[key] + self._running[key] / self.ratio(key)
+        return self._given[key] + self._under_way[key] / self.ratio(key)
 
     def _need(self, key: Key, total: float, share: float) -> float:
         running = sum(self._running.values())
@@ -186,3 +193,4 @@ class Oversampler(Generic[Key]):
         for name in ("finished", "in_vain", "has_given", "probes"):
             setattr(self, f"_{name}", dict(state.get(name, getattr(self, f"_{name}"))))
         self._running = dict.fromkeys(self._share, 0)
+        self._under_way = dict.fromkeys(self._share, 0.0)

@@ -22,6 +22,7 @@ from ._config import TrainerConfig
 from ._linear import CHUNK_BYTES, linear_log_probs, linear_log_probs_and_entropy
 from ._samples import Rows
 from ._shared import check_sharing, shared_logits
+from ._tensors import evaluating
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -111,7 +112,7 @@ def _packed_logits(model: nn.Module, rows: Rows, options: dict[str, bool]) -> Te
 def _check_packing(model: nn.Module) -> None:
     ids = torch.tensor([[1, 2, 3, 1, 2, 3]], device=next(model.parameters()).device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             logits = model(ids, position_ids=ids - 1, **no_cache(model)).logits[0]
     except TypeError as error:
         raise ValueError(f"packed needs a model that takes position_ids: {error}") from error
@@ -172,7 +173,7 @@ def from_hidden_states(
         return out if isinstance(out, Tensor) else out.last_hidden_state
 
     ids = torch.arange(3, device=head.weight.device)[None]
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), autocast(), evaluating(plain):
         logits = plain(ids, attention_mask=torch.ones_like(ids), **options).logits
         gap = (logits - head(hidden(ids, torch.ones_like(ids)))).abs().max()
     if gap > 1e-3 * (1 + logits.abs().max()):

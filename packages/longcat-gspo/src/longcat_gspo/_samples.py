@@ -95,6 +95,8 @@ def as_samples(batch: Sequence[Sample] | Sequence[Attempt]) -> list[Sample]:
                 f"at {place}"
             )
         attempt = f"#{place}" if len(item.segments) > 1 else None
+        if not len(item.segments):  # it said nothing, and counts in its group's mean
+            samples.append(_silent(item))
         samples += (
             Sample(
                 token_ids=segment.token_ids, loss_mask=segment.loss_mask,
@@ -104,6 +106,13 @@ def as_samples(batch: Sequence[Sample] | Sequence[Attempt]) -> list[Sample]:
             for segment in item.segments
         )  # fmt: skip
     return samples
+
+
+def _silent(attempt: Attempt) -> Sample:
+    return Sample(
+        token_ids=[], loss_mask=[], log_probs=[], reward=attempt.reward, group=attempt.group,
+        version=getattr(attempt, "version", None),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ._adapters import base_model
 from ._samples import Rows, Sample
+from ._tensors import evaluating
 
 Item = TypeVar("Item")
 
@@ -125,7 +126,7 @@ def check_sharing(model: nn.Module, options: dict[str, bool]) -> None:
     samples = [Sample(token_ids=i, loss_mask=[False, *[True] * 3], log_probs=None) for i in ids]
     rows = Rows.of(samples, next(model.parameters()).device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             own = model(rows.ids_BL, attention_mask=rows.real_BL, **options).logits[rows.wanted_BL]
             gap = (shared_logits(model, rows, options) - own).abs().max()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -6,6 +6,8 @@ A weight that has several names (tied embeddings) goes under the first of them.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +59,18 @@ def set_train_mode(model: nn.Module, *, dropout: bool) -> None:
     for module in model.modules():
         if not dropout and isinstance(module, _DROPOUT):
             module.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Set evaluation mode for a while, so that two passes over the same are the same."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

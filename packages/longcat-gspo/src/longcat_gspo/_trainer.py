@@ -42,7 +42,14 @@ from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
 from ._numbers import whole
 from ._old import look_at_engine, set_old
-from ._optimizer import MakeOptimizer, chosen, clip_finite, parameter_groups, set_rate
+from ._optimizer import (
+    MakeOptimizer,
+    chosen,
+    clip_finite,
+    no_gradient_left,
+    parameter_groups,
+    set_rate,
+)
 from ._parts import Part, Seen, cut, idle_part, lay_out, summary
 from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples
@@ -209,17 +216,12 @@ class GspoTrainer:
             set_train_mode(self.model, dropout=False)
             parts = self._parts(weighed(samples, advantages, counts, self.config))
             whole = Whole(counts.learned, counts.learned_tokens)
-            for _ in range(self.config.epochs):
-                metrics = self._train_step(parts, whole)
+            with no_gradient_left(self.optimizer):
+                for _ in range(self.config.epochs):
+                    metrics = self._train_step(parts, whole)
             metrics["tokens_per_s"] = counts.tokens / (time.perf_counter() - began)
         self.num_batches += 1
-        return metrics | {
-            "signal_share": counts.signals / counts.samples,
-            "masked_share": 1 - counts.learned / counts.samples,
-            "reward": counts.reward / counts.all_attempts,
-            "tokens": counts.tokens,
-            "attempt_tokens": counts.tokens / counts.all_attempts,
-        }
+        return metrics | counts.metrics()
 
     def _parts(self, pairs: Sequence[tuple[Sample, float]]) -> list[Part]:
         """Lay out what has a gradient, in micro-batches."""
@@ -288,18 +290,17 @@ class GspoTrainer:
         total = 0.0
         held = [sample for sample in samples if sample.num_learned]
         batches = cut(self.config)(held, lambda s: s, self.config.micro_batch_tokens)
-        num_missing = self._together.num_missing(
-            len(batches)
-        )  # before the first pass: processes meet here
-        for batch in batches:
-            log_probs_T, _ = self._predict(Rows.of(batch, self.device), with_entropy=False)
-            loss = -log_probs_T.sum() / num_tokens
-            self._together.backward(loss)
-            total += loss.item()
-        for _ in range(num_missing):
-            log_probs_T, _ = self._predict(Rows.nothing(self.device))
-            self._together.backward(log_probs_T.sum() * 0)
-        return self._step(total) | {"tokens": tokens}
+        num_missing = self._together.num_missing(len(batches))  # first: processes meet here
+        with no_gradient_left(self.optimizer):
+            for batch in batches:
+                log_probs_T, _ = self._predict(Rows.of(batch, self.device), with_entropy=False)
+                loss = -log_probs_T.sum() / num_tokens
+                self._together.backward(loss)
+                total += loss.item()
+            for _ in range(num_missing):
+                log_probs_T, _ = self._predict(Rows.nothing(self.device))
+                self._together.backward(log_probs_T.sum() * 0)
+            return self._step(total) | {"tokens": tokens}
 
     def evaluate(self, samples: Sequence[Sample]) -> float:
         """Mean negative log-likelihood of the masked-in tokens of this process, without a step."""
@@ -319,14 +320,10 @@ class GspoTrainer:
     def _step(self, loss: float) -> dict[str, float]:
         self._together.add_up_gradients(self.model)
         (loss,) = self._together.totals(loss)
-        try:
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
-            self.accelerator.unscale_gradients()
-            norm = clip_finite(self._plain.named_parameters(), self.config.max_grad_norm)
-        except FloatingPointError:
-            self.optimizer.zero_grad()
-            raise
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss must be finite, got {loss}; no step was taken")
+        self.accelerator.unscale_gradients()
+        norm = clip_finite(self._plain.named_parameters(), self.config.max_grad_norm)
         rate = self.config.learning_rate_at(self.num_steps)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
