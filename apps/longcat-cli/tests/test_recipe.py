@@ -34,8 +34,12 @@ def test_set_changes_anything():
 
 
 WRONG = [
-    ("rl.stepps=7", "unknown key 'rl.stepps'; near it: steps"),
+    ("rl.stepps=7", "unknown key 'rl.stepps'; near it: rl.steps"),
     ("rll.steps=7", "unknown key 'rll'; near it: rl"),
+    ("steps=7", "unknown key 'steps'; near it: cold_start.steps, rl.steps, fuse.steps"),
+    ("clip_hig=1", "unknown key 'clip_hig'; near it: rl.clip_high"),
+    ("rl.temperature=nan", "rl.temperature must be finite, got nan"),
+    ("noise.levels=[nan]", "noise.levels must be finite, got nan"),
     ("rl.steps=many", "rl.steps must be int, got 'many'"),
     ("rl.steps=1.5", "rl.steps must be int, got 1.5"),
     ("rl.steps=true", "rl.steps must be int, got True"),
@@ -141,6 +145,30 @@ def test_every_key_says_what_it_means():
     assert len(found) > 60
     assert [key.name for key in found if not key.meaning] == []
     assert next(key for key in found if key.name == "rl.clip_low").rule == "above 0 and at most 1"
+
+
+def test_what_is_shown_says_all_of_it(longcat):
+    shown = longcat("config", "show", "smoke").stdout
+    said = " ".join(shown.replace("\n# ", " ").split())
+    assert [key.name for key in keys(load_recipe("smoke"))
+            if " ".join(key.meaning.split()) not in said] == []  # fmt: skip
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_a_check_names_every_mistake(longcat, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "sead = 1\n[rl]\nsteps = -1\nstepz = 4\n[fuse]\ndrop = 2.0\n[noise]\nlevels = []\n"
+    )
+    done = longcat("config", "check", str(path))
+    assert done.returncode == 2
+    assert [line.partition(",")[0] for line in done.stderr.splitlines()] == [
+        "longcat: unknown key 'sead'; near it: seed", "longcat: rl.steps must be at least 0",
+        "longcat: unknown key 'rl.stepz'; near it: rl.steps",
+        "longcat: fuse.drop must be at least 0 and at most 1",
+    ]  # fmt: skip
+    path.write_text("[evaluate]\nnoise = []\n[rl]\nmax_running = 4\n")  # rules of several keys
+    assert len(longcat("config", "check", str(path)).stderr.splitlines()) == 2
 
 
 def test_what_is_shown_can_be_read_again(longcat, tmp_path):

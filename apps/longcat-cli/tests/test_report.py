@@ -10,7 +10,7 @@ import pytest
 from longcat_cli.display import Display
 from longcat_cli.folder import RunFolder, write_json
 from longcat_cli.page import talks
-from longcat_cli.page.facts import duration, head, short
+from longcat_cli.page.facts import changes, duration, head, short
 from longcat_cli.page.tables import interval, matrix
 from longcat_cli.recipe_file import load_recipe
 from longcat_cli.stages import report
@@ -237,3 +237,22 @@ def _look(page, tmp_path, width, is_dark):
     said = re.search(r"FOUND(.*)END", done.stdout)
     assert said, done.stdout[-2000:]
     return json.loads(said[1].replace("&gt;", ">").replace("&amp;", "&"))
+
+
+@pytest.mark.parametrize(("began", "is_told"), [((0.0, 10.0), False), ((0.0, 0.0), True)])
+def test_shares_of_stages_beside_each_other_are_explained(tmp_path, began, is_told):
+    folder = RunFolder.create(tmp_path / "run", load_recipe("smoke"))
+    for stage, at in zip(("expert-library", "expert-shop"), began, strict=True):
+        folder.mark_done(stage, {**_facts(stage), "began": at, "seconds": 10.0})
+    assert ("ran beside each other" in report._stages(folder)) is is_told
+
+
+def test_what_differs_is_said_as_a_recipe_says_it():
+    other = ["groups={'a': ['shop']}", "model.induction=false", "rl.max_turns=3"]
+    told = {key: (was, now, why) for key, was, now, why in changes(load_recipe("smoke", other))}
+    assert told["groups"][:2] == (
+        '{ "library" = ["library"], "shop" = ["shop"] }',
+        '{ "a" = ["shop"] }',
+    )
+    assert told["model.induction"][:2] == ("true", "false")
+    assert [why for *_, why in told.values() if not why.endswith((".", ")"))] == []

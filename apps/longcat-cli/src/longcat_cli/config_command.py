@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ def config_show(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Print every key with its value, its range and its meaning, as TOML that can be edited."""
-    from longcat_cli.recipe_file import keys, load_recipe, recipe_to_dict
+    from longcat_cli.recipe_file import as_toml, keys, load_recipe, recipe_to_dict
 
     wanted = load_recipe(recipe)
     if as_json:
@@ -31,8 +32,9 @@ def config_show(
             section = where
             typer.echo(f"\n[{section}]")
         rule = f" ({key.rule})" if key.rule else ""
-        line = f"{name} = {_toml(key.value)}"
-        typer.echo(f"{line:34}  # {key.meaning.splitlines()[0]}{rule}")
+        for line in textwrap.wrap(" ".join(key.meaning.split()) + rule, 96):
+            typer.echo(f"# {line}")
+        typer.echo(f"{name} = {as_toml(key.value)}")
 
 
 @config_app.command("check", epilog="Example: longcat config check my.toml")
@@ -41,20 +43,11 @@ def config_check(
 ) -> None:
     """Say every rule that a recipe breaks; exit code 2 if there is one."""
     from longcat_cli.checks import broken_rules
-    from longcat_cli.recipe_file import load_recipe
+    from longcat_cli.recipe_file import load_recipe, mistakes
 
-    lines = list(broken_rules(load_recipe(recipe)))
+    lines = mistakes(recipe) or list(broken_rules(load_recipe(recipe)))
     for line in lines:
         typer.echo(f"longcat: {line}", err=True)
     if lines:
         raise SystemExit(2)
     typer.echo(f"{recipe} is right")
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items())
-        return f"{{ {inner} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return json.dumps(value)

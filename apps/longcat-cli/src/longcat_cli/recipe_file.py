@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
 from .recipe import Range, Recipe
@@ -50,6 +51,28 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     return recipe_from_dict(raw)
 
 
+def mistakes(name_or_path: str) -> list[str]:
+    """What is wrong with each key of a recipe, by itself; see `load_recipe` for its absence."""
+    return [said for key in _leaves(_read(name_or_path)) if (said := _mistake(key))]
+
+
+def _leaves(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Recipes that say one key of this one each."""
+    for name, value in raw.items():
+        if isinstance(value, dict) and name != "groups":
+            yield from ({name: {key: item}} for key, item in value.items())
+        else:
+            yield {name: value}
+
+
+def _mistake(raw: dict[str, Any]) -> str:
+    try:
+        recipe_from_dict(raw)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def recipe_from_dict(raw: dict[str, Any]) -> Recipe:
     """Build a recipe from nested tables; see `load_recipe` for the errors."""
     recipe = _build(Recipe, raw, "")
@@ -73,6 +96,17 @@ class Key:
     meaning: str
     rule: str
     """Its range or choices; empty for text and switches."""
+
+
+def as_toml(value: object) -> str:
+    """A value as a recipe's file says it."""
+    if isinstance(value, dict):
+        held = cast("dict[str, object]", value)
+        inner = ", ".join(f"{json.dumps(key)} = {as_toml(item)}" for key, item in held.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(as_toml(item) for item in cast('list[object]', value))}]"
+    return json.dumps(value)
 
 
 def keys(recipe: Recipe) -> Iterator[Key]:
@@ -121,7 +155,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
             raise UsageError(f"{name_or_path} must be a TOML file in UTF-8: {error}") from error
     else:
         raise UsageError(
-            f"--recipe must be one of {', '.join(shipped_recipes())} or a TOML file, "
+            f"a recipe must be one of {', '.join(shipped_recipes())} or a TOML file, "
             f"got {name_or_path!r}"
         )
     try:
@@ -140,10 +174,20 @@ def _set(raw: dict[str, Any], change: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise UsageError(f"--set {path}: {parent!r} is a value, not a section")
+    table[key] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """As Python writes it, as TOML writes it (true, nan), or a text without quotes."""
     try:
-        table[key] = ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        table[key] = {"true": True, "false": False}.get(text, text)
+        pass
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return found["value"] if found.keys() == {"value"} else text
 
 
 def _build(kind: type, raw: dict[str, Any], where: str) -> Any:
@@ -152,13 +196,26 @@ def _build(kind: type, raw: dict[str, Any], where: str) -> Any:
     values = {}
     for key, value in raw.items():
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=3, cutoff=0.5) or sorted(hints)
+            near = _near(key, where) or [where + name for name in sorted(hints)]
             raise UsageError(f"unknown key {where + key!r}; near it: {', '.join(near)}")
         values[key] = _check(hints[key], value, where + key)
         rule = ranges[key]
         if rule is not None:
             _within(rule, values[key], where + key)
     return kind(**values)
+
+
+def _near(key: str, where: str) -> list[str]:
+    """Keys that may be meant, with their sections: those of the same name first, wherever."""
+    known = [known.name for known in keys(Recipe())]
+    names = {name.rpartition(".")[2] for name in known}
+    sections = [part.name for part in dataclasses.fields(Recipe)]
+    inside = [name for name in known if name.startswith(where)] if where else sections
+    near = difflib.get_close_matches(where + key, inside, n=3, cutoff=0.6)
+    if not near or not where:
+        alike = [key] if key in names else difflib.get_close_matches(key, names, n=1)
+        near = [name for name in known if name.rpartition(".")[2] in alike] + near
+    return near
 
 
 def _within(rule: Range, value: Any, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from longcat_cli.checks import size
 from longcat_cli.folder import RunFolder
 from longcat_cli.recipe import Recipe
-from longcat_cli.recipe_file import keys, load_recipe, shipped_recipes
+from longcat_cli.recipe_file import as_toml, keys, load_recipe, shipped_recipes
 
 
 def short(value: Any) -> str:
@@ -77,10 +77,14 @@ def changes(recipe: Recipe) -> list[tuple[str, str, str, str]]:
         return []
     shipped = {key.name: key.value for key in keys(load_recipe(recipe.name))}
     return [
-        (key.name, str(shipped.get(key.name)), str(key.value), key.meaning.splitlines()[0])
+        (key.name, _said(shipped.get(key.name)), _said(key.value), " ".join(key.meaning.split()))
         for key in keys(recipe)
         if shipped.get(key.name) != key.value
     ]
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else as_toml(value)
 
 
 def story(stage: str, facts: dict[str, Any]) -> str:
@@ -114,7 +118,7 @@ def story(stage: str, facts: dict[str, Any]) -> str:
             )
         )
     if stage == "evaluate":
-        return f"{sum('@' in key for key in facts)} means over domains; see the table above"
+        return "held-out tasks of every domain, clean and in noise: see the table above"
     return ""
 
 
@@ -126,7 +130,7 @@ def _expert(facts: dict[str, Any]) -> str:
                       for reason, count in facts.get("ended", {}).items())  # fmt: skip
     return (
         f"{facts['steps']} steps on {facts['trajectories']:,} trajectories, {mean:.2f} versions "
-        f"behind on average; noise rose to {facts['noise_level']:g}"
+        f"behind on average; noise at the end {facts['noise_level']:g}"
         + (f"; not trained on: {ended}" if ended else "")
         + f". Event log: {facts['contract']}"
     )

@@ -123,7 +123,11 @@ def _stages(folder: RunFolder) -> str:
         for stage, fact in done.items()
         if fact
     ]
-    return tables.plain(("stage", "took", "share", "what it did"), lines)
+    table = tables.plain(("stage", "took", "share", "what it did"), lines)
+    if sum(fact["seconds"] for fact in done.values() if fact) < 1.05 * total:
+        return table
+    note = "Some stages ran beside each other, so that the shares are more than the whole."
+    return f"{table}<p><small>{note}</small></p>"
 
 
 def _recipe(folder: RunFolder) -> str:
