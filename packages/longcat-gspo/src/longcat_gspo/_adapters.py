@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from ._sharding import as_dtensor
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -46,6 +49,109 @@ def refuse_prompts(model: nn.Module) -> None:
         )
 
 
+def refuse_unsendable(model: nn.Module, *, only_adapter: bool) -> None:
+    """Find adapters with which engines would be sent other weights than are trained.
+
+    Raises:
+        ValueError: PEFT's layers are there without its wrapper; what is sent is the adapter alone,
+            and more is trained; or all, and copies of tied layers are trained apart.
+    """
+    is_adapted = any(hasattr(module, "adapter_layer_names") for module in model.modules())
+    if is_adapted and not any(map(has_adapter, model.modules())):
+        raise ValueError(
+            "an adapter must be added by peft.get_peft_model(model, config), or loaded by "
+            f"peft.PeftModel.from_pretrained, got one inside {type(model).__name__}"
+        )
+    if only_adapter:
+        refuse_beside(model)
+    elif has_adapter(model) and _is_untied(model):
+        raise ValueError(
+            "tied embeddings must be trained as one weight, got a copy of one in modules_to_save: "
+            "take LoraConfig(ensure_weight_tying=True), or send='adapter'"
+        )
+
+
+def _is_untied(model: nn.Module) -> bool:
+    """Whether of two layers that shared a weight one is a copy with its own."""
+    ends = _ends(base_model(model))
+    if not any(hasattr(end, "modules_to_save") for end in ends):
+        return False
+    first = [getattr(end, "original_module", end) for end in ends]
+    before, now = ([_weight(end) for end in of] for of in (first, ends))
+    return before[0] is before[1] and before[0] is not None and now[0] is not now[1]
+
+
+def _ends(plain: nn.Module) -> tuple[Any, Any]:
+    """The layers at input and output, where a model tells them."""
+    try:
+        model = cast("Any", plain)
+        return model.get_input_embeddings(), model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # of transformers, where a model has none
+        return None, None
+
+
+def _weight(layer: Any) -> Any:
+    """A layer's own weight, below an adapter's."""
+    return getattr(getattr(layer, "base_layer", layer), "weight", None)
+
+
+def refuse_beside(model: nn.Module) -> None:
+    """Find weights that are trained and have no place in an adapter's file.
+
+    Raises:
+        ValueError: There are some.
+    """
+    beside = _beside(model)
+    if not beside:
+        return
+    state, _ = _state_and_config(model)  # with biases, where the adapter's config says so
+    held = _places(state.values())
+    lost = [name for name, tensor in beside.items() if not _places([tensor]) & held]
+    if lost:
+        raise ValueError(
+            f"an adapter alone must hold all that is trained, got {lost[0]} beside it: name its "
+            "layer in modules_to_save, or send and export the merged model"
+        )
+
+
+def is_undone_when_off(model: nn.Module) -> bool:
+    """Whether all that is trained is an adapter, so that without it the model stays as it is."""
+    return has_adapter(model) and not _beside(model)
+
+
+def _beside(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained and still there when the adapter is switched off: biases, norms."""
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "adapter_layer_names")]
+    parts = [getattr(m, name, None) for m in layers for name in m.adapter_layer_names]
+    own = {id(p) for part in parts if isinstance(part, nn.Module) for p in part.parameters()}
+    for layer in layers:  # of trained tokens, the whole embedding lies within the adapter's part
+        below = dict(layer.named_children()).get("base_layer")
+        own -= set[int]() if below is None else {id(p) for p in below.parameters()}
+    named = model.named_parameters()
+    return {name: p for name, p in named if p.requires_grad and id(p) not in own}
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Copy a model as it is now, without its adapter."""
+    made = copy.deepcopy(model).requires_grad_(False)
+    if has_adapter(made):
+        with warnings.catch_warnings():  # that trained biases stay: here they are those of now
+            warnings.simplefilter("ignore", UserWarning)
+            cast("Any", made).base_model.disable_adapter_layers()
+    return made
+
+
+def share_memory(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Whether any of some lies where one of the others does, also as another Parameter."""
+    return bool(_places(some) & _places(others))
+
+
+def _places(tensors: Iterable[Tensor]) -> set[int]:
+    parts = [(t, as_dtensor(t)) for t in tensors]
+    local = [t if spread is None else spread.to_local() for t, spread in parts]
+    return {t.data_ptr() for t in local} - {0}  # of what is empty, or nowhere yet
+
+
 def merged(model: nn.Module) -> nn.Module:
     """Return the plain model with its adapter added to the weights; the given one stays.
 
@@ -54,11 +160,9 @@ def merged(model: nn.Module) -> nn.Module:
     """
     if not has_adapter(model):
         return model
-    plain: Any = base_model(model)
-    ends = plain.get_input_embeddings(), plain.get_output_embeddings()
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
-    adapted = [hasattr(end, "base_layer") for end in ends]
-    if any(adapted) and weights[0] is not None and weights[0] is weights[1]:
+    ends = _ends(base_model(model))
+    first, last = map(_weight, ends)
+    if any(hasattr(end, "base_layer") for end in ends) and first is not None and first is last:
         raise ValueError(
             "an adapter on embeddings that are also the output matrix cannot be merged: it is of "
             "one, the weight of both. Take send='adapter' (export: only_adapter=True), or leave "
@@ -72,10 +176,15 @@ def adapter_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return an adapter's tensors by PEFT's names, and its config as safetensors metadata.
 
     Raises:
-        ValueError: The model has none.
+        ValueError: The model has none, or weights beside it are trained.
     """
     if not has_adapter(model):
         raise ValueError("an adapter can be sent or saved of a PEFT model alone; this is none")
+    refuse_beside(model)
+    return _state_and_config(model)
+
+
+def _state_and_config(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     from peft import get_peft_model_state_dict  # noqa: PLC0415 - it has wrapped the model
 
     plain = cast("Any", model)

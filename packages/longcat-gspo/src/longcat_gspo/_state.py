@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -13,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ._adapters import adapter_state, base_model, has_adapter, merged
+from ._adapters import adapter_state, base_model, has_adapter, merged, refuse_beside
 from ._packing import to_safetensors
 from ._sharding import load_state, model_state, optimizer_state
 from ._tensors import plain_state
@@ -70,6 +71,8 @@ def read_checkpoint(
     state = _loaded(path)
     if not isinstance(state, dict) or not {"model", "optimizer", "num_steps"} <= state.keys():
         raise ValueError(f"{path} must be a trainer's checkpoint, it is something else")
+    counts = {k: v for k, v in state.items() if str(k).startswith("num_")}
+    _check_parts(path, state, counts)
     held = state["optimizer"]
     if held and not all(isinstance(name, str) for name in held["state"]):
         raise ValueError(f"{path} is of an earlier form, without the names of weights: begin anew")
@@ -77,11 +80,10 @@ def read_checkpoint(
     if held and state.get("optimizer_kind", kind) != kind:
         raise ValueError(f"{path} must be of {kind}, it is of {state['optimizer_kind']}")
     _check_names(path, model, state["model"])
+    if held:
+        _check_trained(path, model, optimizer, held)
     load_state(model, optimizer, state["model"], held, is_partial=has_adapter(model))
-    return {
-        "num_batches": state["num_steps"],
-        **{k: v for k, v in state.items() if k[:4] == "num_"},
-    }
+    return {"num_batches": state["num_steps"], **counts}
 
 
 def _loaded(path: Path) -> Any:
@@ -92,10 +94,60 @@ def _loaded(path: Path) -> Any:
             if (bad := parts.testzip()) is not None:
                 raise ValueError(f"{path} is damaged, in {bad}; use an earlier one")
         return torch.load(path, weights_only=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile looked before the file's beginning
+            raise
+        raise ValueError(broken) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ValueError(broken) from error
     except (UnicodeDecodeError, NotImplementedError, KeyError, AttributeError) as error:
         raise ValueError(broken) from error
+
+
+def _check_parts(path: Path, state: dict[str, Any], counts: dict[str, Any]) -> None:
+    """Each is of the kind that `write_checkpoint` writes, or one clear error."""
+    weights, held = state["model"], state["optimizer"]
+    fits = {
+        "model": isinstance(weights, dict)
+        and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in weights.items()),
+        "optimizer": held is None or _is_optimizers(held),
+        **{name: type(count) is int and count >= 0 for name, count in counts.items()},
+    }
+    odd = [part for part, is_such in fits.items() if not is_such]
+    if odd:
+        raise ValueError(f"{path} must be a trainer's checkpoint, its {odd[0]} is something else")
+
+
+def _is_optimizers(held: Any) -> bool:
+    """Whether it has the form of an optimiser's state; names may be numbers, as once."""
+    if not isinstance(held, dict) or not isinstance(held.get("state"), dict):
+        return False
+    groups = held.get("param_groups")
+    return (
+        all(isinstance(of, dict) for of in held["state"].values())
+        and isinstance(groups, list)
+        and all(isinstance(group, dict) for group in groups)
+        and all(isinstance(group.get("params"), list) for group in groups)
+        and all(isinstance(name, str | int) for group in groups for name in group["params"])
+    )
+
+
+def _check_trained(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, held: dict[str, Any]
+) -> None:
+    """Whatever is trained was so then: torch would load half a state, and crash in the next step.
+
+    Less may be trained than then. A tied weight is saved under any of its names.
+    """
+    saved = {name for group in held["param_groups"] for name in group["params"]}
+    named = list(model.named_parameters(remove_duplicate=False))
+    known = {id(p) for name, p in named if name.replace("_orig_mod.", "") in saved}
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]} - known
+    lacking = [name for name, p in named if id(p) in own]
+    if lacking:
+        raise ValueError(
+            f"{path} must be of an optimizer of the same weights, it has nothing of {lacking[0]}"
+        )
 
 
 def _check_names(path: Path, model: nn.Module, saved: dict[str, Tensor]) -> None:
@@ -116,12 +168,15 @@ def export(
     """Write a folder that `from_pretrained` and vLLM load.
 
     Raises:
-        ValueError: The model has no `save_pretrained`, or no adapter where one is wanted.
+        ValueError: The model has no `save_pretrained`, or no adapter where one is wanted, or one
+            beside which other weights are trained.
     """
     if only_adapter and not has_adapter(model):
         raise ValueError("only_adapter needs a PEFT model; this is none")
     if not hasattr(base_model(model), "save_pretrained"):
         raise ValueError(f"export needs a model with save_pretrained, got {type(model).__name__}")
+    if only_adapter:
+        refuse_beside(model)
     folder.mkdir(parents=True, exist_ok=True)
     if only_adapter:
         cast("Any", model).save_pretrained(str(folder))

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +32,12 @@ from torch import Tensor, nn
 from ._adapters import (
     adapter_off,
     enable_checkpointing_through,
+    frozen_copy,
     has_adapter,
+    is_undone_when_off,
     refuse_prompts,
+    refuse_unsendable,
+    share_memory,
 )
 from ._agreement import Agreement
 from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, weighed
@@ -102,6 +105,7 @@ class GspoTrainer:
         if send not in ("merged", "adapter") or (send == "adapter" and not has_adapter(model)):
             raise ValueError(f"send must be 'merged', or 'adapter' of a PEFT model, got {send!r}")
         refuse_prompts(model)
+        refuse_unsendable(model, only_adapter=send == "adapter")
         self.config, self._send = config, send
         self._is_low = is_low_precision(model)
         self._dtypes = hold_in_float32(model) if config.master_weights else {}
@@ -165,11 +169,11 @@ class GspoTrainer:
         if reference != "frozen" and not isinstance(cast(object, reference), nn.Module):
             raise ValueError(f"reference must be a model or 'frozen', got {reference!r}")
         if isinstance(reference, str):
-            if has_adapter(self._plain):
+            if is_undone_when_off(self._plain):
                 return self._without_adapter
-            reference = copy.deepcopy(self._plain)
-        elif {id(p) for p in self._plain.parameters() if p.requires_grad} & set(
-            map(id, reference.parameters())
+            reference = frozen_copy(self._plain)
+        elif share_memory(
+            (p for p in self._plain.parameters() if p.requires_grad), reference.parameters()
         ):
             raise ValueError(
                 "a reference must not be trained itself, but shares weights with the model; "
