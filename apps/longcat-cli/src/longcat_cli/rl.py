@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 import json
 import os
 import re
+import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ import typer
 from .errors import UsageError
 from .machine import dtype_here
 from .models import loaded, model_folder
-from .rl_options import RlOptions, options_of, split_tasks
+from .rl_options import RlOptions, check_called, options_of, split_tasks
 from .rl_report import Reporter, draw_curve
 
 if TYPE_CHECKING:
@@ -89,12 +90,7 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
 
     runtime = _runtime(options)
     train, held = split_tasks(options)
-    called = score_file(options.reward or options.world)  # before a model is loaded
-    is_async = inspect.iscoroutinefunction(inspect.unwrap(called))
-    if options.world and inspect.isfunction(called) and not is_async:
-        raise UsageError(
-            f"--world must be async def, of a task and a policy; {options.world} is not"
-        )
+    check_called(options, score_file(options.reward or options.world))  # before a model is loaded
     name = model_folder(options.model)
     examined = replace(options, engine="transformers")
     reporter = Reporter(
@@ -106,7 +102,12 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
 
     def make_trainer() -> GspoTrainer:
         nonlocal tokenizer
-        made, tokenizer = _trainer(options, name)
+        try:
+            made, tokenizer = _trainer(options, name)
+            _check_prompts(options, tokenizer, train)
+        except Exception:
+            _forget_unbegun(out / "run" / "log")
+            raise
         reporter.begin()
         return made
 
@@ -122,8 +123,15 @@ def train_rl(out: Path, options: RlOptions) -> GspoTrainer:
     finally:
         reporter.close()
     trainer: GspoTrainer = run.trainer
-    trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
+    if trainer.num_batches:  # a model that learned nothing is not to be taken for one that did
+        trainer.export(out / "model", tokenizer=tokenizer, only_adapter=options.adapter)
     return trainer
+
+
+def _forget_unbegun(log: Path) -> None:
+    """Let a run that failed before its first event be begun anew, with other options."""
+    if log.is_dir() and all(path.name == "lock" for path in log.iterdir()):
+        shutil.rmtree(log)
 
 
 def _trainer(options: RlOptions, name: str) -> tuple[GspoTrainer, Any]:
@@ -144,6 +152,44 @@ def _trainer(options: RlOptions, name: str) -> tuple[GspoTrainer, Any]:
     sends_adapter = bool(options.lora) and options.engine == "transformers"
     send = "adapter" if sends_adapter else "merged"
     return GspoTrainer(model, config, send=send), tokenizer
+
+
+_CHECKED = 2000
+"""Tasks whose prompts are counted before a run: a second or two."""
+
+
+def _check_prompts(options: RlOptions, tokenizer: Any, train: list[dict[str, Any]]) -> None:
+    """Say how many prompts leave no room for an answer: attempts at them end without a reward.
+
+    Raises:
+        UsageError: The model has no chat template, or all of them are too long.
+    """
+    if not tokenizer.chat_template:
+        raise UsageError(f"--model must have a chat template, {options.model} has none")
+    if options.world:
+        return  # what is said there is its own affair
+    train = train[:_CHECKED]
+    lengths = [_prompt_tokens(tokenizer, task) for task in train]
+    long = [length for length in lengths if length >= options.max_length]
+    if len(long) == len(train):
+        raise UsageError(
+            f"--max-length must be more than a prompt's tokens, got {options.max_length}: the "
+            f"shortest prompt in {options.tasks} has {min(lengths)}"
+        )
+    if long:
+        typer.echo(
+            f"{len(long)} of {len(train)} tasks are not learned from: their prompts fill "
+            f"--max-length {options.max_length}, the longest has {max(long)} tokens"
+        )
+
+
+def _prompt_tokens(tokenizer: Any, task: dict[str, Any]) -> int:
+    said = task.get("messages") or [{"role": "user", "content": task.get("prompt")}]
+    try:
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    except Exception:  # what a template cannot write is told of when it is tried
+        return 0
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _be_quiet() -> None:
@@ -258,19 +304,38 @@ def rl(
         path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
     try:
         num = train_rl(out, options).num_batches
-    except LongcatDoraError as error:
+    except (LongcatDoraError, FloatingPointError) as error:
         raise UsageError(one_line(str(error))) from error
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; continue with: longcat rl --resume --out {out}", err=True)
         raise SystemExit(130) from None
     finally:
         draw_curve(out)
-    typer.echo(f"model: {out / 'model'}  curve: {out / 'curve.svg'}")
+    if num:
+        typer.echo(f"model: {out / 'model'}  curve: {out / 'curve.svg'}")
     if num < options.steps:
-        raise UsageError(
-            f"{num} of {options.steps} steps were taken: nothing is learned from a task whose "
-            "attempts all get the same reward"
-        )
+        raise UsageError(f"{num} of {options.steps} steps were taken: {_why_few(out)}")
+
+
+def _why_few(out: Path) -> str:
+    """Why there was no more to learn from, and what attempts without a reward say most often."""
+    from longcat_dora import read_events
+
+    equal = "nothing is learned from a task whose attempts all get the same reward"
+    log = out / "run" / "log"
+    num_rewards, said = 0, Counter[str]()
+    for event in read_events(log) if log.is_dir() else ():
+        if event["kind"] == "produced":
+            num_rewards += 1
+        elif event["kind"] == "ended" and event["reason"] in ("masked", "failed", "invalid"):
+            last = (event.get("detail") or event["reason"]).strip().splitlines()[-1]
+            said[last.rpartition("LongcatDoraError: ")[2]] += 1
+    if not said:
+        return equal
+    reason = said.most_common(1)[0][0]
+    if not num_rewards:
+        return f"no attempt got a reward, most often since {reason}"
+    return f"{equal}, and {said.total()} attempts got none, most often since {reason}"
 
 
 def one_line(said: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class RlOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if bool(self.reward) == bool(self.world):
             raise UsageError("give either --reward FILE.py:NAME or --world FILE.py:NAME")
         if not self.tasks:
@@ -61,6 +64,13 @@ class RlOptions:
         names = [name for name in ("tasks", "held_out", "reward", "world") if getattr(self, name)]
         names += ["model"] if Path(self.model).exists() else []
         return replace(self, **{name: str(Path(getattr(self, name)).absolute()) for name in names})
+
+    def _check_kinds(self) -> None:
+        """The command line gives what was declared; a file that was edited may hold anything."""
+        for field in fields(self):
+            value, (kinds, said) = getattr(self, field.name), _KINDS[str(field.type)]
+            if type(value) not in kinds:
+                raise TypeError(f"{field.name} must be {said}, got {value!r:.60}")
 
     def _check_numbers(self) -> None:
         for name, least in (
@@ -87,8 +97,20 @@ class RlOptions:
             raise UsageError("--lora must be a rank, or 0 for all weights; --adapter needs one")
 
 
+_KINDS = {
+    "str": ((str,), "text"), "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"), "bool": ((bool,), "true or false"),
+}  # fmt: skip
+"""Of an option's type: what its value may be, and how that is called."""
+
+
 def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
-    """Read objects, one a line.
+    """Read objects, one a line; see `numbered_jsonl`."""
+    return [item for _, item in numbered_jsonl(path, what)]
+
+
+def numbered_jsonl(path: Path, what: str) -> list[tuple[int, dict[str, Any]]]:
+    """Read objects, one a line, each with its line's number.
 
     Raises:
         UsageError: There is no such file, it is no text, a line is no object, or there is none.
@@ -99,20 +121,37 @@ def read_jsonl(path: Path, what: str) -> list[dict[str, Any]]:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} must be text in UTF-8: {error}") from error
-    found: list[dict[str, Any]] = []
+    found: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            found.append((number, _object_of(line)))
         except ValueError as error:
             raise UsageError(f"{path}, line {number}: {error}") from error
-        if not isinstance(item, dict):
-            raise UsageError(f"{path}, line {number}: must be an object, got {type(item).__name__}")
-        found.append(item)
     if not found:
         raise UsageError(f"{path} must hold at least one line, it is empty")
     return found
+
+
+def _object_of(line: str) -> dict[str, Any]:
+    """What a line of JSON says.
+
+    Raises:
+        ValueError: It is no object, nested too deep, or holds what no tokenizer can read.
+    """
+    try:
+        item = json.loads(line)
+        if "\\u" in line:  # half a character can be written in no other way
+            json.dumps(item, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise ValueError(f"must be nested less deep, got {line[:20]!r}...: {error}") from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ValueError(f"must be text that UTF-8 can write, got {half!a} alone") from error
+    if not isinstance(item, dict):
+        raise ValueError(f"must be an object, got {type(item).__name__}")
+    return item
 
 
 def split_tasks(options: RlOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -139,10 +178,56 @@ def _check_tasks(path: str, tasks: list[dict[str, Any]]) -> None:
         if given is None and isinstance(task.get("prompt"), str):
             continue
         said: list[Any] = given if isinstance(given, list) else []
-        if not said or not all(isinstance(m, dict) and m.get("role") for m in said):
+        if not said or not all(_has_role(message) for message in said):
             raise UsageError(
-                f"{path}, task {number}: must have prompt, a text, or messages, each with a role"
+                f"{path}, task {number}: must have prompt, a text, or messages, each with a role, "
+                f"got {given if 'messages' in task else task!r:.60}"
             )
+
+
+def _has_role(message: Any) -> bool:
+    role = message.get("role") if isinstance(message, dict) else None
+    return isinstance(role, str) and bool(role)
+
+
+def check_called(options: RlOptions, called: Any) -> None:
+    """Check what `--reward` or `--world` names, as far as its signature tells.
+
+    Raises:
+        UsageError: It is a class, takes other arguments, or is a world that is not awaited.
+    """
+    flag, where, given = (
+        ("--reward", options.reward, "task, answer") if options.reward
+        else ("--world", options.world, "task, policy")
+    )  # fmt: skip
+    name = where.rpartition(":")[2]
+    if inspect.isclass(called):
+        raise UsageError(f"{flag} must be a function {name}({given}), got the class {where}")
+    try:
+        signature = inspect.signature(called)
+    except (ValueError, TypeError):
+        signature = None  # of a function in C, which does not tell
+    try:
+        if signature is not None:
+            signature.bind(None, None)
+    except TypeError as error:
+        raise UsageError(
+            f"{flag} must be a function {name}({given}), got {name}{signature} in {where}: {error}"
+        ) from error
+    if options.world and not _is_async(called):
+        raise UsageError(
+            f"--world must be async def, of a task and a policy; {options.world} is not"
+        )
+
+
+def _is_async(called: Any) -> bool:
+    """Whether a function, or an object that is called like one, is `async def`."""
+    called = inspect.unwrap(called)
+    while isinstance(called, functools.partial):
+        called = inspect.unwrap(called.func)
+    if not inspect.isroutine(called):
+        called = inspect.unwrap(type(called).__call__)
+    return inspect.iscoroutinefunction(called)
 
 
 def options_of(path: Path, ctx: typer.Context) -> RlOptions:
@@ -164,7 +249,7 @@ def options_of(path: Path, ctx: typer.Context) -> RlOptions:
         )
     try:
         options = RlOptions(**json.loads(path.read_text("utf-8")) | asked)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} must hold a run's options: {error}") from error
     path.write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
     return options

@@ -135,7 +135,10 @@ class Reporter:
         from longcat_dora import Progress
 
         rewards = [a.reward for a in found if a.reward is not None]
-        reasons = [str(a.info.get("error") or a.info) for a in found if a.reward is None]
+        reasons = [
+            str(a.info.get("error") or a.info.get("masked") or a.info)
+            for a in found if a.reward is None
+        ]  # fmt: skip
         if version == 0 and not rewards:
             raise UsageError(f"all {len(found)} held-out tasks failed, the first: {reasons[0]}")
         exact = sum(reward >= 1 for reward in rewards)

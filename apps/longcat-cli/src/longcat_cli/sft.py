@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import UsageError
 from .machine import dtype_here
 from .models import loaded, model_folder
-from .rl_options import read_jsonl
+from .rl_options import numbered_jsonl, read_jsonl
+
+if TYPE_CHECKING:
+    from longcat_gspo import GspoTrainer
 
 
 def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], int]:
@@ -22,22 +25,15 @@ def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], 
         UsageError: A line is no conversation, or none fits.
     """
     from longcat_dora import LongcatDoraError
-    from longcat_dora.transformers import TransformersRenderer
-    from longcat_gspo.transformers import chat_sample
 
     samples: list[Any] = []
     num_long = 0
-    for number, item in enumerate(read_jsonl(path, "--data"), start=1):
-        if not isinstance(item.get("messages"), list):
-            raise UsageError(f"{path}, conversation {number}: must have messages, a list")
+    for number, (line, item) in enumerate(numbered_jsonl(path, "--data"), start=1):
         try:
-            messages, tools = item["messages"], item.get("tools") or []
-            if tools and all(isinstance(message, dict) for message in messages):
-                # In the words in which `longcat rl` will read and write them.
-                messages, tools = TransformersRenderer(tokenizer).written(messages, tools)
-            sample = chat_sample(tokenizer, messages, tools=tools)
+            sample = _sample(tokenizer, item)
         except (ValueError, KeyError, LongcatDoraError) as error:
-            raise UsageError(f"{path}, conversation {number}: {error}") from error
+            where = f"{path}, line {line}, conversation {number}"
+            raise UsageError(f"{where}: {error}") from error
         if len(sample.token_ids) > max_length:
             num_long += 1
         else:
@@ -45,6 +41,49 @@ def read_chats(path: Path, tokenizer: Any, max_length: int) -> tuple[list[Any], 
     if not samples:
         raise UsageError(f"{path}: all {num_long} conversations have more than {max_length} tokens")
     return samples, num_long
+
+
+def _sample(tokenizer: Any, item: dict[str, Any]) -> Any:
+    """A conversation as a sample, tools in the words in which `longcat rl` reads and writes them.
+
+    Raises:
+        ValueError: It is none; so do `KeyError` and `LongcatDoraError`, of what is written.
+    """
+    from longcat_dora.transformers import TransformersRenderer
+    from longcat_gspo.transformers import chat_sample, check_chat
+
+    messages, tools = item.get("messages"), item.get("tools")
+    if not isinstance(messages, list):
+        raise ValueError(f"must have messages, a list, got {messages!r:.60}")
+    tools = [] if tools is None else tools
+    check_chat(messages, tools)
+    if tools:
+        messages, tools = TransformersRenderer(tokenizer).written(messages, tools)
+    return chat_sample(tokenizer, messages, tools=tools)
+
+
+def _learn(
+    trainer: GspoTrainer, samples: list[Any], held: list[Any], batches: list[list[int]], out: Path
+) -> None:
+    """Take the steps, and tell of them.
+
+    Raises:
+        FloatingPointError: A loss is not finite, the one after the last step included.
+    """
+    num = len(batches)
+    before = trainer.evaluate(held) if held else None
+    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        for step, places in enumerate(batches, start=1):
+            metrics = trainer.fit([samples[place] for place in places])
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.flush()
+            if step % max(1, num // 20) == 0 or step == num:
+                typer.echo(f"step {step:5d} of {num}  loss {metrics['loss']:.4f}")
+    after = trainer.evaluate(held or samples[:1])  # no step saw what the last one did
+    if not math.isfinite(after):
+        raise FloatingPointError(f"the loss must be finite, got {after} after step {num}")
+    if before is not None:
+        typer.echo(f"held out: loss {before:.4f} before, {after:.4f} after")
 
 
 def sft(
@@ -97,15 +136,11 @@ def sft(
     ))  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     batches = token_batches(lengths, batch_tokens=batch_tokens, num_batches=num, seed=seed)
-    before = trainer.evaluate(held) if held else None
-    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        for step, places in enumerate(batches, start=1):
-            metrics = trainer.fit([learned[place] for place in places])
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-            file.flush()
-            if step % max(1, num // 20) == 0 or step == num:
-                typer.echo(f"step {step:5d} of {num}  loss {metrics['loss']:.4f}")
-    if before is not None:
-        typer.echo(f"held out: loss {before:.4f} before, {trainer.evaluate(held):.4f} after")
+    try:
+        _learn(trainer, learned, held, batches, out)
+    except FloatingPointError as error:
+        raise UsageError(
+            f"{error}; no model is exported, try a lower --learning-rate than {learning_rate:g}"
+        ) from error
     trainer.export(out / "model", tokenizer=tokenizer, only_adapter=adapter)
     typer.echo(f"model: {out / 'model'}")

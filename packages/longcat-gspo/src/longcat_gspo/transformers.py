@@ -10,6 +10,7 @@ and resumes.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from random import Random
@@ -92,8 +93,10 @@ def _read(name: str, what: str, read: Callable[..., Any], **options: Any) -> Any
     except OSError:
         raise
     except Exception as error:
-        why = str(error).strip().partition("\n")[0]
-        raise ValueError(f"the {what} of {name} cannot be read: {why:.200}") from error
+        why = str(error).strip()
+        first = why.partition("\n")[0].rstrip()
+        why = textwrap.shorten(why if first.endswith(":") else first, 200, placeholder=" ...")
+        raise ValueError(f"the {what} of {name} cannot be read: {why}") from error
 
 
 def shares_prefixes(model: nn.Module) -> bool:
@@ -117,7 +120,7 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
         raise ValueError("a conversation must not be empty or begin with the assistant")
     spans: list[tuple[int, int]] = []
     text = _text(tokenizer, messages, tools)
-    _check_calls(text, messages, tools)
+    _check_written(text, messages, tools)
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -141,6 +144,21 @@ def chat_sample(tokenizer: Any, messages: Messages, *, tools: Sequence[Any] = ()
     return Sample(token_ids=coded["input_ids"], loss_mask=mask)
 
 
+def check_chat(messages: Any, tools: Any = ()) -> None:
+    """Check that messages, their calls and the tools are what a chat template can write.
+
+    Raises:
+        ValueError: One is not; the message says which.
+    """
+    _check_messages(messages)
+    _check_calls(messages)
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        raise ValueError(f"tools must be a list of objects, got {tools!r:.60}")
+    for place, tool in enumerate(tools):
+        if not callable(tool) and not isinstance(_function(tool), Mapping):
+            raise ValueError(f"tool {place} must be an object with a function, got {tool!r:.60}")
+
+
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ValueError(f"messages must be a list, got {messages!r:.60}")
@@ -152,14 +170,45 @@ def _check_messages(messages: Any) -> None:
             raise ValueError(f"message {place} must have content or tool_calls, it has neither")
         if content is not None and not isinstance(content, str | list):
             raise ValueError(f"message {place}: its content must be text, got {content!r:.60}")
+        if isinstance(content, list) and not all(map(_is_part, content)):
+            raise ValueError(
+                f"message {place}: parts of its content must be objects with text, got "
+                f"{content!r:.60}"
+            )
 
 
-def _check_calls(text: str, messages: Messages, tools: Sequence[Any]) -> None:
-    """Check that a template that knows no tools has not left them out."""
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text", ""), str)
+
+
+def _check_calls(messages: Messages) -> None:
+    for place, message in enumerate(messages):
+        calls: Any = message.get("tool_calls")
+        if calls is None:
+            continue
+        if not isinstance(calls, Sequence) or isinstance(calls, str):
+            raise ValueError(f"message {place}: tool_calls must be a list, got {calls!r:.60}")
+        for call in calls:
+            function = _function(call)
+            if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+                raise ValueError(
+                    f"message {place}: a tool call must be an object with a function and its "
+                    f"name, got {call!r:.60}"
+                )
+
+
+def _function(one: Any) -> Any:
+    """What a tool or a call says of its function: within it, or the object itself."""
+    return one.get("function", one) if isinstance(one, Mapping) else None
+
+
+def _check_written(text: str, messages: Messages, tools: Sequence[Any]) -> None:
+    """Check that all are what they must be, and that the template has not left them out."""
+    check_chat(messages, tools)  # after the template, which says best what it cannot write
     called = [call for message in messages for call in message.get("tool_calls") or ()]
     for one in [*tools, *called]:
-        function = one.get("function", one) if isinstance(one, Mapping) else {}
-        name = function.get("name") if isinstance(function, Mapping) else None
+        function = _function(one) or {}
+        name = function.get("name")
         if isinstance(name, str) and name not in text:
             raise ValueError(
                 f"the chat template must write tools and calls, it leaves {name!r} out: describe "
@@ -261,8 +310,8 @@ def _check_rewards(rewards: Any) -> None:
 
 def _reward(score: Reward, task: Mapping[str, Any], text: str) -> float:
     value = score(task, text)
-    try:
-        number = float(value)
+    try:  # text is no number, also where it looks like one: as for `longcat rl`
+        number = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not math.isfinite(number):

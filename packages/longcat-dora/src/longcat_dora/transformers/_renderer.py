@@ -136,7 +136,10 @@ class TransformersRenderer:
                 said.append({"role": "user", "content": content})
             elif calls := message.get("tool_calls"):
                 bare = [call.get("function", call) for call in calls]
-                told = [json.dumps({key: c[key] for key in ("name", "arguments")}) for c in bare]
+                told = [
+                    json.dumps({"name": c["name"], "arguments": c.get("arguments", {})})
+                    for c in bare
+                ]
                 text = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in told)
                 content = "\n".join(part for part in (message.get("content"), text) if part)
                 said.append({"role": message["role"], "content": content})

@@ -33,11 +33,16 @@ def messages_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     if given is None:
         raise LongcatDoraError(f"a task must have messages or a prompt, got {sorted(task)}")
     said = list(cast("list[Any]", given)) if isinstance(given, (list, tuple)) else []
-    if not said or not all(isinstance(message, Mapping) and "role" in message for message in said):
+    if not said or not all(_has_role(message) for message in said):
         raise LongcatDoraError(
             f"a task's messages must be a list, each with a role, got {given!r:.60}"
         )
     return said
+
+
+def _has_role(message: Any) -> bool:
+    is_object = isinstance(message, Mapping)
+    return is_object and isinstance(cast("Mapping[str, Any]", message).get("role"), str)
 
 
 async def scored(score: Reward, task: Mapping[str, Any], answer: str) -> float:
@@ -54,9 +59,10 @@ async def scored(score: Reward, task: Mapping[str, Any], answer: str) -> float:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        raise LongcatDoraError(
-            f"the reward {name} raised {error!r} at {Path(last.filename).name}, line {last.lineno}"
-        ) from error
+        # What cannot be called, as with other arguments, raises here: no place to look at.
+        is_ours = last.filename == __file__
+        where = "" if is_ours else f" at {Path(last.filename).name}, line {last.lineno}"
+        raise LongcatDoraError(f"the reward {name} raised {error!r}{where}") from error
     number = as_reward(value)
     if number is None:
         raise LongcatDoraError(
