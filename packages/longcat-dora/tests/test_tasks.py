@@ -28,8 +28,8 @@ from longcat_dora.testing import TabularEngine, TabularTrainer, guess, tabular_w
 CONFIG = SchedulerConfig(groups_per_batch=2, group_size=2, soft_staleness=1)
 
 
-def _feed(names, before=()):
-    feed = TaskFeed([Task(name, name.upper()) for name in names])
+def _feed(names, before=(), **more):
+    feed = TaskFeed([Task(name, name.upper()) for name in names], **more)
     passed = [feed.pass_over("", name) for name in before]
     taken = []
     while "" in feed.domains:
@@ -52,18 +52,34 @@ def test_in_another_order_they_are_passed_over_by_id_and_that_is_said(names):
     assert "do not come in the order of before" in note
 
 
+def test_tasks_that_go_on_are_all_taken():
+    assert _feed("dcbaab", "abcd", go_on=True) == ("dcbaab", [])
+
+
 def test_what_does_not_come_again_is_said():
     rest, notes = _feed("efgh", "abcd")
     assert rest == "efgh"
     assert "4 tasks that were admitted before have not come again, 'a' for one" in notes
 
 
-def _manager(folder, tasks):
-    return RolloutManager(folder, CONFIG, tasks=tasks)
+def _manager(folder, tasks, **more):
+    return RolloutManager(folder, CONFIG, tasks=tasks, **more)
 
 
 def _admitted(folder):
     return [(e["task"], e["domain"]) for e in read_events(folder) if e["kind"] == "admitted"]
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_continued_run_may_be_given_other_tasks(tmp_path, caplog, go_on):
+    """A curriculum draws them: one that it drew before is due again."""
+    first = _manager(tmp_path, [Task(name, name) for name in "abcd" * 20])
+    first.feed()
+    first.close()
+    again = _manager(tmp_path, [Task(name, name) for name in "dcba" * 20], tasks_go_on=go_on)
+    again.feed()
+    again.close()
+    assert ("do not come in the order of before" in caplog.text) is not go_on
 
 
 def test_the_key_is_the_domain(tmp_path, caplog):

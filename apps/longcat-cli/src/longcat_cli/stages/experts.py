@@ -102,6 +102,7 @@ def _run_config(recipe: Recipe, folder: Path) -> RunConfig:
         max_steps=rl.steps,
         num_controllers=rl.num_controllers,
         save_every=rl.save_every,
+        tasks_go_on=True,
         scheduler=SchedulerConfig(
             groups_per_batch=rl.groups_per_batch,
             group_size=rl.group_size,

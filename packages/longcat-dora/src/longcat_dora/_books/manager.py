@@ -41,7 +41,7 @@ class RolloutManager:
         folder: Of the log; a log that is there is continued.
         config: Sizes and bounds.
         tasks: What to try, in order; or by domain, of which the one furthest behind its quota goes
-            first. When a run is continued, what was admitted before is passed over.
+            first. In a continued run those of before are passed over, unless `tasks_go_on`.
         version: That the trainer stands at.
         seed: Of what is sampled, by engines that take one.
         on_group: Called with each complete group, before it is filtered or queued.
@@ -64,9 +64,10 @@ class RolloutManager:
         on_group: Callable[[list[Trajectory]], None] | None = None,
         lock: FolderLock | None = None,
         segment_bytes: int = SEGMENT_BYTES,
+        tasks_go_on: bool = False,
     ) -> None:
         self.on_group, self.seed = on_group, seed
-        self._tasks = TaskFeed(tasks, keeps_equal=config.keep_equal_rewards)
+        self._tasks = TaskFeed(tasks, keeps_equal=config.keep_equal_rewards, go_on=tasks_go_on)
         self.controllers: list[Controller] = []
         self.balancer = LoadBalancer()
         self._task_of: dict[str, Task] = {}
@@ -76,8 +77,7 @@ class RolloutManager:
         self._backlog: collections.deque[RecoveredGroup] = collections.deque()
         """Groups of an earlier run of which nothing is kept."""
         self._reusable: set[str] = set()
-        self._num_groups = self.num_filtered = 0
-        self.num_without_signal = 0
+        self._num_groups = self.num_filtered = self.num_without_signal = 0
         """Groups in a row, up to now, that had nothing to learn from."""
         self.num_truncated = self.num_splits = 0
         """Since `take_rewards`: trajectories that were cut by their length; edited histories."""

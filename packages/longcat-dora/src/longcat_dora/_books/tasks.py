@@ -42,14 +42,15 @@ class TaskFeed:
     Args:
         tasks: An iterable of tasks, or by domain: the key is then the domain of its tasks.
         keeps_equal: Groups of equal rewards are trained on, and so groups of one attempt are.
+        go_on: To a continued run come others than before, so that none is passed over.
 
     Raises:
         TypeError: It is neither.
         LongcatDoraError: It is a dictionary of no domain.
     """
 
-    def __init__(self, tasks: Tasks, *, keeps_equal: bool = False) -> None:
-        self._keeps_equal = keeps_equal
+    def __init__(self, tasks: Tasks, *, keeps_equal: bool = False, go_on: bool = False) -> None:
+        self._keeps_equal, self._go_on = keeps_equal, go_on
         self.by_domain = isinstance(tasks, Mapping)
         given = cast("Mapping[Any, Any]", tasks if isinstance(tasks, Mapping) else {"": tasks})
         if not given:
@@ -104,6 +105,8 @@ class TaskFeed:
         if stream is None:
             return None
         stream.is_empty = False
+        if self._go_on:
+            return None
         task = self._draw(domain) if len(stream.ahead) < _MOST_AHEAD else None
         if task is not None and task.id == name:
             return task

@@ -50,6 +50,9 @@ class RunConfig:
     """Steps between two evaluations, if `evaluate` is given; at the end alone when 0."""
     max_seconds: float = float("inf")
     """Stop after the step that passes this."""
+    tasks_go_on: bool = False
+    """Whether a continued run is given other tasks than before (a curriculum draws them), so that
+    none of them is passed over as admitted already."""
     seed: int = 0
     """Of what engines sample; each attempt has its own, made from this and its seat."""
 
@@ -67,8 +70,9 @@ class RunConfig:
         if not isinstance(scheduler, SchedulerConfig):
             raise ValueError(f"scheduler must be a SchedulerConfig, got {self.scheduler!r}")
         object.__setattr__(self, "folder", Path(self.folder).expanduser())
-        if not isinstance(self.sync_commits, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"sync_commits must be true or false, got {self.sync_commits!r}")
+        for name in ("sync_commits", "tasks_go_on"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
         for name, least in _WHOLE.items():
             object.__setattr__(self, name, whole(name, getattr(self, name), least=least))
         for name in (*_POSITIVE, "kill_after_s"):

@@ -194,7 +194,7 @@ class Runtime(ABC):
             self.manager = RolloutManager(
                 log, self.config.scheduler, tasks=self.tasks, version=version,
                 seed=self.config.seed, on_group=self.on_group, lock=lock,
-                segment_bytes=self.config.segment_bytes,
+                segment_bytes=self.config.segment_bytes, tasks_go_on=self.config.tasks_go_on,
             )  # fmt: skip
         except BaseException:
             lock.close()
