@@ -14,6 +14,7 @@ from longcat_cli.recipe_file import (
     recipe_to_dict,
     shipped_recipes,
 )
+from longcat_cli.stages import experts
 from longcat_cli.start import begin, resumed, stages_that_stand_on
 from longcat_cli.train import stages_of
 
@@ -315,3 +316,7 @@ def test_ray_must_be_there_where_it_is_asked_for(monkeypatch):
     assert list(broken_rules(load_recipe("smoke", ["rl.experts_at_once=1"]))) == []
     recipe = load_recipe("smoke", ["rl.runtime=ray", "rl.experts_at_once=1"])
     assert [line.partition(":")[0] for line in broken_rules(recipe)] == ["rl.runtime = 'ray' needs"]
+
+
+def test_a_resumed_expert_passes_over_no_task_that_the_curriculum_draws_again(tmp_path):
+    assert experts._run_config(load_recipe("smoke"), tmp_path).tasks_go_on
