@@ -64,7 +64,10 @@ def test_think_by_another_schedule_and_with_a_summary_that_fails(fault_server, c
     [
         (["think", " ", "--url", "http://x"], "question must not be empty"),
         (["think", "Q", "--url", "nowhere"], "url must begin with"),
-        (["think", "Q", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--k", "0"], "width"),
+        (
+            ["think", "Q", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--k", "0"],
+            "--k must be",
+        ),
         (["think", "Q", "--schedule", "hevy:2"], "hevy"),
         (["report", "/nowhere/j"], "No such file"),
         (["evaluate", "/nowhere/j"], "No such file"),
@@ -79,7 +82,7 @@ def test_think_by_another_schedule_and_with_a_summary_that_fails(fault_server, c
 )
 def test_a_mistake_is_one_line(capsys, arguments, words):
     status, out, err = run(capsys, *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert words in err
     assert len(err.strip().splitlines()) == 1
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from .errors import UsageError
 from .heavy_chat import HeavyTalk
-from .line_input import LineInput, help_text, history_file, is_command
+from .line_input import LineInput, help_text, history_file, is_command, is_mistyped
 from .talkers import Call, Message, Piece, Talker, answer_of, make_talker
 from .tool_programs import ToolPrograms, read_tools
 
@@ -64,7 +64,7 @@ def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> Non
     )
     lines = LineInput(history_file())
     while (text := lines.ask()) is not None:
-        if is_command(text):
+        if is_command(text) or is_mistyped(text):
             if not command(text, conversation.messages, conversation.reset, console):
                 return
         elif text:
@@ -78,7 +78,7 @@ def _talk(model: str, conversation: Conversation, runner: asyncio.Runner) -> Non
 
 
 def command(text: str, messages: list[Message], reset: Any, console: Console) -> bool:
-    """Obey a `/` command; return whether the conversation goes on."""
+    """Obey a `/` command, or say that it is none; return whether the conversation goes on."""
     name, _, argument = text.partition(" ")
     if name == "/quit":
         return False
@@ -93,8 +93,10 @@ def command(text: str, messages: list[Message], reset: Any, console: Console) ->
         except (OSError, ValueError) as error:  # half a character is no text, either
             why = getattr(error, "strerror", None) or error
             console.print(f"[red]{escape(f'{path} cannot be written: {why}')}[/]")
-    else:
+    elif name == "/help":
         console.print(help_text(), highlight=False)
+    else:
+        console.print(f"[red]no command {escape(text)}; /help lists them[/]")
     return True
 
 

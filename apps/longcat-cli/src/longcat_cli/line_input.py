@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 COMMANDS = {
     "/help": "this list",
-    "/reset": "forget the conversation",
+    "/reset": "forget the conversation; in a world, go to another task",
     "/save": "write the conversation as JSON: /save FILE",
     "/quit": "leave (so does end of input)",
 }
@@ -16,6 +18,18 @@ COMMANDS = {
 def is_command(text: str) -> bool:
     """Whether a line is one of ours: `/etc/passwd is what?` is a question."""
     return text.split(" ", 1)[0].strip() in COMMANDS
+
+
+def is_mistyped(text: str) -> bool:
+    """Whether a line is a single word that can only have been meant as a command.
+
+    >>> is_mistyped("/rest"), is_mistyped("/nonsense"), is_mistyped("/etc/passwd")
+    (True, True, False)
+    """
+    word = text.strip().lower()
+    if is_command(text) or not word.startswith("/") or len(word.split()) != 1 or "/" in word[1:]:
+        return False
+    return bool(re.fullmatch("/[a-z]+", word) or get_close_matches(word, COMMANDS, n=1))
 
 
 def help_text() -> str:
@@ -49,13 +63,6 @@ class LineInput:
         """One text; `None` at the end of input or at Ctrl-C."""
         try:
             return str(self._session.prompt(_label(label, hint))).strip()
-        except (EOFError, KeyboardInterrupt):
-            return None
-
-    async def ask_within(self, label: str = "you ", hint: str = "") -> str | None:
-        """As `ask`, where a loop is running already."""
-        try:
-            return str(await self._session.prompt_async(_label(label, hint))).strip()
         except (EOFError, KeyboardInterrupt):
             return None
 

@@ -15,6 +15,9 @@ from .train import newest_run
 _LONGEST = 8192
 """Tokens of a conversation where the caller sets none: the cache is laid out for all slots."""
 
+_LEAST = {"max_waiting": 0, "max_length": 0}
+"""Of options that may be 0; others must be at least 1."""
+
 
 def serve_model(
     model: Path | None,
@@ -32,8 +35,10 @@ def serve_model(
     max_per_key: int | None = None,
 ) -> None:
     """Load, then serve until interrupted."""
-    if max_per_key is not None and max_per_key < 1:
-        raise UsageError(f"--max-per-key must be at least 1, got {max_per_key}")
+    check_numbers(
+        port=port, slots=slots, max_waiting=max_waiting, max_length=max_length,
+        max_tokens=max_tokens, max_per_key=max_per_key,
+    )  # fmt: skip
     if max_per_key is not None and api_key_env is None:
         raise UsageError("--max-per-key goes with --api-key-env")
     keys = dict.fromkeys(_keys(api_key_env), max_per_key)
@@ -45,14 +50,11 @@ def serve_model(
     chat = load_chat_format(folder)
     network = LongcatForCausalLM.from_pretrained(folder)
     engine = Engine(
-        network.config,
-        num_slots=slots,
-        max_length=max_length or min(network.config.max_position_embeddings, _LONGEST),
-        max_waiting=max_waiting,
-        speculate=speculate,
+        network.config, num_slots=slots, max_waiting=max_waiting, speculate=speculate,
         threaded=True,
+        max_length=max_length or min(network.config.max_position_embeddings, _LONGEST),
         decode=lambda ids: chat.tokenizer.decode(ids, skip_special_tokens=False),
-    )
+    )  # fmt: skip
     engine.add_model(0, network)
     name = name or folder.resolve().name
     typer.echo(f"{name} at http://{host}:{port}/v1 (Ctrl-C ends)")
@@ -60,6 +62,23 @@ def serve_model(
         engine, chat, model=name, max_tokens=max_tokens, takes_weights=takes_weights, api_keys=keys
     )
     serve(app, host=host, port=port)
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse an option that is out of range, by its name; those that are absent are right.
+
+    Raises:
+        UsageError: Of the first such option.
+    """
+    for name, number in numbers.items():
+        option = f"--{name.replace('_', '-')}"
+        if number is None:
+            continue
+        if name == "port" and not 0 < number < 65536:
+            raise UsageError(f"{option} must be in 1 to 65535, got {number}")
+        least = _LEAST.get(name, 1)
+        if number < least:
+            raise UsageError(f"{option} must be at least {least}, got {number}")
 
 
 def _keys(variable: str | None) -> list[str]:

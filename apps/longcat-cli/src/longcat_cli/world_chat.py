@@ -1,18 +1,20 @@
 """`longcat chat`: the newest trained model at work in one of its worlds, before one's eyes.
 
 In a terminal, the person plays the user: a task is suggested, and whatever is typed instead is sent
-as it is. In a pipe, standard input is the request. At the end the rubrics of the task are scored.
+as it is. In a pipe, standard input is the request. At the end the rubrics of the task are scored;
+in a terminal, /reset then goes to the next task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longcat_dora import Session, Worker
-from longcat_envs import DomainError, Environment, Invalid, Message
+from longcat_envs import DomainError, Invalid, Message
 from longcat_envs.world import builtin_worlds
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +23,7 @@ from .agent import load_agent, make_environment, transcript
 from .chat import command
 from .errors import UsageError
 from .folder import RunFolder
-from .line_input import LineInput, history_file, is_command
+from .line_input import LineInput, history_file, is_command, is_mistyped
 from .stages.grow import EVAL_SEED, grow_tasks
 from .train import newest_run
 from .worlds import PAST, AnyTask, has_past, load_world, read_tasks
@@ -44,8 +46,9 @@ def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise:
         folder.fused, num_slots=1, max_length=rl.max_length, max_tokens=rl.max_tokens,
         temperature=0.0, seed=0,
     )  # fmt: skip
-    environment = make_environment(load_world(name), chosen, level=noise, episode="chat")
-    asyncio.run(_Talk(folder, environment, worker, chosen).run())
+    with asyncio.Runner() as runner:  # one loop for all answers: the engine lives in it
+        talk = _Talk(folder, runner, worker, _Place(name, noise, is_chosen=task is not None))
+        talk.run(chosen)
 
 
 def choose_task(folder: RunFolder, domain: str | None, task: str | None) -> tuple[str, AnyTask]:
@@ -88,64 +91,113 @@ def _held_out(folder: RunFolder, domain: str) -> list[AnyTask]:
     return grow_tasks(domain, "eval", NUM_GROWN, folder.recipe.seed + EVAL_SEED, folder.recipe)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where one talks."""
+
+    domain: str
+    noise: float
+    is_chosen: bool
+    """Whether the person named the task: then /reset stays at it."""
+
+
 class _Talk:
     def __init__(
-        self, folder: RunFolder, environment: Environment, worker: Worker, task: AnyTask
+        self, folder: RunFolder, runner: asyncio.Runner, worker: Worker, place: _Place
     ) -> None:
-        self.folder, self.environment, self.worker, self.task = folder, environment, worker, task
+        self.folder, self.runner, self.worker, self.place = folder, runner, worker, place
+        self.world = load_world(place.domain)
         self.console = Console(highlight=False, soft_wrap=True)
         self.lines = LineInput(history_file()) if sys.stdin.isatty() else None
         self.messages: list[Message] = []
         self.tools: list[dict[str, Any]] = []
         self.wants_reset = False
 
-    async def run(self) -> None:
-        """Play the task, again after each /reset."""
-        try:
-            while True:
-                self.wants_reset = False
-                await self._play()
-                if not self.wants_reset:
-                    return
-        finally:
-            await self.environment.close()
+    def run(self, task: AnyTask) -> None:
+        """Play a task, and another after each /reset."""
+        while self._play(task):
+            task = task if self.place.is_chosen else self._after(task)
 
-    async def _play(self) -> None:
-        observation = await self.environment.reset()
-        self.messages, self.tools = list(observation.messages), observation.tools
-        opening = str(self.messages[-1]["content"])
-        if self.lines is not None:
-            self.console.print(f"[bold]{escape(self.task.id)}[/]: {escape(self.worker_line())}")
-            told = f"[dim]Enter sends the task's own request:[/] {escape(opening)}"
-            self.console.print(told)
-            self.console.print("[dim]/help shows what else can be typed[/]")
-        text = await self._ask("")
-        if text is None:
-            return
-        self.messages[-1] = {"role": "user", "content": text or opening}
+    def _after(self, task: AnyTask) -> AnyTask:
+        tasks = _held_out(self.folder, self.place.domain)
+        place = [found.id for found in tasks].index(task.id)
+        return tasks[(place + 1) % len(tasks)]
+
+    def _play(self, task: AnyTask) -> bool:
+        """Play a task to its end, or until the person leaves; return whether another is wanted."""
+        self.wants_reset = False
+        self.environment = make_environment(
+            self.world, task, level=self.place.noise, episode="chat"
+        )
         session = Session(self.worker, 0)
         try:
-            await self._converse(session)
+            has_ended = self._converse(session, self._open(task))
+            if not self.wants_reset and any(m["role"] == "assistant" for m in self.messages):
+                self.runner.run(self._score())
         finally:
-            await session.close()
+            self.runner.run(session.close())
+            self.runner.run(self.environment.close())
+        return self.wants_reset or (has_ended and self._wants_another())
 
-    def worker_line(self) -> str:
-        """Where one is."""
-        return f"{self.messages[0]['content']} ({self.folder.path.name})"
+    def _open(self, task: AnyTask) -> str:
+        """Begin the episode, say where one is, and return the task's own request."""
+        observation = self.runner.run(self.environment.reset())
+        *self.messages, request = observation.messages
+        self.tools = observation.tools
+        opening = str(request["content"])
+        if self.lines is not None:
+            where = f"{observation.messages[0]['content']} ({self.folder.path.name})"
+            self.console.print(f"[bold]{escape(task.id)}[/]: {escape(where)}")
+            told = f"[dim]Enter sends the task's own request:[/] {escape(opening)}"
+            self.console.print(told)
+            self.console.print(
+                "[dim]One task, judged at its end. /help shows what else can be typed; "
+                "Ctrl-C stops an answer[/]"
+            )
+        return opening
 
-    async def _converse(self, session: Session) -> None:
-        """Let the model act until it speaks, the person answer, and so on; then score."""
-        while await self._act(session):
-            scripted = await self.environment.reply(self.messages[-1])
-            if scripted is None:  # the person has ended the talk
-                break
-            suggestion = str(scripted["content"])
-            text = await self._ask(suggestion, hint=suggestion)
-            if self.wants_reset:
-                return
-            if not text:
-                break
-            self.messages.append({"role": "user", "content": text})
+    def _converse(self, session: Session, suggestion: str) -> bool:
+        """Let the person speak, the model answer, and so on; return whether the task has ended."""
+        hint = ""
+        while text := self._ask(suggestion, hint):
+            try:
+                said = self.runner.run(self._answer(session, text))
+            except KeyboardInterrupt:
+                if self.lines is None:
+                    raise
+                self.console.print("\n[dim](stopped)[/]")
+                continue
+            if said is None:  # the person of the task has ended the talk, or nothing more can come
+                return True
+            suggestion = hint = said
+        return text is not None
+
+    async def _answer(self, session: Session, text: str) -> str | None:
+        """Let the model answer; return what the person of the task says next, if anything."""
+        before = len(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            if not await self._act(session):
+                return None
+        except BaseException:
+            self._settle(before)
+            raise
+        scripted = await self.environment.reply(self.messages[-1])
+        return None if scripted is None else str(scripted["content"])
+
+    def _settle(self, before: int) -> None:
+        """After a stop: what was done in the world stays said, a question without effect does not."""
+        said = self.messages[before + 1 :]
+        turns = [place for place, message in enumerate(said) if message["role"] == "assistant"]
+        if not turns:
+            del self.messages[before:]
+            return
+        num_answered = len(said) - turns[-1] - 1
+        for call in list(said[turns[-1]].get("tool_calls") or ())[num_answered:]:
+            name = call["function"]["name"]
+            self.messages.append({"role": "tool", "name": name, "content": "stopped by the user"})
+
+    async def _score(self) -> None:
         reward = await self.environment.score()
         if isinstance(reward, Invalid):
             told = f"the world failed, nothing was judged: {reward.reason}"
@@ -155,6 +207,17 @@ class _Talk:
             mark = "[green]met   [/]" if met else "[red]unmet [/]"
             self.console.print(f"{mark} {escape(description)}")
         self.console.print(f"reward {reward.total:g}")
+
+    def _wants_another(self) -> bool:
+        """Say that the task is over, and wait for what the person wants; a pipe wants no more."""
+        if self.lines is None:
+            return False
+        offer = "/reset begins it again" if self.place.is_chosen else "/reset for another one"
+        text = ""
+        while text is not None:
+            self.console.print(f"[dim]this task has ended; {offer}, /quit to leave[/]")
+            text = self._ask("")
+        return self.wants_reset
 
     async def _act(self, session: Session) -> bool:
         """Let the model call tools until it speaks; return whether it did."""
@@ -180,13 +243,13 @@ class _Talk:
             style = COLOURS.get(line["who"], "")
             self.console.print(f"{line['who']:>9}  {line['text']}", style=style, markup=False)
 
-    async def _ask(self, suggestion: str, *, hint: str = "") -> str | None:
+    def _ask(self, suggestion: str, hint: str = "") -> str | None:
         """Read a line; in a pipe, the request once and the scripted answers after that."""
         if self.lines is None:
             return sys.stdin.readline().strip() or suggestion
         while True:
-            text = await self.lines.ask_within("      you ", hint)
-            if text is None or not is_command(text):
+            text = self.lines.ask("      you ", hint)
+            if text is None or not (is_command(text) or is_mistyped(text)):
                 return suggestion if text == "" else text
             if not command(text, self.messages, self._reset, self.console):
                 return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ._budget import Budget
+from ._checks import check_whole
 from ._journal import Journal
 from ._page import journal_page
 from ._panel import Panel
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, HeavyThinkError) as error:
         print(f"longcat-heavythink: {error}", file=sys.stderr)
-        return 1
+        # What the caller can mend by calling it otherwise is told from what went wrong meanwhile.
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +112,7 @@ def _think(options: argparse.Namespace) -> int:
     question = sys.stdin.read() if options.question == "-" else options.question
     if not question.strip():
         raise ValueError("the question must not be empty")
+    check_whole("--k", options.k)
     schedule = parse_schedule(options.schedule) if options.schedule else heavy(options.k)
     panel = Panel(sys.stderr, sys.stdout)
     stream = "all" if sys.stderr.isatty() else "last"
@@ -127,10 +130,14 @@ def _think(options: argparse.Namespace) -> int:
         messages.append({"role": "system", "content": options.system})
     messages.append({"role": "user", "content": question})
     with Journal(options.journal) if options.journal else contextlib.nullcontext() as journal:
-        answer = asyncio.run(
-            think(messages, endpoint, config=config, budget=budget, scorer=Judge(endpoint),
-                  journal=journal, on_event=None if options.json else panel)
-        )  # fmt: skip
+        try:
+            answer = asyncio.run(
+                think(messages, endpoint, config=config, budget=budget, scorer=Judge(endpoint),
+                      journal=journal, on_event=None if options.json else panel)
+            )  # fmt: skip
+        except HeavyThinkError:
+            panel.clear()
+            raise
     if options.json:
         print(json.dumps(_told(answer), ensure_ascii=False, indent=2))
         return 0

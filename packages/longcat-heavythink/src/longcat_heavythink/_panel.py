@@ -47,6 +47,10 @@ class Panel:
         self._cells: list[_Cell] = []
         self._stage, self._drawn, self._next_s = "", 0, 0.0
         self._stage_number = 0
+        self._held: list[str] = []
+        """Lines not written yet: where all calls fail alike, the run's error says it once."""
+        self._outcomes: set[str | None] = set()
+        """Why calls failed; `None` for a good one."""
         self.has_answered = False
         """Whether pieces of the final answer were written."""
 
@@ -103,6 +107,7 @@ class Panel:
         if event.is_recorded:
             cell.state = "from the journal"
         cell.text = reply.text if reply.failure is None else reply.failure.message
+        self._outcomes.add(None if reply.failure is None else cell.text)
         if self.has_answered:
             return
         if self._is_live:
@@ -110,11 +115,30 @@ class Panel:
         else:
             first = next(iter(cell.text.strip().splitlines()), "(calls tools)")
             speaker = _SPEAKERS.get(self._stage, self._stage)
-            self._say(f"{speaker} {event.index + 1}: {first[:100]} ({cell.state})")
+            line = f"{speaker} {event.index + 1}: {first[:100]} ({cell.state})"
+            self._held.append(f"  {line}\n")
+            if not self._is_one_failure:
+                self._tell()
+
+    @property
+    def _is_one_failure(self) -> bool:
+        return len(self._outcomes) == 1 and None not in self._outcomes
+
+    def clear(self) -> None:
+        """Take back what only shows one failure many times, as it is about to be told."""
+        if self._is_live and self._drawn and self._is_one_failure:
+            self._out.write(f"\x1b[{self._drawn}F\x1b[J")
+            self._out.flush()
+            self._drawn = 0
 
     def _say(self, words: str) -> None:
-        self._out.write(f"  {words}\n")
+        self._held.append(f"  {words}\n")
+        self._tell()
+
+    def _tell(self) -> None:
+        self._out.write("".join(self._held))
         self._out.flush()
+        self._held.clear()
 
     def _flush(self) -> None:
         """Draw the last state and leave it standing."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import time
 from dataclasses import replace
 from typing import Any
@@ -54,7 +56,7 @@ def redirected(failure: Failure, response: aiohttp.ClientResponse) -> Failure:
 
 def failure_of(error: BaseException, url: str, timeout_s: float) -> Failure:
     """Return the failure that an exception of the client means."""
-    words = str(error) or type(error).__name__
+    words = _words(error)
     message = f"{url} must answer, but: {words}"
     if isinstance(error, aiohttp.ClientConnectorError):
         permanent = isinstance(error, aiohttp.ClientConnectorCertificateError)
@@ -65,6 +67,19 @@ def failure_of(error: BaseException, url: str, timeout_s: float) -> Failure:
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return Failure(FailureKind.MALFORMED, message)
     return Failure(FailureKind.CUT, message)
+
+
+def _words(error: BaseException) -> str:
+    """Say why; of a server that is not there, what the system says instead of the client."""
+    words = str(error) or type(error).__name__
+    is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
+    if not isinstance(error, aiohttp.ClientConnectorError) or is_certificate:
+        return words
+    why = error.os_error
+    number = why.errno or 0
+    if number > 0 and not isinstance(why, ssl.SSLError):  # its numbers are of another table
+        return os.strerror(number).lower()
+    return why.strerror or str(why) or words
 
 
 def model_names(raw: bytes, url: str) -> tuple[Failure | None, list[str]]:
