@@ -224,7 +224,10 @@ def test_chat_with_a_server(longcat, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--recipe", "smoke", "--set", "rl.stepz=1"], "near it: rl.steps, rl.warmup_steps"),
+        (
+            ["train", "--recipe", "smoke", "--set", "rl.stepz=1"],
+            "near it: rl.steps, rl.warmup_steps",
+        ),
         (["train", "--recipe", "nowhere.toml"], "a recipe must be one of mini, smoke"),
         (["train", "--resume", "nowhere"], "a run folder must hold run.json"),
         (["train", "--set", "groups={'x': ['bank']}", "--out", "OUT"], "a domain must be one of"),

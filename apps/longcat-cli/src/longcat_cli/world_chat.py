@@ -186,7 +186,7 @@ class _Talk:
         return None if scripted is None else str(scripted["content"])
 
     def _settle(self, before: int) -> None:
-        """After a stop: what was done in the world stays said, a question without effect does not."""
+        """After a stop: acts in the world stay said, a question without effect does not."""
         said = self.messages[before + 1 :]
         turns = [place for place, message in enumerate(said) if message["role"] == "assistant"]
         if not turns:
