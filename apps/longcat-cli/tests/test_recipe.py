@@ -277,7 +277,8 @@ def test_the_estimate_is_the_sum_of_its_stages(monkeypatch):
     cold, rl, fuse = 850 * 320, 2 * (4 * 4 * 4) * 150 * 2.5, (20 + 0.5 * 20) * 640
     evaluate = 2 * (3 * 2 + 2) * 16 * 150
     assert needs.seconds == pytest.approx((cold + rl + fuse + evaluate) / 1000)
-    assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000
+    tasks = 2 * (400 + 16) * 2700
+    assert needs.disk_bytes == 1000 * (5 * 4 + 5 * 16) + 2 * 64 * 4000 + tasks
     assert needs.memory_bytes == 1000 * (16 + 4 * (4 + 2)) + 2 * 500_000_000
     beside = estimate(load_recipe("smoke"))  # both experts: less time, and the memory of both
     assert needs.seconds - beside.seconds == pytest.approx((1 - BESIDE) * rl / 1000)

@@ -7,24 +7,28 @@ what they say is told with the recipe's section.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from .errors import UsageError
 from .machine import memory_bytes
-from .recipe import Recipe
+from .recipe import Model, Recipe
+from .recipe_file import Key, changed, keys
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise what the recipe would fail with, minutes later.
+    """Raise what the recipe would fail with, minutes later; on this machine, if it is too small.
 
     Raises:
         UsageError: The first rule that is broken, with the keys named.
     """
-    for line in broken_rules(recipe):
+    # What is far too large is told before a model of that size is built to look at it.
+    for line in itertools.chain(_own_rules(recipe), _too_much(recipe), broken_rules(recipe)):
         raise UsageError(line)
 
 
@@ -62,6 +66,9 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
         (recipe.evaluate.tasks <= recipe.grow.eval_tasks,
          (f"evaluate.tasks must be at most grow.eval_tasks={recipe.grow.eval_tasks}, "
          f"got {recipe.evaluate.tasks}")),
+        (recipe.evaluate.processes <= MOST_PROCESSES,
+         (f"evaluate.processes must be at most {MOST_PROCESSES}, "
+         f"got {recipe.evaluate.processes}")),
         (len(set(recipe.evaluate.noise)) == len(recipe.evaluate.noise) > 0,
          f"evaluate.noise must hold different levels, got {recipe.evaluate.noise}"),
         (len(recipe.noise.levels) > 0
@@ -157,14 +164,23 @@ BESIDE = 0.75
 """Time that experts take beside each other on two cores, over that one after the other."""
 HEAD_COST = 0.5
 """Seconds of a step of the prediction head over those of a step of the whole model."""
+PROCESS_BYTES = 500_000_000
+"""Of a process that has torch loaded, besides its weights."""
+TASK_MEMORY, TASK_DISK = 15_000, 2_700
+"""Bytes of a task, while it is made and when it is written down: measured in worlds of tables."""
+MOST_PROCESSES = 1024
+"""For an evaluation: a slip of the pen ends here, not where all is trained."""
+LAYERS_MEASURED = 8
+"""Of a deeper model so many are timed: its other blocks are alike."""
+FAR_TOO_MUCH = 2
+"""Times what there is: an estimate may be wrong by a factor of two."""
 
 
 def estimate(recipe: Recipe) -> Needs:
     """Measure one training step of the recipe's model here, scaled up: within a factor of two."""
-    from .stages.cold_start import seconds_per_token
     from .worlds import has_past
 
-    parameters, pace = seconds_per_token(recipe)
+    parameters, pace = _pace(recipe)
     rl, experts = recipe.rl, len(recipe.groups)
     beside = min(recipe.experts_at_once, experts)
     cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
@@ -176,17 +192,114 @@ def estimate(recipe: Recipe) -> Needs:
     if recipe.fuse.road == "distil":
         judged = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * length
         fuse += judged * RL_COST * pace - recipe.fuse.steps * recipe.fuse.batch_tokens * pace
-    cells = len(recipe.evaluate.noise) * (3 * len(recipe.domains) + experts)
-    evaluate = cells * recipe.evaluate.tasks * length * pace
-    log = experts * attempts * 4_000
+    evaluate = _cells(recipe) * recipe.evaluate.tasks * length * pace
+    return dataclasses.replace(_room(recipe, parameters), seconds=cold + trained + fuse + evaluate)
+
+
+def room_needed(recipe: Recipe) -> Needs:
+    """What a run takes besides time: nothing is measured, and no model built.
+
+    Raises:
+        ValueError: The model's sizes do not fit together.
+    """
+    return _room(recipe, _parameters(recipe.model))
+
+
+def _room(recipe: Recipe, parameters: int) -> Needs:
+    experts, grow = len(recipe.groups), recipe.grow
+    log = experts * recipe.rl.steps * recipe.rl.groups_per_batch * recipe.rl.group_size * 4_000
     checkpoints = parameters * ((3 + experts) * 4 + (1 + 2 * experts) * BYTES_TRAINED)
-    live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * rl.num_controllers)
+    tasks = len(recipe.domains) * (grow.train_tasks + grow.eval_tasks)
     return Needs(
         parameters=parameters,
-        memory_bytes=beside * (live + (1 + rl.num_controllers) * 500_000_000),
-        disk_bytes=checkpoints + log,
-        seconds=cold + trained + fuse + evaluate,
+        memory_bytes=_memory(recipe, parameters),
+        disk_bytes=checkpoints + log + tasks * TASK_DISK,
+        seconds=0.0,
     )
+
+
+def _memory(recipe: Recipe, parameters: int) -> int:
+    """Bytes of the stage that takes most."""
+    rl, grow = recipe.rl, recipe.grow
+    # Controllers of a cluster that is there already are elsewhere.
+    here = 0 if rl.runtime == "ray" and rl.ray_address else rl.num_controllers
+    live = parameters * (BYTES_TRAINED + 4 * (rl.hard_staleness + 2) * here)
+    beside = min(recipe.experts_at_once, len(recipe.groups))
+    train = beside * (live + (1 + here) * PROCESS_BYTES)
+    asking = min(recipe.evaluate.processes, _cells(recipe))  # no more are begun
+    evaluate = asking * (parameters * 4 + PROCESS_BYTES)
+    grown = min(2, len(recipe.domains)) * max(grow.train_tasks, grow.eval_tasks) * TASK_MEMORY
+    return max(train, evaluate, grown)
+
+
+def _cells(recipe: Recipe) -> int:
+    """Of the evaluation's table: models, domains and levels of noise."""
+    return len(recipe.evaluate.noise) * (3 * len(recipe.domains) + len(recipe.groups))
+
+
+@cache
+def _parameters(model: Model) -> int:
+    """Parameters of an architecture by one block and by two: a thousand take long to build."""
+    from longcat_moe import LongcatForCausalLM, on_meta
+
+    from .stages.cold_start import model_config
+
+    model_config(Recipe(model=model))  # a size that no model has is told as such
+    counted: list[int] = []
+    for num_layers in (1, 2):
+        few = Recipe(model=dataclasses.replace(model, num_layers=num_layers))
+        with on_meta():
+            parts = LongcatForCausalLM(model_config(few)).parameters()
+        counted.append(sum(part.numel() for part in parts))
+    return counted[0] + (model.num_layers - 1) * (counted[1] - counted[0])
+
+
+def _pace(recipe: Recipe) -> tuple[int, float]:
+    """Parameters, and seconds of a token: those of a deep model by a shallow one's."""
+    from .stages.cold_start import seconds_per_token
+
+    if recipe.model.num_layers <= LAYERS_MEASURED:
+        return seconds_per_token(recipe)
+    shallow = dataclasses.replace(recipe.model, num_layers=LAYERS_MEASURED)
+    measured, pace = seconds_per_token(dataclasses.replace(recipe, model=shallow))
+    parameters = _parameters(recipe.model)
+    return parameters, pace * parameters / measured
+
+
+def _too_much(recipe: Recipe) -> Iterator[str]:
+    """What this machine cannot hold, however roughly that is estimated."""
+    has = memory_bytes()
+    try:
+        needed = _memory_here(recipe)
+    except (ValueError, TypeError):
+        return  # sizes that do not fit together: told as a rule of the model
+    if not has or needed <= FAR_TOO_MUCH * has:
+        return
+    key = _to_blame(recipe, needed)
+    name, got = (key.name, f"got {key.value}, a run") if key else ("the run", "got one")
+    yield f"{name} must fit into {size(has)} of memory, {got} that takes about {size(needed)}"
+
+
+def _memory_here(recipe: Recipe) -> int:
+    """Without weights on a GPU."""
+    return _memory(recipe, _parameters(recipe.model) if recipe.device == "cpu" else 0)
+
+
+def _to_blame(recipe: Recipe, needed: int) -> Key | None:
+    """The key that takes most over what it is by default; none where it is not half of all."""
+    usual = {key.name: key.value for key in keys(Recipe())}
+    blamed, least = None, needed / 2
+    for key in keys(recipe):
+        default = usual[key.name]
+        if type(key.value) is not int or key.value <= default:
+            continue
+        try:
+            without = _memory_here(changed(recipe, [f"{key.name}={default}"]))
+        except (ValueError, TypeError):
+            continue  # a size that goes with another one
+        if without < least:
+            blamed, least = key, without
+    return blamed
 
 
 def room_for(needs: Needs, folder: Path) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,10 +26,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
         """Begin a run in a folder that must not hold one."""
-        if (path / "run.json").exists():
-            raise UsageError(f"{path} holds a run already; continue it with --resume {path}")
-        if path.is_dir() and any(path.iterdir()):
-            raise UsageError(f"--out must be a new or an empty folder, {path.resolve()} is neither")
+        check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -152,6 +150,28 @@ class RunFolder:
             spent += max(0.0, ended - max(began, until))
             until = max(until, ended)
         return spent
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder in which no run can begin; nothing is written.
+
+    Raises:
+        UsageError: It holds something, is none, or cannot be made.
+    """
+    try:
+        if (path / "run.json").exists():
+            raise UsageError(f"{path} holds a run already; continue it with --resume {path}")
+        if path.is_dir() and any(path.iterdir()):
+            raise UsageError(f"--out must be a new or an empty folder, {path.resolve()} is neither")
+        place = path.absolute()
+        while not (place.exists() or place.is_symlink()):
+            place = place.parent
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UsageError(f"--out must be a folder that can be made: {error}") from error
+    if not place.is_dir():
+        raise UsageError(f"--out must be a folder that can be made: {place} is none")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"--out must be a folder that can be made: {place} is not writable")
 
 
 def read_json(path: Path) -> Any:

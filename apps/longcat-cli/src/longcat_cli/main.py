@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import typer
 
-from .config_command import config_app
-from .doctor import doctor
-from .errors import UsageError
-from .eval_command import evaluate
-from .models_command import models_app
-from .rl import rl
-from .runs_command import runs_app
-from .sft import sft
-from .version import versions
+def _stop() -> NoReturn:
+    """End at Ctrl-C where nothing was begun that could go on."""
+    print("\nstopped", file=sys.stderr)
+    raise SystemExit(130) from None
+
+
+try:  # on a slow machine this takes a second, and Ctrl-C must not show where it was
+    import atexit
+    import errno
+    import gc
+    import json
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+    import typer
+    from typer.core import TyperGroup
+
+    from .config_command import config_app
+    from .doctor import doctor
+    from .errors import UsageError
+    from .eval_command import evaluate
+    from .models_command import models_app
+    from .rl import rl
+    from .runs_command import runs_app
+    from .sft import sft
+    from .version import versions
+except KeyboardInterrupt:
+    _stop()
 
 if TYPE_CHECKING:
     from .folder import RunFolder
 
+
+class _Commands(TyperGroup):
+    """Commands that say that they were stopped; Typer would end without a word."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the line."""
+        try:
+            return super().make_context(*args, **extra)
+        except KeyboardInterrupt:
+            _stop()
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of the line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _stop()
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     help="Train an agent from nothing, then talk to it. Start with: longcat train",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -94,11 +128,9 @@ def train(
         for line in plan(folder):
             typer.echo(line)
         return
-    from .train import train as run_train
-
     typer.echo(f"run folder: {folder.path}")
     try:
-        averages = run_train(folder)
+        averages = _run(folder)
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; continue with: longcat train --resume {folder.path}", err=True)
         raise SystemExit(130) from None
@@ -107,6 +139,16 @@ def train(
             typer.echo(f"{key:18} {rate:.1%}")
     typer.echo(f"report: {folder.path / 'report.html'}")
     raise SystemExit(_lessons(folder))
+
+
+def _run(folder: RunFolder) -> dict[str, Any]:
+    """Say what this machine may lack; train all the same."""
+    from .start import lacks
+    from .train import train as run_train
+
+    for line in lacks(folder):
+        typer.echo(f"longcat: warning: {line}", err=True)
+    return run_train(folder)
 
 
 def _lessons(folder: RunFolder) -> int:
@@ -261,11 +303,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over OpenAI's chat API: streaming, tools, several clients at once."""
-    if not 0 < port < 65536 or slots < 1 or max_waiting < 0 or max_length < 0 or max_tokens < 1:
-        raise UsageError(
-            "--port must be in 1 to 65535, --slots and --max-tokens at least 1, --max-waiting and "
-            "--max-length not negative"
-        )
     from .serve import serve_model
 
     serve_model(
@@ -311,8 +348,12 @@ def envs(context: typer.Context) -> None:
 
 def run() -> None:
     """Entry point: a user's mistake is one message and exit code 2."""
+    # Else the interpreter looks through all that a run holds as it ends, for seconds.
+    atexit.register(gc.freeze)
     try:
         app()
+    except KeyboardInterrupt:  # before there is a command
+        _stop()
     except Exception as error:
         where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         if _is_disk_full(error):

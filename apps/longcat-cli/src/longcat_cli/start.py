@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .checks import check_recipe, estimate, room_for, size
+from .checks import check_recipe, estimate, room_for, room_needed, size
 from .errors import UsageError
-from .folder import RunFolder
+from .folder import RunFolder, check_new
 from .recipe import Recipe
 from .recipe_file import changed, keys, load_recipe
 
@@ -28,8 +28,9 @@ def begin(recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: boo
         UsageError: The recipe breaks a rule, or the folder holds a run.
     """
     wanted = load_recipe(recipe, changes)
-    check_recipe(wanted)
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    check_new(path)
+    check_recipe(wanted)
     return RunFolder(path, wanted) if dry_run else RunFolder.create(path, wanted)
 
 
@@ -44,19 +45,8 @@ def resumed(
     folder = RunFolder.open(path)
     wanted = changed(folder.recipe, changes)
     check_recipe(wanted)
-    before = {key.name: key.value for key in keys(folder.recipe)}
-    for key in keys(wanted):
-        if key.value == before.get(key.name):
-            continue
-        done = [
-            stage for stage in stages_that_stand_on(key.name, wanted) if _has_begun(folder, stage)
-        ]
-        if done:
-            raise UsageError(
-                f"{key.name} can be changed only before {done[0]}, which this run has begun; "
-                f"begin another run for it"
-            )
-        echo(f"changed: {key.name} from {before.get(key.name)!r} to {key.value!r}")
+    for line in _changes(folder, wanted):
+        echo(line)
     is_asked_otherwise = wanted.evaluate != folder.recipe.evaluate
     folder.recipe = wanted
     if changes and not dry_run:
@@ -66,10 +56,42 @@ def resumed(
     return folder
 
 
+def _changes(folder: RunFolder, wanted: Recipe) -> list[str]:
+    """A line for each key that is changed.
+
+    Raises:
+        UsageError: What stands on a key is there already.
+    """
+    before = {key.name: key.value for key in keys(folder.recipe)}
+    lines: list[str] = []
+    for key in keys(wanted):
+        if key.value == before.get(key.name):
+            continue
+        _check_change(folder, key.name, wanted)
+        lines.append(f"changed: {key.name} from {before.get(key.name)!r} to {key.value!r}")
+    return lines
+
+
+def _check_change(folder: RunFolder, key: str, wanted: Recipe) -> None:
+    for stage in stages_that_stand_on(key, wanted):
+        if _has_begun(folder, stage):
+            raise UsageError(
+                f"{key} can be changed only before {stage}, which this run has begun; "
+                f"begin another run for it"
+            )
+    # An expert that has begun goes on longer, one that is done does not: they would differ.
+    for stage in _experts(wanted) if key == "rl.steps" else ():
+        if folder.is_done(stage):
+            raise UsageError(
+                f"{key} can be changed only before {stage} is done, which it is in this run; "
+                f"begin another run for it"
+            )
+
+
 def stages_that_stand_on(key: str, recipe: Recipe) -> list[str]:
     """Stages whose artefact a key has shaped."""
     section = key.partition(".")[0]
-    experts = [f"expert-{group}" for group in recipe.groups]
+    experts = _experts(recipe)
     if section in SHAPES_ALL:
         return ["grow", "cold_start", *experts, "fuse", "evaluate"]
     return {
@@ -79,6 +101,10 @@ def stages_that_stand_on(key: str, recipe: Recipe) -> list[str]:
         "fuse": ["fuse"],
         "evaluate": ["evaluate"],
     }.get(section, [])
+
+
+def _experts(recipe: Recipe) -> list[str]:
+    return [f"expert-{group}" for group in recipe.groups]
 
 
 def _has_begun(folder: RunFolder, stage: str) -> bool:
@@ -92,6 +118,11 @@ def _has_begun(folder: RunFolder, stage: str) -> bool:
     if stage == "evaluate" and not folder.is_done("fuse"):
         return False  # what was asked ahead of time is soon asked again
     return folder.is_done(stage) or left[stage].exists()
+
+
+def lacks(folder: RunFolder) -> list[str]:
+    """What this machine may lack for a run that begins or goes on now, a line each."""
+    return list(room_for(room_needed(folder.recipe), folder.path))
 
 
 def plan(folder: RunFolder) -> Iterator[str]:
@@ -111,4 +142,5 @@ def plan(folder: RunFolder) -> Iterator[str]:
         f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here "
         f"just now, {size(needs.memory_bytes)} of memory, {size(needs.disk_bytes)} of disk"
     )
-    yield from room_for(needs, folder.path)
+    for line in room_for(needs, folder.path):
+        yield f"warning: {line}"

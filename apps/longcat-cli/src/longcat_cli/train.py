@@ -120,7 +120,7 @@ def _brief(facts: dict[str, Any]) -> str:
     if "contract" in facts:
         return str(facts["contract"])
     shown = [f"{k} {_number(v)}" for k, v in facts.items() if isinstance(v, int | float | str)]
-    return "  ".join(shown[:4])
+    return "  ".join(shown)
 
 
 def _number(value: Any) -> str:
