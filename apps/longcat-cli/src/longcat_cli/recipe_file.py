@@ -206,16 +206,16 @@ def _build(kind: type, raw: dict[str, Any], where: str) -> Any:
 
 
 def _near(key: str, where: str) -> list[str]:
-    """Keys that may be meant, with their sections: those of the same name first, wherever."""
+    """Keys that may be meant, with their sections: of this one first, else of the same name."""
     known = [known.name for known in keys(Recipe())]
     names = {name.rpartition(".")[2] for name in known}
     sections = [part.name for part in dataclasses.fields(Recipe)]
     inside = [name for name in known if name.startswith(where)] if where else sections
     near = difflib.get_close_matches(where + key, inside, n=3, cutoff=0.6)
-    if not near or not where:
-        alike = [key] if key in names else difflib.get_close_matches(key, names, n=1)
-        near = [name for name in known if name.rpartition(".")[2] in alike] + near
-    return near
+    if near:
+        return near
+    alike = [key] if key in names else difflib.get_close_matches(key, names, n=1)
+    return [name for name in known if name.rpartition(".")[2] in alike]
 
 
 def _within(rule: Range, value: Any, where: str) -> None:
