@@ -159,3 +159,38 @@ def _until_it_answers(server, url):
                 time.sleep(0.02)
             else:
                 return
+
+
+@pytest.fixture
+def tokenizer():
+    """A character is a token; its template knows no tools."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
+    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    plain.decoder = decoders.Fuse()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, eos_token="</s>", pad_token="<unk>"
+    )
+    made.chat_template = (
+        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+    )
+    return made
+
+
+@pytest.fixture
+def tiny_model(tmp_path, tokenizer, monkeypatch):
+    """The working folder, with a model of Hugging Face's kind in `model`."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    tokenizer.save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, eos_token_id=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=1, max_position_embeddings=128,
+    )).save_pretrained(tmp_path / "model")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

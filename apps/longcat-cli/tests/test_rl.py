@@ -32,35 +32,15 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 from longcat_dora.transformers import Attempted, TransformersRenderer  # noqa: E402
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
-)
 app = typer.Typer()
 app.command("rl")(rl)
 app.command("sft")(sft)
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tiny_model):
     """A folder with a model, tasks, chats and a reward, as a user has them."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
-    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
-    plain.decoder = decoders.Fuse()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, eos_token="</s>", pad_token="<unk>"
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(tmp_path / "model")
-    torch.manual_seed(0)
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, eos_token_id=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, max_position_embeddings=128,
-    )).save_pretrained(tmp_path / "model")  # fmt: skip
+    tmp_path = tiny_model
     tasks = [{"prompt": text} for text in "abcdefgh"]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
     (tmp_path / "reward.py").write_text(
@@ -76,7 +56,6 @@ def place(tmp_path, monkeypatch):
     )
     chat = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "hi there"}]
     (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps({"messages": chat})] * 50))
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -21,46 +21,12 @@ pytest.importorskip("peft")
 from longcat_dora.transformers import Attempted  # noqa: E402
 from longcat_dora.transformers._worker import messages_of, scored  # noqa: E402
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
-)
 OPTIONS = RlOptions(model="m", tasks="t.jsonl", reward="r.py:score")
 ASK, TELL = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 TOOL = {"type": "function", "function": {"name": "f"}}
 app = typer.Typer()
 app.command("rl")(rl)
 app.command("sft")(sft)
-
-
-@pytest.fixture
-def tokenizer():
-    """A character is a token; its template knows no tools."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    words = ["<unk>", "<s>", "</s>", *[chr(n) for n in range(32, 127)], "\n"]
-    plain = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
-    plain.decoder = decoders.Fuse()
-    made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, eos_token="</s>", pad_token="<unk>"
-    )
-    made.chat_template = TEMPLATE
-    return made
-
-
-@pytest.fixture
-def place(tmp_path, tokenizer, monkeypatch):
-    """A folder with a tiny model."""
-    tokenizer.save_pretrained(tmp_path / "model")
-    torch.manual_seed(0)
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=99, hidden_size=16, intermediate_size=16, num_hidden_layers=1, eos_token_id=2,
-        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, max_position_embeddings=128,
-    )).save_pretrained(tmp_path / "model")  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def _run(*words):
@@ -288,35 +254,35 @@ def test_a_run_that_failed_before_it_began_can_be_begun_with_other_options(
     assert log.is_dir() == has_events
 
 
-def test_a_run_without_a_step_does_not_name_a_model(place, monkeypatch):
+def test_a_run_without_a_step_does_not_name_a_model(tiny_model, monkeypatch):
     done = types.SimpleNamespace(num_batches=0)
     monkeypatch.setattr("longcat_cli.rl.train_rl", lambda out, options: done)
-    (place / "t.jsonl").write_text('{"prompt": "a"}')
+    (tiny_model / "t.jsonl").write_text('{"prompt": "a"}')
     ended = CliRunner().invoke(app, ["rl", "--model", "m", "--tasks", "t.jsonl", "--reward", "r:s"])
     assert isinstance(ended.exception, UsageError)
     assert "model: " not in ended.output
 
 
-def test_a_loss_of_no_number_ends_a_run_with_one_line(place, monkeypatch):
+def test_a_loss_of_no_number_ends_a_run_with_one_line(tiny_model, monkeypatch):
     def breaks(out, options):
         raise FloatingPointError("the loss must be finite, got nan; no step was taken")
 
     monkeypatch.setattr("longcat_cli.rl.train_rl", breaks)
-    (place / "t.jsonl").write_text('{"prompt": "a"}')
+    (tiny_model / "t.jsonl").write_text('{"prompt": "a"}')
     with pytest.raises(UsageError, match="the loss must be finite, got nan"):
         _run("rl", "--model", "m", "--tasks", "t.jsonl", "--reward", "r.py:s", "--out", "run")
 
 
 @pytest.mark.parametrize(("num_chats", "how"), [(50, ()), (10, ()), (50, ("--epochs", 4))])
-def test_a_model_that_broke_is_not_exported(place, num_chats, how):
+def test_a_model_that_broke_is_not_exported(tiny_model, num_chats, how):
     """With chats that are held out, without, and where a step after the first sees it."""
     chat = json.dumps({"messages": [ASK, TELL]})
-    (place / "chats.jsonl").write_text("\n".join([chat] * num_chats))
+    (tiny_model / "chats.jsonl").write_text("\n".join([chat] * num_chats))
     with pytest.raises(UsageError, match=r"finite.*lower --learning-rate than 1e\+30") as found:
         _run("sft", "--model", "model", "--data", "chats.jsonl", "--learning-rate", 1e30,
              "--out", "out", *how)  # fmt: skip
     assert "\n" not in str(found.value)
-    assert not (place / "out" / "model").exists()
+    assert not (tiny_model / "out" / "model").exists()
 
 
 def test_held_out_prompts_without_room_are_told_in_plain_words(tmp_path, monkeypatch):
@@ -334,11 +300,11 @@ def test_held_out_prompts_without_room_are_told_in_plain_words(tmp_path, monkeyp
     ({"adapter": 1}, "adapter must be true or false, got 1"),
     ({"model": 5}, "model must be text, got 5"), ({"temperature": 1}, ""),
 ])  # fmt: skip
-def test_options_of_another_kind_in_a_runs_file_are_named(place, monkeypatch, changes, said):
+def test_options_of_another_kind_in_a_runs_file_are_named(tiny_model, monkeypatch, changes, said):
     """`--resume` said that '<' is not supported between a text and a number."""
-    (place / "run").mkdir()
+    (tiny_model / "run").mkdir()
     held = {**dataclasses.asdict(OPTIONS), **changes}
-    (place / "run" / "rl.json").write_text(json.dumps(held))
+    (tiny_model / "run" / "rl.json").write_text(json.dumps(held))
     done = types.SimpleNamespace(num_batches=50)
     monkeypatch.setattr("longcat_cli.rl.train_rl", lambda out, options: done)
     if not said:
