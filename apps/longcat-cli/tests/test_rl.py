@@ -122,6 +122,7 @@ def test_supervised_learning_learns_the_chats(place, how):
     done = _run("sft", "--model", "model", "--data", "chat.jsonl", "--epochs", 30, "--batch-tokens", 300,
                 "--learning-rate", 1e-2, "--out", "out", *how)  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert "it/s" not in done.output  # no bars of a library
     before, after = (
         float(x.split()[0]) for x in done.output.split("held out: loss ")[1].split(" before, ")
     )

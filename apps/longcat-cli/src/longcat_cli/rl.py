@@ -45,7 +45,7 @@ def build_worker(options: RlOptions, model: str) -> Worker:
     import torch
     from longcat_dora.transformers import chat_worker, world_worker
 
-    _be_quiet()
+    be_quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the other half trains
     if options.engine == "vllm":
         return _vllm_worker(options, model)
@@ -140,7 +140,7 @@ def _trainer(options: RlOptions, name: str) -> tuple[GspoTrainer, Any]:
     from longcat_gspo import GspoTrainer, TrainerConfig
     from longcat_gspo.transformers import shares_prefixes
 
-    _be_quiet()
+    be_quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = _dtype(options)
@@ -192,7 +192,7 @@ def _prompt_tokens(tokenizer: Any, task: dict[str, Any]) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """No bars of weights being loaded, and no warnings to PEFT, between the lines that tell."""
     from transformers.utils import logging
 

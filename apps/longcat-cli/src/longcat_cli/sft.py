@@ -12,6 +12,7 @@ import typer
 from .errors import UsageError
 from .machine import dtype_here
 from .models import loaded, model_folder
+from .rl import be_quiet
 from .rl_options import numbered_jsonl, read_jsonl
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def sft(
     read_jsonl(data, "--data")  # before a model is loaded
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, dtype = model_folder(model), dtype_here(dtype)
+    be_quiet()
     network, tokenizer = loaded(folder, lora=lora, dtype=dtype, device=device)
     samples, num_long = read_chats(data, tokenizer, max_length)
     if num_long:
