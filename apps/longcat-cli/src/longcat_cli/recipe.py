@@ -132,7 +132,7 @@ class Rl:
     epochs, lose points.
     """
 
-    steps: int = _number(40)
+    steps: int = _number(30)
     """Batches that are trained on."""
     groups_per_batch: int = _number(8, least=1)
     """Groups of a batch."""
@@ -222,7 +222,7 @@ class Fuse:
     """What the merged model learns from: the experts' successful trajectories, or the experts'
     judgement of each token that it samples itself (MOPD). In recipe `mini` at equal compute the
     first is better: `benchmarks/RESULTS.md`."""
-    steps: int = _number(300)
+    steps: int = _number(200)
     """Supervised steps after the merge, to imitate; 0 for none."""
     batch_tokens: int = _number(640, least=1)
     """Tokens of a step."""
