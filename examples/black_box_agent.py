@@ -1,7 +1,9 @@
 """Train an agent that was written against the `openai` client, unchanged.
 
-    pip install 'longcat-dora[endpoint]' openai
+    pip install 'longcat-dora[endpoint]' openai        python black_box_agent.py
 
+It prints the mean reward of each step as a bar that grows from a quarter of full length to nearly
+all of it, then what the checker found in the run's log.
 Each rollout has a base URL of its own; what the agent hears there is sampled, recorded as tokens,
 and trained on. Engine and renderer are toys here; with a language model they are
 `Worker(engine=longcat_moe.Engine(...), renderer=longcat_moe.ChatFormat(...),

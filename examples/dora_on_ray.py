@@ -1,7 +1,8 @@
 """The same run on a Ray cluster: one class instead of another, and worlds on nodes of their own.
 
-    pip install 'longcat-dora[ray]'
+    pip install 'longcat-dora[ray]'        python dora_on_ray.py
 
+It prints the mean reward of each step as a bar that grows, then what the checker found in the log.
 With `address="auto"` (or `"ray://head:10001"`) controllers and worlds are actors of a cluster, on
 the nodes whose CPUs are idlest; without one, as here, Ray is started on this machine. A node that
 is lost costs what it was sampling, and no more; a world that dies costs its rollout, which is

@@ -1,6 +1,8 @@
 """Does training in noise help in noise? slow: two RL runs from one cold start, about six minutes.
 
-usage: python noise_pays.py RUN [DOMAIN]    RUN is a finished run of `longcat train`
+    pip install longcat-cli        python noise_pays.py RUN [DOMAIN]
+
+RUN is a finished run of `longcat train`.
 
 Both runs share RUN's environments and cold start and differ in the noise levels alone; most
 episodes of the second are noisy once the level has risen. Prints each one's held-out pass rate,

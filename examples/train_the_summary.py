@@ -1,5 +1,11 @@
 """Train the summary stage of heavy thinking: GSPO through DORA, over recorded answers.
 
+    pip install longcat-dora longcat-gspo longcat-moe        python train_the_summary.py
+
+It prints how often one answer is right and how often a vote among five, then every tenth step how
+often the summary is: first as often as one answer, in the end nearly as often as the vote. Half a
+minute on two cores.
+
 A thinker reads a digit rightly in some half of its attempts. A summary sees five of its answers,
 in any order, and gives one. It begins by repeating any one of them, and is rewarded for the right
 one. The thinker is never trained. With curves, three seeds, thinkers that share their mistakes, and
@@ -73,13 +79,13 @@ def main():
         clip = ClipRange(low=0.2, high=0.2)
         LocalRuntime(
             RunConfig(
-                folder=Path(folder) / "run", max_steps=30,
+                folder=Path(folder) / "run", max_steps=80,
                 scheduler=SchedulerConfig(groups_per_batch=16, group_size=8, hard_staleness=4),
             ),
             factory=functools.partial(worker, str(start)),
             trainer=GspoTrainer(model, TrainerConfig(learning_rate=1e-3, clip=clip)),
             tasks=(Task(f"n{n}", rng.choice(records)) for n in range(100_000)),
-            on_step=lambda p: p.step % 5 or print(
+            on_step=lambda p: p.step % 10 or print(
                 f"step {p.step:2d}: the summary is right in {p.metrics['sampled_reward']:.0%}"
             ),
         ).run()  # fmt: skip

@@ -2,6 +2,7 @@
 
     pip install longcat-noise longcat-envs        python words_by_a_model.py
 
+It prints how many of six openings are kept, and why each of the others is not.
 The model here is a list of three sentences, one of which names a day that nothing needs. The audit
 of words is that of longcat-envs: it plays the golden chain and asks who says or yields each value.
 """

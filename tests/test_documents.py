@@ -1,5 +1,6 @@
 """Every example and every Python block of every README runs, found by listing."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -51,6 +52,13 @@ def test_example(path, tmp_path):
     copied = tmp_path / path.name  # it must run wherever it is copied to
     copied.write_text(path.read_text("utf-8"), encoding="utf-8")
     _run(copied, tmp_path)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_what_to_install_and_what_it_prints(path):
+    said = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert "pip install " in said
+    assert re.search(r"\b[Pp]rint(s|ed)\b", said)
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)

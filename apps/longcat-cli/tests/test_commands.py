@@ -264,19 +264,33 @@ def test_a_mistake_is_one_clear_message(longcat, arguments, words, tmp_path, mon
     assert "Traceback" not in done.stderr
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["runs", "list", "-h"]])
+def test_help_loads_nothing_heavy(words):
     heavy = (
-        "torch",
-        "transformers",
-        "numpy",
-        "matplotlib",
-        "httpx",
-        "longcat_envs",
-        "longcat_dora",
-    )
-    code = f"import sys, longcat_cli.main; print([m for m in {heavy!r} if m in sys.modules])"
+        "torch", "transformers", "numpy", "matplotlib", "httpx", "longcat_envs", "longcat_dora",
+        "rich",
+    )  # fmt: skip
+    code = f"""if True:
+        import sys, longcat_cli.main
+        try:
+            longcat_cli.main.app({words!r})
+        except SystemExit:
+            print([m for m in {heavy!r} if m in sys.modules])
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_summaries_are_shown_whole_and_a_mistake_in_three_lines(longcat):
+    for command in ([], ["models"], ["config"], ["runs"]):
+        lines = longcat(*command, "--help").stdout.splitlines()[1:]
+        assert lines
+        assert not [line for line in lines if "..." in line]
+    said = longcat("train", "--recip", "smoke").stderr.split("\n\n")
+    usage, way = said[0].splitlines()
+    assert usage.endswith("longcat train [OPTIONS]")
+    assert way.endswith("longcat train -h' for help.")
+    assert said[1].startswith("Error: No such option: --recip")
 
 
 def test_a_gpu_recipe_without_a_gpu_says_so(longcat, tmp_path):

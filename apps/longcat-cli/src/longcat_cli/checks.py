@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -73,7 +73,8 @@ def _own_rules(recipe: Recipe) -> Iterator[str]:
          f"evaluate.noise must hold different levels, got {recipe.evaluate.noise}"),
         (len(recipe.noise.levels) > 0
          and sorted(set(recipe.noise.levels)) == recipe.noise.levels,
-         f"noise.levels must rise, got {recipe.noise.levels}"),
+         (f"noise.levels must be one or more levels, each above the one before, "
+         f"got {recipe.noise.levels}")),
         (recipe.grow.share_compound + recipe.grow.share_clarify <= 1,
          "grow.share_compound and grow.share_clarify must not exceed 1 together"),
     ]  # fmt: skip
@@ -176,24 +177,33 @@ FAR_TOO_MUCH = 2
 """Times what there is: an estimate may be wrong by a factor of two."""
 
 
-def estimate(recipe: Recipe) -> Needs:
-    """Measure one training step of the recipe's model here, scaled up: within a factor of two."""
+def estimate(recipe: Recipe, done: Container[str] = ()) -> Needs:
+    """Measure one training step of the recipe's model here, scaled up: within a factor of two.
+
+    Args:
+        recipe: What is trained.
+        done: Stages that take no time, since they are done.
+    """
     from .worlds import has_past
 
     parameters, pace = _pace(recipe)
-    rl, experts = recipe.rl, len(recipe.groups)
-    beside = min(recipe.experts_at_once, experts)
-    cold = recipe.cold_start.steps * recipe.cold_start.batch_tokens * pace
+    rl, missing = recipe.rl, [name for name in recipe.groups if f"expert-{name}" not in done]
+    beside = min(recipe.experts_at_once, len(missing))
     attempts = rl.steps * rl.groups_per_batch * rl.group_size
     length = mean(TOKENS_OF_AN_ATTEMPT[has_past(domain)] for domain in recipe.domains)
-    trained = experts * attempts * length * RL_COST * pace * (BESIDE if beside > 1 else 1.0)
-    fuse_steps = recipe.fuse.steps + HEAD_COST * recipe.fuse.head_steps
-    fuse = fuse_steps * recipe.fuse.batch_tokens * pace
+    slower = BESIDE if beside > 1 else 1.0
+    fuse = recipe.fuse.steps * recipe.fuse.batch_tokens
     if recipe.fuse.road == "distil":
-        judged = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * length
-        fuse += judged * RL_COST * pace - recipe.fuse.steps * recipe.fuse.batch_tokens * pace
-    evaluate = _cells(recipe) * recipe.evaluate.tasks * length * pace
-    return dataclasses.replace(_room(recipe, parameters), seconds=cold + trained + fuse + evaluate)
+        fuse = recipe.fuse.distil_steps * recipe.fuse.distil_attempts * length * RL_COST
+    head = HEAD_COST * recipe.fuse.head_steps * recipe.fuse.batch_tokens
+    tokens = {
+        "cold_start": recipe.cold_start.steps * recipe.cold_start.batch_tokens,
+        "experts": len(missing) * attempts * length * RL_COST * slower,
+        "fuse": fuse + head,
+        "evaluate": _cells(recipe) * recipe.evaluate.tasks * length,
+    }
+    seconds = pace * sum(number for stage, number in tokens.items() if stage not in done)
+    return dataclasses.replace(_room(recipe, parameters), seconds=seconds)
 
 
 def room_needed(recipe: Recipe) -> Needs:

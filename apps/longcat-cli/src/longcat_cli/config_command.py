@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 config_app = typer.Typer(
-    no_args_is_help=True, help="Recipes: what they may say, and whether one is right."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Recipes: what they may say, and whether one is right.",
 )
 
 
@@ -18,7 +20,10 @@ def config_show(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a TOML file.")] = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Print every key with its value, its range and its meaning, as TOML that can be edited."""
+    """Print every key with its value, range and meaning, as TOML.
+
+    To be edited and trained: `longcat train --recipe FILE`.
+    """
     from longcat_cli.recipe_file import as_toml, keys, load_recipe, recipe_to_dict
 
     wanted = load_recipe(recipe)

@@ -60,9 +60,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Try held-out tasks several times: avg@n, pass@k, pass^k, tokens per success, noise gap.
+    """Try held-out tasks several times: avg@n, pass@k, pass^k.
 
-    Intervals are 95%, over tasks. pass@k: one of k attempts passes; pass^k: all of k do.
+    With tokens per success and what noise costs. Intervals are 95%, over tasks. pass@k: one of k
+    attempts passes; pass^k: all of k do.
     """
     from .evals.targets import Wish
 

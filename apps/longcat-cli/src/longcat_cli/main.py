@@ -59,6 +59,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # its boxes take a third of the time of --help, and a mistake five lines
     help="Train an agent from nothing, then talk to it. Start with: longcat train",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -123,7 +124,7 @@ def train(
             )
         folder = resumed(resume, changes or [], echo=typer.echo, dry_run=dry_run)
     else:
-        folder = begin(recipe, changes or [], out, dry_run=dry_run)
+        folder = begin(recipe, changes or [], out, dry_run=dry_run, echo=typer.echo)
     if dry_run:
         for line in plan(folder):
             typer.echo(line)
@@ -171,10 +172,11 @@ def audit(
     ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Check what a run left behind by deriving it a second time; exit code 1 if it does not stand.
+    """Derive a run's results a second time: do they stand?
 
-    Rewards are derived from the sampled tokens, log-probs from the weights of their version, the
-    weights from the batches, the fused model from the logs, the table from the models.
+    Exit code 1 where they do not. Rewards are derived from the sampled tokens, log-probs from the
+    weights of their version, the weights from the batches, the fused model from the logs, the table
+    from the models.
     """
     from .audit import audit as derive_again
     from .folder import RunFolder
@@ -235,7 +237,7 @@ def chat(
         str | None, typer.Option(help="The model's name on the server; asked for when absent.")
     ] = None,
 ) -> None:
-    """Talk to a model: without --model, to the newest trained one, in one of its worlds.
+    """Talk to the newest trained model in its world, or to --model.
 
     In the conversation: /help, /reset, /save FILE, /quit; Ctrl-C stops an answer.
     """
@@ -302,7 +304,10 @@ def serve(
         int | None, typer.Option(help="Requests of one key under way; further get 429.")
     ] = None,
 ) -> None:
-    """Serve a model over OpenAI's chat API: streaming, tools, several clients at once."""
+    """Serve a model over OpenAI's chat API.
+
+    With streaming, tools, forced calls and JSON schemas, to several clients at once.
+    """
     from .serve import serve_model
 
     serve_model(
@@ -324,7 +329,7 @@ app.command(epilog="Example: longcat sft --model smollm2-135m --data chat.jsonl"
 
 @app.command(context_settings=PASSED_ON)
 def fuse(context: typer.Context) -> None:
-    """Merge checkpoints of your own: `longcat fuse plan|merge|report PLAN.toml`."""
+    """Merge checkpoints of your own: plan, merge, report."""
     from longcat_fusion.__main__ import main
 
     raise typer.Exit(main(context.args))
@@ -332,7 +337,7 @@ def fuse(context: typer.Context) -> None:
 
 @app.command(context_settings=PASSED_ON)
 def think(context: typer.Context) -> None:
-    """Think several times, then once about the answers: `longcat think QUESTION`."""
+    """Think several times, then once about the answers."""
     from longcat_heavythink.__main__ import main
 
     raise typer.Exit(main(["think", *context.args]))
@@ -340,7 +345,7 @@ def think(context: typer.Context) -> None:
 
 @app.command(context_settings=PASSED_ON)
 def envs(context: typer.Context) -> None:
-    """Worlds: list, grow, audit and play them: `longcat envs --help`; see longcat-envs."""
+    """Worlds: list, grow, audit and play them."""
     from longcat_envs.__main__ import main
 
     raise typer.Exit(main(context.args))

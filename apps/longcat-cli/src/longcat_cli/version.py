@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 
@@ -14,6 +13,8 @@ PACKAGES = (
 
 def versions() -> Iterator[str]:
     """A line for each of our packages, torch and Python."""
+    import importlib.metadata  # slow, and --help needs it not
+
     for name in PACKAGES:
         try:
             yield f"{name} {importlib.metadata.version(name)}"

@@ -59,12 +59,11 @@ class _Teller:
     """Shows how many tasks there are."""
 
     def __init__(self, display: Shows, total: int) -> None:
-        self.display, self.total, self.last = display, total, "none yet"
+        self.display, self.total, self.last = display, total, ""
 
     def __call__(self, grown: int) -> None:
-        self.display.update(
-            done=grown / self.total, tasks=f"{grown}/{self.total}", last_file=self.last
-        )
+        last = {"last_file": self.last} if self.last else {}
+        self.display.update(done=grown / self.total, tasks=f"{grown}/{self.total}", **last)
 
 
 def grow_tasks(domain: str, split: str, number: int, seed: int, recipe: Recipe) -> list[AnyTask]:

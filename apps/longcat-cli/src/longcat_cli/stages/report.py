@@ -20,6 +20,7 @@ def run(folder: RunFolder, display: Shows) -> dict[str, Any]:
     """Write the curves and the page; return where they are."""
     rows = json.loads((folder.path / "evaluation.json").read_text("utf-8"))
     examples = json.loads((folder.path / "examples.json").read_text("utf-8"))
+    display.update(done=0.0, now="drawing the curves")
     page = sheet(f"{folder.recipe.name}: {folder.path.name}", _sections(folder, rows, examples))
     part = folder.path / ".report.part"
     part.write_text(page, encoding="utf-8")
