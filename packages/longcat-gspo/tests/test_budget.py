@@ -60,11 +60,11 @@ def test_a_hundred_thousand_tasks_in_under_a_second():
     rates = [rng.random() for _ in range(100_000)]
     value, best = coba_value(alpha=4, beta=7), float("inf")
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()  # others may be at work
         got = allocate_budget(rates, total=1_600_000, low=2, high=128, value=value)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     assert sum(got) == 1_600_000
-    assert best < 3  # alone on two cores it is under one; others may be at work
+    assert best < 3  # under one where the core is not shared
 
 
 def test_the_knapsack_value_is_its_formula():
