@@ -6,6 +6,7 @@ import pytest
 from longcat_cli.checks import BESIDE, broken_rules, check_recipe, estimate, room_for
 from longcat_cli.errors import UsageError
 from longcat_cli.folder import RunFolder
+from longcat_cli.recipe import Recipe
 from longcat_cli.recipe_file import (
     changed,
     keys,
@@ -41,28 +42,28 @@ WRONG = [
     ("clip_hig=1", "unknown key 'clip_hig'; near it: rl.clip_high"),
     ("rl.temperature=nan", "rl.temperature must be finite, got nan"),
     ("noise.levels=[nan]", "noise.levels must be finite, got nan"),
-    ("rl.steps=many", "rl.steps must be int, got 'many'"),
-    ("rl.steps=1.5", "rl.steps must be int, got 1.5"),
-    ("rl.steps=true", "rl.steps must be int, got True"),
+    ("rl.steps=many", "rl.steps must be a whole number, got 'many'"),
+    ("rl.steps=1.5", "rl.steps must be a whole number, got 1.5"),
+    ("rl.steps=true", "rl.steps must be a whole number, got True"),
     ("rl.steps=-1", "rl.steps must be at least 0, got -1"),
     ("rl=3", "rl must be a section"),
-    ("rl.steps.x=3", "rl.steps must be int, got {'x': 3}"),
+    ("rl.steps.x=3", "rl.steps must be a whole number, got {'x': 3}"),
     ("rl.steps", "--set must be key=value"),
     ("device=tpu", "device must be one of cpu, cuda"),
     ("seed=-1", "seed must be at least 0"),
-    ("seed=1.0", "seed must be int"),
-    ("noise.levels=[0.1,'x']", "noise.levels must be float"),
+    ("seed=1.0", "seed must be a whole number"),
+    ("noise.levels=[0.1,'x']", "noise.levels must be a number"),
     ("noise.levels=[2.0]", "noise.levels must be at least 0 and at most 1, got 2.0"),
     ("noise.levels=[0.3, 0.1]", "each above the one before, got [0.3, 0.1]"),
     ("noise.levels=[]", "noise.levels must be one or more levels"),
-    ("noise.levels=0.1", "noise.levels must be list"),
+    ("noise.levels=0.1", "noise.levels must be a list of numbers"),
     ("noise.max_gap=2", "noise.max_gap must be above 0 and at most 0.7"),
     ("noise.min_pass_rate=-0.1", "noise.min_pass_rate must be at least 0"),
     ("noise.share_clean=1.01", "noise.share_clean must be at least 0 and at most 1"),
     ("groups={}", "groups must name at least one expert"),
     ("groups={'a': []}", "groups must name at least one expert"),
-    ("groups={'a': 'shop'}", "groups.a must be list"),
-    ("groups={'a': [1]}", "groups.a must be str"),
+    ("groups={'a': 'shop'}", "groups.a must be a list of texts"),
+    ("groups={'a': [1]}", "groups.a must be text"),
     ("groups={'a': ['bank_of_nowhere']}", "a domain must be one of"),
     ("groups={'../a': ['shop']}", "an expert's name must be letters"),
     ("groups={'a': ['shop'], 'b': ['x/shop.toml']}", "domains must have different names"),
@@ -81,7 +82,7 @@ WRONG = [
     ("model.vocab_size=10", "model.vocab_size must be at least 300"),
     ("model.initializer_range=0", "model.initializer_range must be above 0"),
     ("model.rope_theta=1e999", "model.rope_theta must be finite"),
-    ("model.induction=1", "model.induction must be bool"),
+    ("model.induction=1", "model.induction must be true or false"),
     ("cold_start.steps=0", "cold_start.steps must be at least 1"),
     ("cold_start.learning_rate=0", "cold_start.learning_rate must be above 0"),
     ("cold_start.learning_rate=-1e-3", "cold_start.learning_rate must be above 0"),
@@ -111,7 +112,7 @@ WRONG = [
     ("fuse.drop=1", "fuse: drop"),
     ("fuse.head_steps=-1", "fuse.head_steps must be at least 0"),
     ("fuse.per_task=0", "fuse.per_task must be at least 1"),
-    ("fuse.scale='big'", "fuse.scale must be float"),
+    ("fuse.scale='big'", "fuse.scale must be a number"),
     ("evaluate.tasks=0", "evaluate.tasks must be at least 1"),
     ("evaluate.tasks=181", "evaluate.tasks must be at most grow.eval_tasks=180, got 181"),
     ("evaluate.processes=0", "evaluate.processes must be at least 1"),
@@ -298,6 +299,36 @@ def test_a_dry_run_writes_nothing(longcat, tmp_path, monkeypatch):
     assert "expert-shop to do, 2 at once" in lines
     assert "fuse to do" in lines
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_section_that_is_set_keeps_its_other_keys():
+    recipe = load_recipe("smoke", ["rl={'steps': 3, 'epochs': 2}"])
+    assert recipe == load_recipe("smoke", ["rl.steps=3", "rl.epochs=2"])
+    assert recipe.rl.group_size == load_recipe("smoke").rl.group_size != Recipe().rl.group_size
+
+
+@pytest.mark.parametrize("name", ["mini", "smoke"])  # the first says no groups, the second does
+def test_one_more_expert_is_added_to_those_that_there_are(name):
+    before = load_recipe(name).groups
+    assert load_recipe(name, ["groups.bank=['bank.world']"]).groups == {
+        **before,
+        "bank": ["bank.world"],
+    }
+    assert load_recipe(name, ["groups.library=['law.world']"]).groups == {
+        **before,
+        "library": ["law.world"],
+    }
+    assert load_recipe(name, ["groups={'a': ['shop']}"]).groups == {"a": ["shop"]}
+    assert load_recipe(name).groups == before  # nothing was changed for who comes after
+
+
+def test_what_is_text_may_look_like_something_else():
+    for text in ("2026-11-28", "5", "true", "a b"):
+        assert load_recipe("mini", [f"name={text}"]).name == text
+    with pytest.raises(UsageError, match=r"seed must be a whole number, got 2026-11-28$"):
+        load_recipe("mini", ["seed=2026-11-28"])
+    with pytest.raises(UsageError, match=r"groups must be a table of lists of texts, got 3$"):
+        load_recipe("mini", ["groups=3"])
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     write_json(path / "evaluation.json", rows)
     write_json(path / "examples.json", examples)
     _logs(folder)
-    stages = report.stages_in_order(folder)
+    stages = folder.recipe.stages
     write_json(path / "sessions.json", [{"at": 0.0, "versions": ["longcat-cli 0.1.0"], "machine": {
         "processor": "A processor", "cores": 2.0, "memory_bytes": 25e9, "gpus": [],
         "system": "Linux x86_64"}}])  # fmt: skip

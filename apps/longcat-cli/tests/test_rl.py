@@ -428,7 +428,8 @@ async def test_vllm_answers_tasks_as_the_transformers_engine_does(place, monkeyp
                         max_length=96, temperature=0.7, dtype="float32", **how)  # fmt: skip
     worker = build_worker(options, "model")
     (replica,) = _Replica.made[-1:]
-    assert replica.options == {"stop_token_ids": [2], "max_model_len": 96, "dtype": "float32"}
+    told = {"stop_token_ids": [2], "max_model_len": 96, "dtype": "float32"}
+    assert replica.options == {**told, "enforce_eager": not torch.cuda.is_available()}
     worker.engine.load_weights(3, b"weights")
     session = Session(worker, 3, seed=0)
     value, info = await worker.rollout({"prompt": "x"}, session)

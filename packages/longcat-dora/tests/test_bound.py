@@ -211,7 +211,7 @@ async def test_messages_continue_the_conversation_they_begin_with_or_begin_anoth
     other += [await session.chat(other, tools=[])]
     # Clients add fields of their own, and may come back to what they left.
     again = [{**m, "name": "x"} for m in main] + [{"role": "user", "content": "and now"}]
-    await session.chat(again, tools=[])
+    await session.chat(again)
     edited = [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "I never said so"},

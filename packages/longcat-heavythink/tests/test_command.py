@@ -17,7 +17,7 @@ from longcat_heavythink import (
     StageDecided,
     StageStarted,
 )
-from longcat_heavythink.__main__ import main
+from longcat_heavythink.__main__ import _base_of, main
 from longcat_heavythink._panel import grid, printable
 
 
@@ -166,3 +166,25 @@ def test_what_steers_terminals_is_replaced():
         printable("a\x1b[31mb\u202ec\n")
         == "a\N{REPLACEMENT CHARACTER}[31mb\N{REPLACEMENT CHARACTER}c\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/v1"),
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("https://host/openai/v2", "https://host/openai/v2"),
+    ],
+)
+def test_a_server_named_without_a_path_is_asked_under_v1(given, base):
+    assert _base_of(given) == base
+
+
+def test_think_asks_a_server_that_is_named_without_a_path(fault_server, capsys):
+    server = fault_server(["ok"])
+    assert server.url.endswith("/v1")
+    status, out, _ = run(
+        capsys, "think", "What?", "--url", server.url.removesuffix("/v1"), "--k", 2
+    )
+    assert (status, out) == (0, "seen 2 \n")

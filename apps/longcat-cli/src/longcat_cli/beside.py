@@ -129,6 +129,7 @@ def run_beside(
                 while waiting and len(running) < at_once:
                     side = _Side(folder, waiting.pop(0), stages)
                     side.figures = begin(side.name, side.pid)
+                    side.figures.note(doing="loading torch")
                     wait_until_loaded()
                     with ctrl_c_waits():
                         side.start()

@@ -152,6 +152,24 @@ class RunFolder:
         return spent
 
 
+def newest_run(root: Path = Path("runs")) -> RunFolder:
+    """The run that was begun last among those with a trained model.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found: list[RunFolder] = []
+    for path in sorted(root.glob("*/run.json")):
+        try:
+            found.append(RunFolder.open(path.parent))
+        except UsageError:  # another version's, or damaged: not one to talk to
+            continue
+    trained = [folder for folder in found if folder.is_trained]
+    if not trained:
+        raise UsageError(f"a trained model must be in {root}/, none was found; run: longcat train")
+    return max(trained, key=lambda folder: folder.created)
+
+
 def check_new(path: Path) -> None:
     """Refuse a folder in which no run can begin; nothing is written.
 

@@ -15,13 +15,13 @@ try:  # on a slow machine this takes a second, and Ctrl-C must not show where it
     import atexit
     import errno
     import gc
-    import json
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
     import typer
     from typer.core import TyperGroup
 
+    from .audit_command import audit
     from .config_command import config_app
     from .doctor import doctor
     from .errors import UsageError
@@ -86,7 +86,9 @@ def about(
 
 @app.command(epilog="Example: longcat train --set rl.steps=20 --out runs/short")
 def train(
-    recipe: Annotated[str, typer.Option(help="A shipped recipe's name or a TOML file.")] = "mini",
+    recipe: Annotated[
+        str | None, typer.Option(help="A shipped recipe's name or a TOML file; mini when absent.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as rl.steps=20. Repeatable.")
     ] = None,
@@ -117,14 +119,14 @@ def train(
     if runtime is not None:
         changes = [*(changes or []), f"rl.runtime={runtime}"]
     if resume is not None:
-        if out is not None or recipe != "mini":
+        if out is not None or recipe is not None:
             raise UsageError(
                 "--resume continues the recipe of its run: no --recipe or --out with it; "
                 "--set changes what is still to come"
             )
         folder = resumed(resume, changes or [], echo=typer.echo, dry_run=dry_run)
     else:
-        folder = begin(recipe, changes or [], out, dry_run=dry_run, echo=typer.echo)
+        folder = begin(recipe or "mini", changes or [], out, dry_run=dry_run, echo=typer.echo)
     if dry_run:
         for line in plan(folder):
             typer.echo(line)
@@ -160,43 +162,6 @@ def _lessons(folder: RunFolder) -> int:
     for line in lines:
         typer.echo(f"longcat: {line}", err=True)
     return EXIT_CODE if lines else 0
-
-
-@app.command(epilog="Example: longcat audit runs/20261124-101500")
-def audit(
-    run: Annotated[
-        Path | None, typer.Argument(help="The run folder; the newest when absent.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Tasks, attempts or cells derived again, at most, a stage.")
-    ] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
-    """Derive a run's results a second time: do they stand?
-
-    Exit code 1 where they do not. Rewards are derived from the sampled tokens, log-probs from the
-    weights of their version, the weights from the batches, the fused model from the logs, the table
-    from the models.
-    """
-    from .audit import audit as derive_again
-    from .folder import RunFolder
-    from .train import newest_run
-
-    if limit < 1:
-        raise UsageError(f"--limit must be at least 1, got {limit}")
-    found: dict[str, list[str]] = {}
-    for stage, complaints in derive_again(
-        RunFolder.open(run) if run else newest_run(), limit=limit
-    ):
-        found[stage] = complaints
-        if as_json:
-            continue
-        typer.echo(f"{stage}: {'stands' if not complaints else f'{len(complaints)} complaints'}")
-        for line in complaints:
-            typer.echo(f"  {line}")
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    raise SystemExit(int(any(found.values())))
 
 
 @app.command(epilog="Example: longcat chat --domain library --noise 0.2")
@@ -317,6 +282,7 @@ def serve(
     )  # fmt: skip
 
 
+app.command(epilog="Example: longcat audit runs/20261124-101500")(audit)
 app.command("eval", epilog="Example: longcat eval runs/NAME --noise 0 --noise 0.3 -k 1 -k 4")(
     evaluate
 )
@@ -362,10 +328,9 @@ def run() -> None:
     except Exception as error:
         where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         if _is_disk_full(error):
-            _fail(
-                f"{where}the disk is full; make room, then continue with --resume. "
-                f"Nothing done is lost"
-            )
+            goes_on = sys.argv[1:2] in (["train"], ["rl"])
+            then = "continue with --resume. Nothing done is lost" if goes_on else "run it again"
+            _fail(f"{where}the disk is full; make room, then {then}")
         if isinstance(error, UsageError | FileNotFoundError | ValueError):
             _fail(f"{where}{error}")
         if isinstance(error, OSError) and error.filename is not None:  # no such, not allowed ...

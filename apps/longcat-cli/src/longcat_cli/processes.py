@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext, ForkServerContext
 from typing import Any, TypeVar
@@ -63,6 +64,16 @@ def load_ahead() -> None:
     multiprocessing.set_forkserver_preload([*PRELOADED])
     with ctrl_c_waits():
         forkserver.ensure_running()
+    atexit.register(_end_loading)
+
+
+def _end_loading() -> None:
+    """End the process that others are copied from: it looks after us only once it has loaded."""
+    found = getattr(forkserver, "_forkserver", None)
+    pid = getattr(found, "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_until_loaded() -> None:

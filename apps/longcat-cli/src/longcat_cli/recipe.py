@@ -291,6 +291,12 @@ class Recipe:
         return self.rl.experts_at_once or (EXPERTS_AT_ONCE if is_shared else 1)
 
     @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in order."""
+        experts = [f"expert-{group}" for group in self.groups]
+        return ["grow", "cold_start", *experts, "fuse", "evaluate", "report"]
+
+    @property
     def domains(self) -> list[str]:
         """All domains, once each, in order."""
         return list(dict.fromkeys(domain for group in self.groups.values() for domain in group))

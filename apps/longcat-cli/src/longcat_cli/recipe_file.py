@@ -168,13 +168,30 @@ def _set(raw: dict[str, Any], change: str) -> None:
     path, found, text = change.partition("=")
     if not found:
         raise UsageError(f"--set must be key=value, got {change!r}")
-    *parents, key = path.strip().split(".")
+    path, value = path.strip(), _value(text)
+    if isinstance(value, dict) and path in _SECTIONS:  # its other keys stay
+        for inner, held in cast("dict[str, object]", value).items():
+            _put(raw, f"{path}.{inner}", held)
+        return
+    _put(raw, path, text.strip() if path in _TEXTS and not isinstance(value, str) else value)
+
+
+_SECTIONS = [part.name for part in dataclasses.fields(Recipe)
+             if dataclasses.is_dataclass(getattr(Recipe(), part.name))]  # fmt: skip
+_TEXTS = ("name", "rl.ray_address")
+"""Keys of any text: a number or a date is meant as one there."""
+
+
+def _put(raw: dict[str, Any], path: str, value: object) -> None:
+    *parents, key = path.split(".")
     table = raw
+    if parents == ["groups"]:  # one more expert, or another of those that there are
+        raw.setdefault("groups", copy.deepcopy(Recipe().groups))
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise UsageError(f"--set {path}: {parent!r} is a value, not a section")
-    table[key] = _value(text)
+    table[key] = value
 
 
 def _value(text: str) -> Any:
@@ -249,5 +266,13 @@ def _check(kind: Any, value: Any, where: str) -> Any:
     is_switch = isinstance(value, bool)
     if isinstance(kind, type) and isinstance(value, kind) and is_switch == (kind is bool):
         return value
-    name = getattr(kind, "__name__", str(kind))
-    raise UsageError(f"{where} must be {name}, got {value!r}")
+    got = repr(value) if isinstance(value, str) else str(value)
+    raise UsageError(f"{where} must be {_KINDS[kind]}, got {got:.60}")
+
+
+_KINDS: dict[Any, str] = {
+    str: "text", int: "a whole number", float: "a number", bool: "true or false",
+    list[float]: "a list of numbers", list[str]: "a list of texts",
+    dict[str, list[str]]: "a table of lists of texts",
+}  # fmt: skip
+"""How a recipe's values are called."""

@@ -60,6 +60,8 @@ def build_worker(options: RlOptions, model: str) -> Worker:
 
 
 def _vllm_worker(options: RlOptions, model: str) -> Worker:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else hundreds of lines between ours
+    import torch
     from longcat_dora import ReplicatedEngine
     from longcat_dora.transformers import chat_worker, world_worker
     from longcat_dora.vllm import VllmReplica
@@ -72,8 +74,9 @@ def _vllm_worker(options: RlOptions, model: str) -> Worker:
     )  # for its rollout, its renderer and where an answer ends
     stops = cast("TransformersEngine", made.engine).stop_token_ids
     replica = VllmReplica(
-        model, stop_token_ids=stops, max_model_len=options.max_length, dtype=options.dtype
-    )
+        model, stop_token_ids=stops, max_model_len=options.max_length, dtype=options.dtype,
+        enforce_eager=not torch.cuda.is_available(),  # two minutes of compiling, no faster on a CPU
+    )  # fmt: skip
     engine = ReplicatedEngine([replica], max_length=options.max_length)
     return replace(
         made, engine=engine, max_tokens=options.max_tokens, temperature=options.temperature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,15 @@ runs_app = typer.Typer(
 )
 ROOT = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_WIDEST = 40
+"""Letters of a column: longer values, such as groups, push the next one aside."""
 
 
 @runs_app.command("list", epilog="Example: longcat runs list")
 def runs_list(root: ROOT = Path("runs"), as_json: JSON = False) -> None:
     """Show every run: its recipe, how far it came, its pass rate."""
+    if not root.is_dir() and root != Path("runs"):
+        raise UsageError(f"--root must be the folder that holds the runs, {root} is none")
     rows = [_summary(path.parent) for path in sorted(root.glob("*/run.json"))]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -39,10 +44,9 @@ def runs_show(
 ) -> None:
     """Show a run's stages, what each took, and the evaluation."""
     from .folder import RunFolder
-    from .train import stages_of
 
     folder = RunFolder.open(run)
-    facts = {stage: folder.facts(stage) for stage in stages_of(folder.recipe)}
+    facts = {stage: folder.facts(stage) for stage in folder.recipe.stages}
     if as_json:
         typer.echo(json.dumps({**_summary(run), "stages": facts}, indent=2))
         return
@@ -59,7 +63,7 @@ def runs_compare(
 ) -> None:
     """Show where recipes differ, and their pass rates side by side."""
     from .folder import RunFolder
-    from .recipe_file import keys
+    from .recipe_file import as_toml, keys
 
     if len(runs) < 2:
         raise UsageError(f"compare needs two runs or more, got {len(runs)}")
@@ -73,22 +77,33 @@ def runs_compare(
     if as_json:
         typer.echo(json.dumps({"runs": [str(r) for r in runs], "recipe": differ, "rates": table}))
         return
-    for name, row in differ.items():
-        typer.echo(f"{name:24} {'  '.join(str(value) for value in row)}")
+    texts = {name: [as_toml(value) for value in row] for name, row in differ.items()}
     for name, row in table.items():
-        shown = (f"{rate:7.1%}" if rate is not None else "      -" for rate in row)
-        typer.echo(f"{name:24} {'  '.join(shown)}")
+        texts[name] = ["-" if rate is None else f"{rate:.1%}" for rate in row]
+    for line in _columns({"": [str(run) for run in runs], **texts}):
+        typer.echo(line)
+
+
+def _columns(table: dict[str, list[str]]) -> Iterator[str]:
+    """Lines of a table, each column as wide as its head and what it holds, up to a point."""
+    wide = [
+        max(len(head), min(_WIDEST, max(map(len, held), default=0)))
+        for head, *held in zip(*table.values(), strict=True)
+    ]
+    first = max(map(len, table))
+    for name, row in table.items():
+        cells = (f"{cell:{width}}" for cell, width in zip(row, wide, strict=True))
+        yield f"{name:{first}}  {'  '.join(cells)}".rstrip()
 
 
 def _summary(path: Path) -> dict[str, Any]:
     from .folder import RunFolder
-    from .train import stages_of
 
     try:
         folder = RunFolder.open(path)
     except (UsageError, KeyError) as error:
         return {"run": str(path), "recipe": "?", "seed": "?", "state": str(error), "rates": {}}
-    missing = [stage for stage in stages_of(folder.recipe) if not folder.is_done(stage)]
+    missing = [stage for stage in folder.recipe.stages if not folder.is_done(stage)]
     return {
         "run": str(path),
         "recipe": folder.recipe.name,

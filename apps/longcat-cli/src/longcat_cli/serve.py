@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from .errors import UsageError
-from .train import newest_run
+from .folder import newest_run
 
 _LONGEST = 8192
 """Tokens of a conversation where the caller sets none: the cache is laid out for all slots."""

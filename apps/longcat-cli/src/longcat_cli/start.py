@@ -139,14 +139,17 @@ def plan(folder: RunFolder) -> Iterator[str]:
     from .train import together
 
     recipe = folder.recipe
-    done = [name for names in together(recipe) for name in names if folder.is_done(name)]
-    needs = estimate(recipe, done)
+    done = [stage for stage in recipe.stages if folder.is_done(stage)]
     yield f"run folder: {folder.path}"
     for stages in together(recipe):
         num = min(recipe.experts_at_once, len(stages))
         beside = f", {num} at once" if len(stages) > 1 else ""
         for stage in stages:
             yield f"{stage:24} {'done before' if stage in done else f'to do{beside}'}"
+    if done == recipe.stages:
+        yield "nothing to do: all is done"
+        return
+    needs = estimate(recipe, done)
     yield f"model: {needs.parameters:,} parameters, on {recipe.device}"
     yield (
         f"estimate: {needs.seconds / 60:.0f} minutes at the pace of a training step measured here "

@@ -8,12 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from .beside import Stage, run_beside
 from .display import Display, Figures
-from .errors import UsageError
 from .folder import RunFolder
 from .processes import load_ahead
 from .recipe import Recipe
@@ -21,7 +19,7 @@ from .stages import cold_start, evaluate, experts, fuse, grow, report
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
-    """The stages of a recipe, by name, in order."""
+    """The stages of a recipe, by name: `Recipe.stages` in order."""
     trained: dict[str, Stage] = {
         f"expert-{group}": functools.partial(experts.run, group=group) for group in recipe.groups
     }
@@ -125,13 +123,3 @@ def _brief(facts: dict[str, Any]) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def newest_run(root: Path = Path("runs")) -> RunFolder:
-    """The run folder that was begun last and has a trained model."""
-    found = [path.parent for path in root.glob("*/run.json")]
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
-        folder = RunFolder.open(path)
-        if folder.is_trained:
-            return folder
-    raise UsageError(f"a trained model must be in {root}/, none was found; run: longcat train")

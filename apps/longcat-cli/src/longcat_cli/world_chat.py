@@ -22,10 +22,9 @@ from rich.markup import escape
 from .agent import load_agent, make_environment, transcript
 from .chat import command
 from .errors import UsageError
-from .folder import RunFolder
+from .folder import RunFolder, newest_run
 from .line_input import LineInput, history_file, is_command, is_mistyped
 from .stages.grow import EVAL_SEED, grow_tasks
-from .train import newest_run
 from .worlds import PAST, AnyTask, has_past, load_world, read_tasks
 
 NUM_GROWN = 8

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ._budget import Budget
 from ._checks import check_whole
@@ -103,9 +104,15 @@ def _endpoint_options(parser: argparse.ArgumentParser, *, has_url: bool = True) 
 
 def _endpoint(options: argparse.Namespace, url: str, key: str) -> EndpointConfig:
     return EndpointConfig(
-        url=url, model=options.model, api_key=key, max_tokens=options.max_tokens,
+        url=_base_of(url), model=options.model, api_key=key, max_tokens=options.max_tokens,
         timeout_s=options.timeout, max_connections=options.max_connections,
     )  # fmt: skip
+
+
+def _base_of(url: str) -> str:
+    """Of a server that is named without a path: its API lies under /v1."""
+    is_bare = urlsplit(url).path in ("", "/")
+    return f"{url.rstrip('/')}/v1" if is_bare else url
 
 
 def _think(options: argparse.Namespace) -> int:

@@ -160,6 +160,7 @@ async def _demonstrations(folder: RunFolder, display: Shows) -> list[Demonstrati
             if demo is not None:
                 demos.append(demo)
             display.note(demonstrations=len(demos))
+            await asyncio.sleep(0)  # else Ctrl-C waits for all of them
     rng.shuffle(demos)
     return demos
 

@@ -65,6 +65,7 @@ def run(folder: RunFolder, display: Shows, group: str) -> dict[str, Any]:
         on_step=lambda progress: _show(display, progress, source, recipe),
         on_group=source.record,
     )
+    display.note(doing="starting Ray" if recipe.rl.runtime == "ray" else "starting its processes")
     steps = runtime.run()
     report = check(read_events(place / "dora" / "log"))
     if not report.is_clean:

@@ -52,12 +52,6 @@ _BEFORE = (
 )
 
 
-def stages_in_order(folder: RunFolder) -> list[str]:
-    """Names of the stages of a run, in order."""
-    experts = [f"expert-{group}" for group in folder.recipe.groups]
-    return ["grow", "cold_start", *experts, "fuse", "evaluate", "report"]
-
-
 def _head(folder: RunFolder, rows: list[dict[str, Any]]) -> str:
     recipe = folder.recipe
     about = (
@@ -67,7 +61,7 @@ def _head(folder: RunFolder, rows: list[dict[str, Any]]) -> str:
     )
     title = f"<h1>{facts.escape(recipe.name)}: {facts.escape(folder.path.name)}</h1>"
     means, levels = averages(rows), sorted({row["noise"] for row in rows})
-    known = tables.pairs(facts.head(folder, stages_in_order(folder)))
+    known = tables.pairs(facts.head(folder, recipe.stages))
     return title + about + tables.cards(means, levels) + known
 
 
@@ -112,7 +106,7 @@ def _mean(counts: dict[str, int]) -> float:
 
 
 def _stages(folder: RunFolder) -> str:
-    done = {stage: folder.facts(stage) for stage in stages_in_order(folder)}
+    done = {stage: folder.facts(stage) for stage in folder.recipe.stages}
     total = folder.spent_s(done) or 1.0  # more than whole in sum, where some overlap
     lines = [
         (

@@ -110,7 +110,7 @@ class Session:
         ]
 
     async def chat(
-        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]]
+        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] = ()
     ) -> dict[str, Any] | None:
         """Answer messages that continue a conversation of this session, or begin one.
 
@@ -123,7 +123,7 @@ class Session:
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
         max_tokens: int | None = None,
     ) -> Answer | None:
         """As `chat`, and say how the answer came about; `None` when no room is left."""

@@ -163,7 +163,7 @@ class Policy(Protocol):
         ...
 
     async def chat(
-        self, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]]
+        self, messages: list[dict[str, Any]], *, tools: Sequence[dict[str, Any]] = ()
     ) -> dict[str, Any] | None:
         """The next assistant message; `None` when no room is left."""
         ...
