@@ -311,3 +311,13 @@ def test_no_cluster_is_one_clear_error(tmp_path):
         pytest.skip("a cluster of another test is running")
     with pytest.raises(LongcatDoraError, match="must be reachable"):
         _runtime(tmp_path, address="127.0.0.1:1").run()
+
+
+def test_a_ray_that_does_not_come_up_is_one_clear_error(tmp_path, monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(LongcatDoraError, match=r"Ray must start here: The current node timed out"):
+        _runtime(tmp_path).run()

@@ -59,6 +59,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes take a third of the time of --help, and a mistake five lines
     help="Train an agent from nothing, then talk to it. Start with: longcat train",
     context_settings={"help_option_names": ["-h", "--help"]},

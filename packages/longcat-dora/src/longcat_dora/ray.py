@@ -220,10 +220,9 @@ class RayRuntime(Runtime):
             return super().run()
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise LongcatDoraError(
-                f"Ray must be reachable at address={self.address!r}: {error}"
-            ) from error
+        except Exception as error:  # a node that does not come up is of no kind of its own
+            wanted = f"be reachable at address={self.address!r}" if self.address else "start here"
+            raise LongcatDoraError(f"Ray must {wanted}: {error}") from error
         try:
             return super().run()
         finally:
