@@ -60,6 +60,27 @@ def test_an_adapter_alone_takes_its_copy_of_a_tied_layer_along():
     assert torch.equal(_logits(other), _logits(trainer.model))
 
 
+@pytest.mark.parametrize("name", ["default", "mine"])
+def test_dora_is_sent_under_the_names_of_pefts_own_files(tmp_path, name):
+    config = peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True)
+    model = peft.get_peft_model(llama(), config, adapter_name=name)
+    sent = load_safetensors(GspoTrainer(model, CONFIG, send="adapter").weights())
+    model.save_pretrained(tmp_path)
+    (file,) = tmp_path.rglob("adapter_model.safetensors")
+    saved = load_safetensors(file.read_bytes())
+    assert any(key.endswith("lora_magnitude_vector") for key in sent)
+    assert sent.keys() == saved.keys()
+    assert all(torch.equal(sent[key], saved[key]) for key in sent)
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed")
+def test_biases_of_an_adapter_that_cannot_be_merged_are_refused_at_once():
+    model = with_lora(llama(), lora_bias=True)
+    with pytest.raises(ValueError, match=r"on layers that have one, to be merged, got \S+proj"):
+        GspoTrainer(model, CONFIG)
+    assert GspoTrainer(with_lora(_biased(), lora_bias=True), CONFIG).weights()
+
+
 @pytest.mark.parametrize("options", [
     {"modules_to_save": ["lm_head"], "ensure_weight_tying": True},
     {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},

@@ -271,6 +271,26 @@ def test_packing_is_refused_where_sequences_would_see_each_other():
             GspoTrainer(model, TrainerConfig(packed=True))
 
 
+_TINY = {"vocab_size": 24, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "num_hidden_layers": 2}  # fmt: skip
+
+
+def test_what_leaks_in_a_new_model_whose_logits_are_small_is_found_too():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    leaks = transformers.Lfm2ForCausalLM(
+        transformers.Lfm2Config(**_TINY, layer_types=["conv", "full_attention"])
+    )
+    with pytest.raises(ValueError, match="tells sequences in one row apart"):
+        GspoTrainer(leaks, TrainerConfig(packed=True))
+    capped = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**_TINY, head_dim=8))
+    with pytest.raises(ValueError, match=r"further, by final_logit_softcapping=30\.0"):
+        GspoTrainer(capped, TrainerConfig(chunked_log_probs=True))
+    capped.config.final_logit_softcapping = None
+    for option in ("packed", "chunked_log_probs"):
+        GspoTrainer(capped, TrainerConfig(**{option: True}))
+
+
 def test_a_model_of_which_nothing_is_trained_is_refused():
     with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):
         GspoTrainer(llama().requires_grad_(False), TrainerConfig())

@@ -23,7 +23,10 @@ REFUSED = [
     ({"tool_calls": [5]}, "message 1: a tool call must be an object with .* name, got 5"),
     ({"tool_calls": [{"function": "f"}]}, "message 1: a tool call must be an object"),
     ({"tool_calls": [{"function": {"arguments": {}}}]}, "message 1: a tool call must be"),
-    ({"content": [5]}, r"message 1: parts of its content must be objects with text, got \[5\]"),
+    ({"content": [5]}, "message 1: parts of its content must be objects with text, got 5"),
+    ({"content": [{"type": "text", "text": "a"}, {"type": "image"}]}, "got {'type': 'image'}"),
+    ({"content": [{"type": "image_url", "text": "a"}]}, "message 1: parts of its content must be"),
+    ({"content": [{"type": "text"}]}, "message 1: parts of its content must be objects with text"),
     ({"content": [{"text": 5}]}, "message 1: parts of its content must be objects with text"),
 ]
 
@@ -46,7 +49,7 @@ def test_calls_and_tools_may_be_bare_or_functions_of_python():
         """Look."""
 
     call = {"name": "look", "arguments": {}}
-    chat = [{**ASK, "content": [{"type": "text", "text": "a"}, {"type": "image"}]},
+    chat = [{**ASK, "content": [{"type": "text", "text": "a"}, {"text": "b"}]},
             {"role": "assistant", "tool_calls": [call, {"function": call}]},
             {**TELL, "tool_calls": None}]  # fmt: skip
     check_chat(chat, [look, {"name": "look"}, {"function": {"name": "look"}}, {"type": "web"}])

@@ -12,6 +12,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 from longcat_gspo.transformers import (  # noqa: E402
     _generate,
+    _prompt,
     chat_sample,
     load_model,
     rl_steps,
@@ -116,6 +117,70 @@ def test_tools_that_the_template_leaves_out_are_named():
         chat_sample(_tokenizer(knows_none), chat)
 
 
+@pytest.mark.parametrize("parts", [["hi"], ["h", "i"], ["", "hi"]])
+def test_content_in_parts_is_taught_and_asked_as_text(parts):
+    """It was learned as Python shows a list."""
+    tokenizer = _tokenizer()
+    inparts = [{"type": "text", "text": text} for text in parts]
+    ask, tell = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi"}
+    whole = chat_sample(tokenizer, [ask, tell])
+    for chat in ([{**ask, "content": inparts}, tell], [ask, {**tell, "content": inparts}]):
+        sample = chat_sample(tokenizer, chat)
+        assert (sample.token_ids, sample.loss_mask) == (whole.token_ids, whole.loss_mask)
+    asked = _prompt(tokenizer, {"messages": [{**ask, "content": inparts}]})
+    assert asked == _prompt(tokenizer, {"prompt": "hi"})
+    assert asked == _prompt(tokenizer, {"prompt": inparts})
+    for task in ({"prompt": [{"type": "image"}]}, {"messages": [{**ask, "content": [{}]}]}):
+        with pytest.raises(ValueError, match="message 0: parts of its content must be objects"):
+            _prompt(tokenizer, task)
+
+
+def test_tools_of_a_task_that_the_template_leaves_out_are_named():
+    knows_none = "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}"
+    task = {"prompt": "hi", "tools": [{"name": "look"}]}
+    assert _prompt(_tokenizer(), task)
+    with pytest.raises(ValueError, match="it leaves 'look' out"):
+        _prompt(_tokenizer(knows_none), task)
+
+
+def test_a_model_without_sdpa_is_loaded_with_what_it_has(tmp_path):
+    made = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, eos_token_id=2,
+    ))  # fmt: skip
+    made.save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    model, tokenizer = load_model(str(tmp_path))
+    assert model.config._attn_implementation == "eager"
+    steps = rl_steps(
+        model, tokenizer, [{"prompt": "a"}], {few_capitals: 1.0}, TrainerConfig(), steps=1,
+        groups=1, group_size=2, max_tokens=3,
+    )  # fmt: skip
+    assert len(list(steps)) == 1
+
+
+def test_a_prompt_that_is_longer_than_the_model_is_one_line():
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=99, n_embd=32, n_layer=1, n_head=4, n_positions=32, eos_token_id=2,
+    ))  # fmt: skip
+
+    def steps(prompt):
+        return list(rl_steps(
+            model, _tokenizer(), [{"prompt": prompt}], {few_capitals: 1.0}, TrainerConfig(),
+            steps=1, groups=1, group_size=2, max_tokens=4,
+        ))  # fmt: skip
+
+    before = [p.clone() for p in model.parameters()]
+    for prompt in ("a" * 12, "a" * 40):
+        said = "and max_tokens=4 must be of at most 32 tokens, got .*no more positions"
+        with pytest.raises(ValueError, match=said) as error:
+            steps(prompt)
+        assert "\n" not in str(error.value)
+    assert all(map(torch.equal, before, model.parameters()))
+    assert len(steps("a")) == 1
+
+
 def test_a_model_by_name_with_and_without_an_adapter(folder):
     model, tokenizer = load_model(folder, lora=4)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -125,6 +190,7 @@ def test_a_model_by_name_with_and_without_an_adapter(folder):
     plain, _ = load_model(folder, checkpointing=True)
     assert all(p.requires_grad for p in plain.parameters())
     assert plain.is_gradient_checkpointing
+    assert plain.config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="lora must be"):
         load_model(folder, lora=-1)
 

@@ -50,12 +50,14 @@ def refuse_prompts(model: nn.Module) -> None:
 
 
 def refuse_unsendable(model: nn.Module, *, only_adapter: bool) -> None:
-    """Find adapters with which engines would be sent other weights than are trained.
+    """Find adapters with which engines would be sent other weights than are trained, or none.
 
     Raises:
-        ValueError: PEFT's layers are there without its wrapper; what is sent is the adapter alone,
-            and more is trained; or all, and copies of tied layers are trained apart.
+        ValueError: It writes tokens before the prompt; PEFT's layers are there without its wrapper;
+            what is sent is the adapter alone, and more is trained; or all is sent, and copies of
+            tied layers are trained apart, or it has biases that cannot be merged.
     """
+    refuse_prompts(model)
     is_adapted = any(hasattr(module, "adapter_layer_names") for module in model.modules())
     if is_adapted and not any(map(has_adapter, model.modules())):
         raise ValueError(
@@ -64,11 +66,24 @@ def refuse_unsendable(model: nn.Module, *, only_adapter: bool) -> None:
         )
     if only_adapter:
         refuse_beside(model)
-    elif has_adapter(model) and _is_untied(model):
+    elif has_adapter(model):
+        _refuse_unmergeable(model)
+
+
+def _refuse_unmergeable(model: nn.Module) -> None:
+    if _is_untied(model):
         raise ValueError(
             "tied embeddings must be trained as one weight, got a copy of one in modules_to_save: "
             "take LoraConfig(ensure_weight_tying=True), or send='adapter'"
         )
+    for name, module in model.named_modules():
+        layer = cast("Any", module)
+        has_bias = any(dict(getattr(layer, "lora_bias", None) or {}).values())
+        if has_bias and getattr(layer.base_layer, "bias", None) is None:
+            raise ValueError(
+                f"an adapter with biases must be on layers that have one, to be merged, got {name} "
+                "without: take LoraConfig(lora_bias=False)"
+            )
 
 
 def _is_untied(model: nn.Module) -> bool:

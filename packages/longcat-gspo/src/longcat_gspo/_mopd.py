@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._attempts import attempt_advantages, attempt_keys, check_samples
+from ._attempts import attempt_advantages, attempt_keys
 from ._batch_loss import divergence
 from ._config import TrainerConfig
 from ._distill import mopd_loss
+from ._limits import check_batch
+from ._modes import without_chance
 from ._numbers import number
 from ._optimizer import no_gradient_left
 from ._predict import Predict
 from ._samples import Attempt, Rows, Sample, as_samples, micro_batches
-from ._tensors import num_words, set_train_mode
+from ._tensors import num_words
 from ._trainer import GspoTrainer
 
 
@@ -138,7 +140,7 @@ class MopdTrainer(GspoTrainer):
         """
         began = time.perf_counter()
         samples = as_samples(batch)
-        check_samples(samples, self.config, num_words(self._plain))
+        check_batch(samples, self.config, self._plain)
         by_teacher = self._by_teacher(batch, samples)
         rewards = dict(zip(attempt_keys(samples), (s.reward for s in samples), strict=True))
         reward, num_all, num, tokens = self._together.totals(
@@ -148,11 +150,11 @@ class MopdTrainer(GspoTrainer):
         )  # fmt: skip
         metrics: dict[str, float] = {}
         if num:
-            set_train_mode(self.model, dropout=False)
-            parts = list(self._lay_out(by_teacher))
-            missing = self._together.num_missing(len(parts))
-            for _ in range(self.config.epochs):
-                metrics = self._distil(parts, num, missing)
+            with without_chance(self._plain):
+                parts = list(self._lay_out(by_teacher))
+                missing = self._together.num_missing(len(parts))
+                for _ in range(self.config.epochs):
+                    metrics = self._distil(parts, num, missing)
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - began)
         self.num_batches += 1
         return metrics | {"reward": reward / num_all, "tokens": tokens,

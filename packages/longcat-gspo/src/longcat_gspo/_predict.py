@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ._adapters import base_model
 from ._config import TrainerConfig
+from ._limits import longest
 from ._linear import CHUNK_BYTES, linear_log_probs, linear_log_probs_and_entropy
 from ._samples import Rows
 from ._shared import check_sharing, shared_logits
-from ._tensors import evaluating
+from ._tensors import evaluating, is_low_precision
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -52,7 +53,11 @@ def from_logits(model: nn.Module, config: TrainerConfig, autocast: Autocast) -> 
     if config.packed:
         _check_packing(model)
 
+    limit = longest(model)
+
     def predict(rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+        if limit is not None:  # of a reference or a teacher: the trainer has looked at its own
+            limit.refuse(rows.ids_BL.shape[1], "a sample")
         try:
             with autocast():
                 logits_UV = call(model, rows, options)
@@ -117,11 +122,18 @@ def _check_packing(model: nn.Module) -> None:
     except TypeError as error:
         raise ValueError(f"packed needs a model that takes position_ids: {error}") from error
     gap = (logits[:3] - logits[3:]).abs().max()
-    if gap > 1e-2 * (1 + logits.abs().max()):
+    # Of the largest logit: those of a model that is new are small, and so is what leaks there.
+    if gap > (1e-5 if _is_exact(model) else 1e-2) * logits.abs().max():
         raise ValueError(
             "packed needs a model that tells sequences in one row apart by their position_ids; "
             f"this one's logits differ by {gap:.2g} from sequence to sequence"
         )
+
+
+def _is_exact(model: nn.Module) -> bool:
+    """Whether it computes in float32 or better, without TF32."""
+    is_cuda = next(model.parameters()).is_cuda
+    return not is_low_precision(model) and not (is_cuda and torch.backends.cuda.matmul.allow_tf32)
 
 
 def kept_words(logits_TV: Tensor, target_T: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -176,13 +188,18 @@ def from_hidden_states(
     with torch.no_grad(), autocast(), evaluating(plain):
         logits = plain(ids, attention_mask=torch.ones_like(ids), **options).logits
         gap = (logits - head(hidden(ids, torch.ones_like(ids)))).abs().max()
-    if gap > 1e-3 * (1 + logits.abs().max()):
+    changed = _final_change(plain)
+    if changed or gap > 1e-3 * logits.abs().max():
         raise ValueError(
             "chunked_log_probs needs logits that are the last states times the output matrix; "
-            f"this model changes them further, by up to {gap:.2g}"
+            f"this model changes them further, by {changed or f'up to {gap:.2g}'}"
         )
 
+    limit = longest(model)
+
     def predict(rows: Rows, *, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+        if limit is not None:
+            limit.refuse(rows.ids_BL.shape[1], "a sample")
         with autocast():
             states_BLD = hidden(rows.ids_BL, rows.real_BL)
         states_UD = states_BLD[rows.wanted_BL].to(head.weight.dtype) / config.temperature
@@ -193,6 +210,14 @@ def from_hidden_states(
         return rows.spread(picked_U), rows.spread(entropy_U)
 
     return predict
+
+
+def _final_change(model: nn.Module) -> str:
+    """What a configuration does to logits; of a model that is new, too small to be measured."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    cap = getattr(text, "final_logit_softcapping", None)
+    return f"final_logit_softcapping={cap}" if cap else ""
 
 
 def _named(head: object) -> str:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ._sharding import is_sharded
 
-_DROPOUT = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
 _LOW = (torch.bfloat16, torch.float16)
 
 
@@ -51,14 +50,6 @@ def num_words(model: nn.Module) -> int | None:
         found = None
     found = getattr(getattr(model, "config", None), "vocab_size", None) if found is None else found
     return found if isinstance(found, int) else None
-
-
-def set_train_mode(model: nn.Module, *, dropout: bool) -> None:
-    """Set train mode, which checkpointing asks for; in RL dropout would be another policy."""
-    model.train()
-    for module in model.modules():
-        if not dropout and isinstance(module, _DROPOUT):
-            module.eval()
 
 
 @contextmanager

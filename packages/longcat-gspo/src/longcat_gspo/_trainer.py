@@ -35,14 +35,15 @@ from ._adapters import (
     frozen_copy,
     has_adapter,
     is_undone_when_off,
-    refuse_prompts,
     refuse_unsendable,
     share_memory,
 )
 from ._agreement import Agreement
-from ._attempts import Counts, attempt_advantages, check_samples, check_tokens, weighed
+from ._attempts import Counts, attempt_advantages, weighed
 from ._batch_loss import Whole, batch_loss, divergence, reference_loss
 from ._config import TrainerConfig
+from ._limits import check_batch, check_texts
+from ._modes import without_chance
 from ._numbers import whole
 from ._old import look_at_engine, set_old
 from ._optimizer import (
@@ -58,7 +59,7 @@ from ._predict import Predict, from_hidden_states, from_logits
 from ._samples import Attempt, Rows, Sample, as_samples
 from ._sharding import is_sharded
 from ._state import engine_bytes, export, read_checkpoint, rotate, write_checkpoint
-from ._tensors import hold_in_float32, is_low_precision, num_words, set_train_mode
+from ._tensors import hold_in_float32, is_low_precision
 from ._together import Together
 
 
@@ -104,7 +105,6 @@ class GspoTrainer:
             raise ValueError(f"kl_coefficient={config.kl_coefficient} needs a reference model")
         if send not in ("merged", "adapter") or (send == "adapter" and not has_adapter(model)):
             raise ValueError(f"send must be 'merged', or 'adapter' of a PEFT model, got {send!r}")
-        refuse_prompts(model)
         refuse_unsendable(model, only_adapter=send == "adapter")
         self.config, self._send = config, send
         self._is_low = is_low_precision(model)
@@ -212,15 +212,14 @@ class GspoTrainer:
         """
         began = time.perf_counter()
         samples = as_samples(batch)
-        check_samples(samples, self.config, num_words(self._plain))
+        check_batch(samples, self.config, self._plain)
         advantages = attempt_advantages(samples, baseline=self.config.baseline)
         counts = Counts(*self._together.totals(*astuple(Counts.of(samples, advantages))))
         metrics: dict[str, float] = {}
         if counts.signals or (counts.learned and self.config.kl_coefficient):
-            set_train_mode(self.model, dropout=False)
-            parts = self._parts(weighed(samples, advantages, counts, self.config))
             whole = Whole(counts.learned, counts.learned_tokens)
-            with no_gradient_left(self.optimizer):
+            with no_gradient_left(self.optimizer), without_chance(self._plain):
+                parts = self._parts(weighed(samples, advantages, counts, self.config))
                 for _ in range(self.config.epochs):
                     metrics = self._train_step(parts, whole)
             metrics["tokens_per_s"] = counts.tokens / (time.perf_counter() - began)
@@ -284,13 +283,13 @@ class GspoTrainer:
             ValueError: Nothing to learn from.
             FloatingPointError: The loss or a gradient is not finite; the weights are as before.
         """
-        check_tokens(samples, num_words(self._plain))
+        check_texts(samples, self._plain)
         num_tokens, tokens = self._together.totals(
             sum(s.num_learned for s in samples), sum(len(s.token_ids) for s in samples)
         )
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to learn, got none")
-        set_train_mode(self.model, dropout=True)
+        self.model.train()
         total = 0.0
         held = [sample for sample in samples if sample.num_learned]
         batches = cut(self.config)(held, lambda s: s, self.config.micro_batch_tokens)
@@ -308,7 +307,7 @@ class GspoTrainer:
 
     def evaluate(self, samples: Sequence[Sample]) -> float:
         """Mean negative log-likelihood of the masked-in tokens of this process, without a step."""
-        check_tokens(samples, num_words(self._plain))
+        check_texts(samples, self._plain)
         num_tokens = sum(s.num_learned for s in samples)
         if num_tokens == 0:
             raise ValueError("a batch must hold at least one token to predict, got none")

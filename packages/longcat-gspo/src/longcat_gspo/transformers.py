@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ._config import TrainerConfig
+from ._limits import longest
 from ._numbers import as_number, whole
 from ._predict import no_cache
 from ._samples import Sample
@@ -64,10 +65,10 @@ def load_model(
     if lora < 0:
         raise ValueError(f"lora must be a rank, or 0 for none, got {lora}")
     tokenizer: Any = _read(name, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+    # Attention by sdpa where the model has it, or else as transformers chooses.
     loaded: Any = _read(
-        name, "model", transformers.AutoModelForCausalLM.from_pretrained, dtype=dtype,
-        attn_implementation="sdpa",
-    )  # fmt: skip
+        name, "model", transformers.AutoModelForCausalLM.from_pretrained, dtype=dtype
+    )
     most = max(
         (min(m.weight.shape) for m in loaded.modules() if isinstance(m, nn.Linear)), default=0
     )
@@ -171,14 +172,23 @@ def _check_messages(messages: Any) -> None:
         if content is not None and not isinstance(content, str | list):
             raise ValueError(f"message {place}: its content must be text, got {content!r:.60}")
         if isinstance(content, list) and not all(map(_is_part, content)):
+            odd = next(part for part in content if not _is_part(part))
             raise ValueError(
-                f"message {place}: parts of its content must be objects with text, got "
-                f"{content!r:.60}"
+                f"message {place}: parts of its content must be objects with text, got {odd!r:.60}"
             )
 
 
 def _is_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and isinstance(part.get("text", ""), str)
+    is_text = isinstance(part, Mapping) and part.get("type", "text") == "text"
+    return is_text and isinstance(part.get("text"), str)
+
+
+def _in_one_piece(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As templates like text, and as `longcat_dora` asks: they write parts as Python shows them."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": "".join(part["text"] for part in content)}
 
 
 def _check_calls(messages: Messages) -> None:
@@ -221,8 +231,9 @@ def _text(tokenizer: Any, messages: Messages, tools: Sequence[Any], *, speaks: b
         raise ValueError("the tokenizer must have a chat template, it has none")
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=speaks
-        )
+            list(map(_in_one_piece, messages)), tools=list(tools) or None, tokenize=False,
+            add_generation_prompt=speaks,
+        )  # fmt: skip
     except Exception as error:  # a template is a program of its own, and refuses in its own way
         raise ValueError(f"the chat template cannot write these messages: {error}") from error
 
@@ -252,7 +263,9 @@ def rl_steps(
         on_samples: Called with each step's samples and answers.
 
     Raises:
-        ValueError: There is no task, or no reward; or one is none. A number is out of its range.
+        ValueError: There is no task, or no reward; or one is none. A number is out of its range, a
+            prompt and `max_tokens` are longer than the model can be, or the chat template leaves
+            tools out.
     """
     if not tasks or not rewards:
         raise ValueError(f"need tasks and rewards, got {len(tasks)} and {len(rewards)}")
@@ -334,8 +347,10 @@ def _prompt(tokenizer: Any, task: Mapping[str, Any]) -> list[int]:
     if not (isinstance(given, Mapping) and ("prompt" in given or given.get("messages"))):
         raise ValueError(f"a task must be a mapping with messages or a prompt, got {task!r:.80}")
     messages = task.get("messages") or [{"role": "user", "content": task["prompt"]}]
+    tools = task.get("tools") or ()
     _check_messages(messages)
-    text = _text(tokenizer, messages, task.get("tools") or (), speaks=True)
+    text = _text(tokenizer, messages, tools, speaks=True)
+    _check_written(text, messages, tools)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -345,6 +360,9 @@ def _generate(
 ) -> list[list[int]]:
     """Sampled answers, each up to and with its end."""
     model.eval()
+    most = longest(model)
+    if most is not None:
+        most.refuse(len(ids) + max_tokens, f"a prompt of {len(ids)} and max_tokens={max_tokens}")
     device = next(model.parameters()).device
     prompt = torch.tensor([ids], device=device)
     ends = model.generation_config.eos_token_id
