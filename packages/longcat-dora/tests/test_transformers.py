@@ -274,6 +274,13 @@ def _model(kind, **changes):
     return getattr(transformers, kind + heads.get(kind, "ForCausalLM"))(config).eval()
 
 
+LONG_ROPE = {
+    "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0,
+    "rope_theta": 1e4,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+
+
 def _furthest(model, *, static=False):
     """How far log-probs of two turns of three conversations are from one pass over each."""
     engine = TransformersEngine(
@@ -314,10 +321,13 @@ def _furthest(model, *, static=False):
     ("GPTJ", {"rotary_dim": 8, "n_inner": 48}),
     ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}),
     ("Mistral", {"num_key_value_heads": 2, "sliding_window": 32}),
+    ("Phi3", {"num_key_value_heads": 4, "original_max_position_embeddings": 32,
+              "rope_parameters": LONG_ROPE}),
+    ("Llama", {"max_position_embeddings": 32, "rope_parameters": DYNAMIC}),
 ])  # fmt: skip
 @pytest.mark.parametrize("static", [False, True])
 def test_other_models_sample_from_what_they_tell(kind, options, static):
-    """Attention that adds its mask, positions from a table, a window that nothing reaches."""
+    """Attention that adds its mask, positions from a table, lengths that nothing reaches."""
     assert _furthest(_model(kind, **options), static=static) < 1e-4
 
 
@@ -325,6 +335,12 @@ def test_other_models_sample_from_what_they_tell(kind, options, static):
     ("Bloom", {}, "needs a model that takes positions"),
     ("Mistral", {"num_key_value_heads": 2, "sliding_window": 8}, "of 8 tokens: give max_length=8"),
     ("GPT2", {"max_position_embeddings": 16}, "knows 16 positions: give max_length=16, got 32"),
+    ("Phi3", {"num_key_value_heads": 4, "original_max_position_embeddings": 16,
+              "rope_parameters": LONG_ROPE}, "longrope rope .* beyond 16 .*: give max_length=16, got 32"),
+    ("Llama", {"rope_parameters": {**LONG_ROPE, "original_max_position_embeddings": 16}},
+     "longrope rope .* beyond 16 tokens: give max_length=16"),
+    ("Llama", {"max_position_embeddings": 16, "rope_parameters": DYNAMIC},
+     "dynamic rope .* beyond 16 tokens: give max_length=16, got 32"),
 ])  # fmt: skip
 def test_models_that_would_sample_from_another_distribution_are_refused(kind, options, said):
     with pytest.raises(LongcatDoraError, match=said):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import operator
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +16,9 @@ from longcat_dora import Completion
 
 from ._cache import Kept, RowCache
 from ._static import StaticDecoder
+
+_LEAST_HEAT = 1e-6
+"""Logits over less may be infinite, and log-probs no numbers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +28,7 @@ class Conversation:
     tokens: list[int] = field(default_factory=list[int])
     num_cached: int = 0
     kept: Kept | None = None
+    running: Request | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +40,7 @@ class Request:
     token_ids: list[int] = field(default_factory=list[int])
     log_probs: list[float] = field(default_factory=list[float])
     reason: str = ""
+    is_interrupted: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +61,42 @@ def asked(requests: list[Request]) -> tuple[list[float], list[float]]:
     """Return temperatures, and the uniform numbers that decide."""
     heat = [request.temperature for request in requests]
     return heat, [request.conversation.rng.random() for request in requests]
+
+
+def checked_ids(token_ids: Sequence[int], num_words: int) -> list[int]:
+    """Return tokens as plain numbers; one that is none of the model's would fail the whole batch.
+
+    Raises:
+        ValueError: There is such a one.
+    """
+    found = list[int]()
+    for token in token_ids:
+        number = _whole(token)
+        if number is None or not 0 <= number < num_words:
+            raise ValueError(f"token ids must be from 0 to {num_words - 1}, got {token!r:.60}")
+        found.append(number)
+    return found
+
+
+def check_sampling(max_tokens: int, temperature: float) -> None:
+    """Find a length that is never reached, and temperatures of which there is no distribution.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if _whole(max_tokens) is None:
+        raise ValueError(f"max_tokens must be a whole number, got {max_tokens!r:.60}")
+    if temperature != 0 and not _LEAST_HEAT <= temperature < math.inf:
+        raise ValueError(
+            f"temperature must be 0 or finite and at least {_LEAST_HEAT:g}, got {temperature!r:.60}"
+        )
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def are_alike(held: dict[str, Tensor], new: dict[str, Tensor]) -> bool:

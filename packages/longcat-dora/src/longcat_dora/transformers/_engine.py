@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,12 +35,22 @@ from torch.func import functional_call
 
 from longcat_dora import Completion, LongcatDoraError
 
-from ._batch import Conversation, Request, Version, are_alike, asked, begin_as_others
+from ._adapters import Adapters
+from ._batch import (
+    Conversation,
+    Request,
+    Version,
+    are_alike,
+    asked,
+    begin_as_others,
+    check_sampling,
+    checked_ids,
+)
 from ._cache import RowCache
 from ._draw import picked
 from ._static import StaticDecoder
-from ._supported import added, adds_masks, check_lengths
-from ._weights import adapter_names, fitted, read_tensors
+from ._supported import added, adds_masks, check_lengths, num_words
+from ._weights import fitted, read_tensors
 
 _PASSES = 8
 """Tokens that a batch is given before the loop looks for what else there is to do."""
@@ -62,7 +71,8 @@ class TransformersEngine:
 
     Raises:
         LongcatDoraError: The cache cannot hold the model's attention (it slides, is linear, or
-            takes no mask), or `max_length` is beyond its positions.
+            takes no mask), or `max_length` is beyond its positions, or beyond where they are turned
+            otherwise.
     """
 
     def __init__(
@@ -93,12 +103,12 @@ class TransformersEngine:
             self._adds_masks = adds_masks(self.model, self.device)
         self._stops = set(stop_token_ids) or _stop_ids(self.model)
         self._tokenizer: Any = None
-        self._peft: Any = None
+        self._adapters = Adapters(self.model)
+        self._num_words = num_words(self.model)
         self._waiting_weights: dict[int, bytes | memoryview | Mapping[str, Tensor]] = {}
         self._versions: dict[int, Version] = {}
         self._conversations: dict[int, Conversation] = {}
         self._waiting: list[Request] = []
-        self._interrupted: set[Conversation] = set()
         self._next = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
         self._loop: asyncio.Task[None] | None = None
@@ -128,7 +138,8 @@ class TransformersEngine:
     ) -> None:
         """Make a version available: all weights, or an adapter with its config. None: those it has.
 
-        Safetensors bytes, or tensors by name, which are then all weights.
+        Safetensors bytes, or tensors by name, which are then all weights. All adapters of an engine
+        are of one configuration.
         """
         self._waiting_weights[version] = weights
 
@@ -158,24 +169,34 @@ class TransformersEngine:
         """Append tokens to a conversation and sample its continuation.
 
         Empty where no room is left.
+
+        Raises:
+            ValueError: Tokens, their number or the temperature cannot be.
         """
         c = self._conversations[identifier]
-        room = self.max_length - len(c.tokens) - len(token_ids)
+        new = checked_ids(token_ids, self._num_words)
+        check_sampling(max_tokens, temperature)
+        room = self.max_length - len(c.tokens) - len(new)
         if room < 1 or max_tokens < 1:
             return Completion([], [], "length")
-        c.tokens += token_ids
+        c.tokens += new
         if not c.tokens:
             raise ValueError("a conversation must begin with at least one token, got none")
         done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        request = Request(c, min(max_tokens, room), temperature, done)
+        request = c.running = Request(c, min(max_tokens, room), temperature, done)
         self._waiting.append(request)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run())
-        return await done
+        try:
+            return await done
+        finally:
+            if c.running is request:
+                c.running = None
 
     def interrupt(self, identifier: int) -> None:
         """Let a running `generate` return what is sampled, with the reason `interrupted`."""
-        self._interrupted.add(self._conversations[identifier])
+        if (request := self._conversations[identifier].running) is not None:
+            request.is_interrupted = True
 
     async def close(self, identifier: int) -> None:
         """End a conversation."""
@@ -268,13 +289,7 @@ class TransformersEngine:
         tensors, about = read_tensors(weights)
         if "peft_config" not in about:
             return fitted(self.model, tensors)
-        if self._peft is None:
-            import peft  # noqa: PLC0415 - only where adapters are sent
-
-            options: dict[str, Any] = json.loads(about["peft_config"])
-            config = peft.PeftConfig.from_peft_type(**{**options, "inference_mode": True})
-            self._peft = peft.get_peft_model(self.model, config).eval().requires_grad_(False)
-        return adapter_names(self._peft, tensors)
+        return self._adapters.take(tensors, about["peft_config"])
 
     def _forward(
         self, version: Version, ids: Tensor, positions: Tensor, mask: Tensor,
@@ -287,7 +302,7 @@ class TransformersEngine:
             "past_key_values": version.cache, "use_cache": True, "logits_to_keep": keep,
         }  # fmt: skip
         ours = version.has_adapter  # whose tensors are tied to nothing
-        model = cast("nn.Module", self._peft if ours else self.model)
+        model = cast("nn.Module", self._adapters.model if ours else self.model)
         out: Any = functional_call(model, version.tensors, (), options, tie_weights=not ours)
         return out.logits[:, -1].float()
 
@@ -358,7 +373,7 @@ class TransformersEngine:
                 request.reason = "stop"
             elif len(request.token_ids) >= request.max_tokens:
                 request.reason = "length"
-            elif request.conversation in self._interrupted:
+            elif request.is_interrupted:
                 request.reason = "interrupted"
 
     def _leave(self, version: Version, ended: list[Request]) -> None:
@@ -368,7 +383,6 @@ class TransformersEngine:
             if not request.reason and not request.done.cancelled():
                 continue
             c, last = request.conversation, len(version.active) - 1
-            self._interrupted.discard(c)
             c.kept = version.cache.keep(row, c.num_cached)
             if row != last:
                 version.cache.copy(last, row, version.active[last].conversation.num_cached)

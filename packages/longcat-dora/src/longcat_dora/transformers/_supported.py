@@ -10,6 +10,7 @@ sample from another distribution than it tells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,30 @@ def check_lengths(model: Any, max_length: int) -> None:
         raise LongcatDoraError(
             f"the model knows {most} positions: give max_length={most}, got {max_length}"
         )
+    for kind, original in _turns_by_length(text):
+        if original < max_length:
+            raise LongcatDoraError(
+                f"the model's {kind} rope turns what is cached otherwise beyond {original} tokens: "
+                f"give max_length={original}, got {max_length}"
+            )
+
+
+def _turns_by_length(text: Any) -> list[tuple[str, int]]:
+    """Ropes whose frequencies depend on the longest of a batch, and up to which length they stay.
+
+    A row in the cache, and shorter ones beside it, would have been turned by others.
+    """
+    rope: Any = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    parts = [rope, *rope.values()]  # one for all layers, or one for each kind of them
+    found = list[tuple[str, int]]()
+    for part in (part for part in parts if isinstance(part, Mapping)):
+        kind = str(part.get("rope_type") or part.get("type"))
+        if kind not in ("longrope", "su") and "dynamic" not in kind:
+            continue
+        name = "original_max_position_embeddings"
+        given = part.get(name), getattr(text, name, None), text.max_position_embeddings
+        found.append((kind, min(length for length in given if isinstance(length, int))))
+    return found
 
 
 def _learns_positions(model: Any, most: int) -> bool:
@@ -51,6 +76,17 @@ def _learns_positions(model: Any, most: int) -> bool:
     words = model.get_input_embeddings()
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
     return any(most <= table.num_embeddings <= most + 2 for table in tables)  # OPT begins at 2
+
+
+def num_words(model: Any) -> int:
+    """How many words a model can be given; its table may be longer than its vocabulary."""
+    try:
+        words = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):  # of transformers, where a model tells none
+        words = None
+    if isinstance(words, nn.Embedding):
+        return words.num_embeddings
+    return model.config.get_text_config().vocab_size
 
 
 def adds_masks(model: Any, device: torch.device) -> bool:

@@ -76,20 +76,3 @@ def fitted(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name in tensors
         if first[id(own[name])] == name
     }
-
-
-def adapter_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an adapter's tensors by the names of the parameters of a PEFT model.
-
-    Raises:
-        LongcatDoraError: They are of another adapter.
-    """
-    own = {name: p for name, p in model.named_parameters() if ".default" in name}
-    plain = {name.replace(".default", ""): name for name in own}
-    if plain.keys() != tensors.keys():
-        odd = sorted(plain.keys() ^ tensors.keys())[:3]
-        raise LongcatDoraError(f"the adapter must be of the same layers, they differ at {odd}")
-    return {
-        plain[name]: t.to(own[plain[name]].device, own[plain[name]].dtype)
-        for name, t in tensors.items()
-    }
