@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from .errors import UsageError
 
 if TYPE_CHECKING:
     from .evals.measures import Cell
+    from .evals.targets import Wish
     from .evals.trials import Question
 
 SAID = list[list[dict[str, Any]]]
@@ -28,7 +29,7 @@ def evaluate(
         typer.Option(help="Of a run: cold_start, expert:NAME, merged, fused or all. Repeatable."),
     ] = None,
     domain: Annotated[
-        list[str] | None, typer.Option(help="A shipped one or a file. Repeatable.")
+        list[str] | None, typer.Option(help="Of the run, a shipped one or a file. Repeatable.")
     ] = None,
     noise: Annotated[
         list[float] | None, typer.Option(help="Level, 0 to 1; 0 and 0.3 when absent. Repeatable.")
@@ -66,6 +67,7 @@ def evaluate(
     attempts passes; pass^k: all of k do.
     """
     from .evals.targets import Wish
+    from .folder import newest_run
 
     ks = sorted(set(k or [1]))
     attempts = attempts if attempts is not None else max(ks)
@@ -82,18 +84,18 @@ def evaluate(
         max_tokens=max_tokens, max_turns=max_turns, max_length=max_length, temperature=temperature,
         server_model=server_model, api_key_env=api_key_env, num_running=parallel, seed=seed,
     )  # fmt: skip
-    questions = _questions(what or [_newest()], wish, levels, attempts)
-    if save is not None:
-        _writable(save)
+    questions = _questions(what or [str(newest_run().path)], wish, levels, attempts, save)
     try:
-        answered = _ask(questions, processes, is_quiet=as_json)
+        answered = _ask(questions, processes)
     except KeyboardInterrupt:
         typer.echo("\nstopped; nothing was measured", err=True)
         raise SystemExit(130) from None
     report = _report([cell for cell, _ in answered], ks, attempts)
+    _print(report, as_json=as_json)  # first: what cannot be saved must not take the figures along
     if save is not None:
         _save(save, answered)
-    _print(report, as_json=as_json)
+    if all(cell.had_no_room for cell, _ in answered):
+        raise UsageError(f"a model must be asked to have figures: {answered[0][0].note}")
 
 
 def _check_numbers(options: dict[str, Any]) -> None:
@@ -110,23 +112,18 @@ def _check_numbers(options: dict[str, Any]) -> None:
             raise UsageError(f"--noise must be in [0, 1], got {level}")
 
 
-def _newest() -> str:
-    from .train import newest_run
-
-    return str(newest_run().path)
-
-
 def _questions(
-    whats: Sequence[str], wish: Any, levels: Sequence[float], attempts: int
+    whats: Sequence[str], wish: Wish, levels: Sequence[float], attempts: int, save: Path | None
 ) -> list[Question]:
-    from .evals.targets import limits_for, subjects, tasks_of
+    """Every cell; what can be wrong is looked at first where that takes no time."""
+    from .evals.targets import limits_for, named, subjects, tasks_of
     from .evals.trials import Question
-    from .worlds import load_world
 
     found, home = subjects(whats, wish)
+    if save is not None:
+        _writable(save)
+    found = named(found, wish)
     domains = dict.fromkeys(name for subject in found for name in subject.domains)
-    for name in domains:
-        load_world(name)  # a wrong name is said before a task is grown
     tasks = {name: tasks_of(name, home, wish) for name in domains}
     return [
         Question(
@@ -143,7 +140,7 @@ def _questions(
     ]
 
 
-def _ask(questions: list[Question], processes: int, *, is_quiet: bool) -> list[tuple[Cell, SAID]]:
+def _ask(questions: list[Question], processes: int) -> list[tuple[Cell, SAID]]:
     """Every cell, in order; in processes of their own."""
     from rich.console import Console
 
@@ -152,9 +149,8 @@ def _ask(questions: list[Question], processes: int, *, is_quiet: bool) -> list[t
     from .processes import worker_pool
 
     total = sum(len(question.tasks) * question.attempts for question in questions)
-    console = Console(stderr=True, quiet=is_quiet)
     with (
-        Display(["eval"], console=console) as display,
+        Display(["eval"], console=Console(stderr=True)) as display,
         worker_pool(min(processes, len(questions))) as pool,
     ):
         display.begin("eval")
@@ -190,20 +186,36 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
 
 def _writable(path: Path) -> None:
     """Say that a file cannot be written before minutes are spent on what goes into it."""
+    is_new = not (path.exists() or path.is_symlink())
     try:
         with path.open("a", encoding="utf-8"):
             pass
+        if is_new:
+            path.unlink()  # another mistake may follow, and leave nothing behind
     except OSError as error:
         raise UsageError(f"--save {path} cannot be written: {error.strerror}") from error
 
 
 def _save(path: Path, answered: Sequence[tuple[Cell, SAID]]) -> None:
-    """Attempts as `longcat-noise report` reads them too."""
+    """Attempts as `longcat-noise report` reads them too.
+
+    Raises:
+        OSError: As the system raises it; a note says what was being written.
+    """
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for record in _records(answered):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not know it
+        error.add_note(f"the attempts are not all in --save {path}")
+        raise
+
+
+def _records(answered: Sequence[tuple[Cell, SAID]]) -> Iterator[dict[str, Any]]:
     from dataclasses import asdict
 
-    with path.open("w", encoding="utf-8") as file:
-        for cell, said in answered:
-            for attempt, messages in zip(cell.attempts, said, strict=True):
-                record = {"model": cell.model, "domain": cell.domain, **asdict(attempt),
-                          "passed": attempt.has_passed, "messages": messages}  # fmt: skip
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    for cell, said in answered:
+        for attempt, messages in zip(cell.attempts, said, strict=True):
+            yield {"model": cell.model, "domain": cell.domain, **asdict(attempt),
+                   "passed": attempt.has_passed, "messages": messages}  # fmt: skip

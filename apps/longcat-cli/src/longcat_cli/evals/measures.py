@@ -44,6 +44,11 @@ class Attempt:
         """Whether every rubric was met."""
         return self.reward == 1
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether the model was asked at all: its prompt left room for an answer."""
+        return self.status != "cut" or self.turns > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -55,6 +60,13 @@ class Cell:
     attempts: tuple[Attempt, ...]
     num_invalid: int
     """Attempts in which the world failed: counted apart."""
+    note: str = ""
+    """What a reader of the figures must know: attempts without room for an answer."""
+
+    @property
+    def had_no_room(self) -> bool:
+        """Whether the model was asked in none of its attempts: it has not failed in them."""
+        return bool(self.attempts) and not any(attempt.was_begun for attempt in self.attempts)
 
 
 def pass_all(num_attempts: int, num_passed: int, k: int) -> float:
@@ -70,15 +82,21 @@ def pass_all(num_attempts: int, num_passed: int, k: int) -> float:
 
 def row(cell: Cell, ks: Iterable[int]) -> dict[str, Any]:
     """The figures of a cell, ready for JSON; what nothing was measured for is `None`."""
-    counts = [(len(found), sum(a.has_passed for a in found)) for found in _by_task(cell).values()]
+    tried = _by_task(cell).values()
+    counts = [(len(found), sum(a.has_passed for a in found)) for found in tried]
+    if cell.had_no_room:
+        counts = []
     figures: dict[str, Any] = {
         "model": cell.model,
         "domain": cell.domain,
         "noise": cell.level,
-        "tasks": len(counts),
+        "tasks": len(tried),
         "attempts": len(cell.attempts),
         "passed": sum(attempt.has_passed for attempt in cell.attempts),
         "invalid": cell.num_invalid,
+        "cut": sum(attempt.status == "cut" for attempt in cell.attempts),
+        "out_of_turns": sum(attempt.status == "turns" for attempt in cell.attempts),
+        "note": cell.note,
         "avg": _estimate([c / n for n, c in counts]),
     }
     for k in ks:
@@ -88,12 +106,13 @@ def row(cell: Cell, ks: Iterable[int]) -> dict[str, Any]:
     return {**figures, "tokens_per_success": tokens_per_success(cell)}
 
 
-def tokens_per_success(cell: Cell) -> dict[str, float] | None:
+def tokens_per_success(cell: Cell) -> dict[str, float | None] | None:
     """Tokens of all attempts over those that passed, with an interval over tasks.
 
-    `None` where nothing passed or tokens are not known. A drawing without a success is infinite.
+    `None` where nothing passed or tokens are not known. A drawing without a success is infinite:
+    a bound that is, is `None`, for JSON has no number for it.
     """
-    if any(attempt.tokens is None for attempt in cell.attempts):
+    if cell.had_no_room or any(attempt.tokens is None for attempt in cell.attempts):
         return None
     tasks = [(sum(a.tokens or 0 for a in found), sum(a.has_passed for a in found))
              for found in _by_task(cell).values()]  # fmt: skip
@@ -102,7 +121,11 @@ def tokens_per_success(cell: Cell) -> dict[str, float] | None:
     rng = Random(0)
     drawn = sorted(_ratio(rng.choices(tasks, k=len(tasks))) for _ in range(RESAMPLES))
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
-    return {"value": _ratio(tasks), "low": low, "high": min(high, 1e12)}
+    bounds = {"low": low, "high": high}
+    return {
+        "value": _ratio(tasks),
+        **{name: bound if math.isfinite(bound) else None for name, bound in bounds.items()},
+    }
 
 
 def _ratio(tasks: Sequence[tuple[int, int]]) -> float:
@@ -112,6 +135,7 @@ def _ratio(tasks: Sequence[tuple[int, int]]) -> float:
 
 def gaps(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Clean minus noisy rate, task by task, for each model, domain and level above 0."""
+    cells = [cell for cell in cells if not cell.had_no_room]
     clean = {(cell.model, cell.domain): cell for cell in cells if cell.level == 0}
     rows: list[dict[str, Any]] = []
     for cell in cells:
@@ -136,7 +160,8 @@ def over_domains(cells: Sequence[Cell], ks: Sequence[int]) -> list[dict[str, Any
     """Each model's figures at each level, the tasks of its domains pooled, where it has several."""
     pools: dict[tuple[str, float], list[Cell]] = {}
     for cell in cells:
-        pools.setdefault((cell.model, cell.level), []).append(cell)
+        if not cell.had_no_room:
+            pools.setdefault((cell.model, cell.level), []).append(cell)
     return [
         row(_pooled(found), ks)
         for found in pools.values()

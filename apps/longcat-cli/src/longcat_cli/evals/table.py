@@ -11,16 +11,20 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     known = [key for key in report["rows"][0] if key.startswith(("pass@", "pass^"))]
     rates = ["avg", *(key for key in known if key[5:] != "1")]  # at 1, both are the average
     names = [f"avg@{report['attempts']}" if key == "avg" else key for key in rates]
-    head = ["model", "domain", "noise", "tasks", *names, "tokens/success", "invalid"]
+    head = ["model", "domain", "noise", "tasks", *names, "tokens/success", "invalid", "cut",
+            "out of turns"]  # fmt: skip
     body = [
         [
             row["model"], row["domain"], f"{row['noise']:g}", str(row["tasks"]),
             *(percent(row[key]) for key in rates), _tokens(row["tokens_per_success"]),
-            str(row["invalid"]),
+            str(row["invalid"]), str(row["cut"]), str(row["out_of_turns"]),
         ]
         for row in [*report["rows"], *report["over_domains"]]
     ]  # fmt: skip
     yield from _aligned(head, body)
+    for row in report["rows"]:
+        if row["note"]:
+            yield f"{row['model']} on {row['domain']} at noise {row['noise']:g}: {row['note']}"
     if report["gaps"]:
         yield ""
         yield from _aligned(
@@ -44,11 +48,11 @@ def percent(estimate: dict[str, float] | None) -> str:
     return f"{value:.1f}% ({low:.1f} to {high:.1f})"
 
 
-def _tokens(estimate: dict[str, float] | None) -> str:
+def _tokens(estimate: dict[str, float | None] | None) -> str:
     if estimate is None:
         return "-"
-    high = "" if estimate["high"] >= 1e12 else f"{estimate['high']:.0f}"
-    return f"{estimate['value']:.0f} ({estimate['low']:.0f} to {high or 'any'})"
+    shown = {name: "any" if bound is None else f"{bound:.0f}" for name, bound in estimate.items()}
+    return f"{shown['value']} ({shown['low']} to {shown['high']})"
 
 
 def _aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:

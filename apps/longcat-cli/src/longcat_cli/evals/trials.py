@@ -62,8 +62,28 @@ class Question:
 
 
 Result = TypeVar("Result")
-Talk = tuple[Any, Callable[[], "int | None"], Callable[[], Awaitable[None]]]
-"""A policy, the tokens that it has sampled so far, and what ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """One conversation with a model."""
+
+    policy: Any
+    tokens: Callable[[], int | None]
+    """Sampled so far."""
+    close: Callable[[], Awaitable[None]]
+    measure: Callable[[Sequence[Any], Sequence[Any]], int | None]
+    """Tokens of the prompt that messages and tools make; `None` where only a server knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of an attempt."""
+
+    attempt: Attempt
+    messages: list[dict[str, Any]]
+    prompt: int | None
+    """Tokens of the prompt, if it left no room for an answer."""
 
 
 def ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
@@ -89,10 +109,24 @@ async def _ask(question: Question) -> tuple[Cell, list[list[dict[str, Any]]]]:
         model=question.target.name,
         domain=next(iter(worlds)),
         level=question.level,
-        attempts=tuple(attempt for attempt, _ in found),
+        attempts=tuple(tried.attempt for tried in found),
         num_invalid=len(tries) - len(found),
+        note=_no_room(found, question),
     )
-    return cell, [messages for _, messages in found]
+    return cell, [tried.messages for tried in found]
+
+
+def _no_room(found: Sequence[Tried], question: Question) -> str:
+    """How many attempts the model was never asked in, and why; empty if there are none."""
+    unbegun = [tried for tried in found if not tried.attempt.was_begun]
+    if not unbegun:
+        return ""
+    told = f"{len(unbegun)} of {len(found)} attempts had no room for an answer: "
+    lengths = [tried.prompt for tried in unbegun if tried.prompt is not None]
+    if not lengths:
+        return told + "the server says that their prompts are too long"
+    which = "the shortest prompt" if len(unbegun) == len(found) else "the shortest of their prompts"
+    return f"{told}--max-length {question.limits.max_length}, {which} has {min(lengths)} tokens"
 
 
 async def _all(tries: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
@@ -110,7 +144,7 @@ async def _all(tries: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
 async def _try(
     question: Question, worlds: Any, task: Any, number: int, talk: Callable[[int], Talk],
     free: asyncio.Semaphore,
-) -> tuple[Attempt, list[dict[str, Any]]] | None:  # fmt: skip
+) -> Tried | None:  # fmt: skip
     """One attempt; `None` where the world failed."""
     from longcat_envs import InvalidEpisode
 
@@ -119,23 +153,24 @@ async def _try(
     # The first attempt meets the noise that `longcat train` evaluates with; others their own.
     episode = f"eval:{task.id}" + (f":{number}" if number else "")
     async with free:
-        policy, tokens, close = talk(seed_of(question.limits.seed, task.id, number))
+        talking = talk(seed_of(question.limits.seed, task.id, number))
         try:
             attempt = await act(
-                worlds, task, policy, level=question.level, episode=episode,
+                worlds, task, talking.policy, level=question.level, episode=episode,
                 max_turns=question.limits.max_turns,
             )  # fmt: skip
         except InvalidEpisode:
             return None
         finally:
-            await close()
+            await talking.close()
             count()
     done = attempt.episode
     turns = sum(message["role"] == "assistant" for message in done.messages)
     tried = Attempt(
-        task.id, number, question.level, done.reward.total, tokens(), turns, done.status
+        task.id, number, question.level, done.reward.total, talking.tokens(), turns, done.status
     )
-    return tried, list(done.messages)
+    prompt = None if tried.was_begun else talking.measure(done.messages, done.tools)
+    return Tried(tried, list(done.messages), prompt)
 
 
 def seed_of(seed: int, task: str, number: int) -> int:
@@ -168,7 +203,7 @@ async def _model(target: Target, limits: Limits) -> AsyncIterator[Callable[[int]
                 client, target.where, target.server_model, max_tokens=limits.max_tokens,
                 temperature=limits.temperature, seed=seed,
             )  # fmt: skip
-            return policy, lambda: policy.tokens, _nothing
+            return Talk(policy, lambda: policy.tokens, _nothing, lambda messages, tools: None)
 
         yield begin
 
@@ -181,7 +216,12 @@ def _session(worker: Worker, seed: int) -> Talk:
     from longcat_dora import Session
 
     session = Session(worker, 0, seed=seed)
-    return session, lambda: sampled(session.segments), session.close
+    renderer = worker.renderer
+    assert renderer is not None, "a worker that chats"
+    return Talk(
+        session, lambda: sampled(session.segments), session.close,
+        lambda messages, tools: len(renderer.start(list(messages), list(tools))),
+    )  # fmt: skip
 
 
 def sampled(segments: Sequence[Any]) -> int:
