@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from longcat_cli.errors import UsageError
-from longcat_cli.folder import RunFolder, newest_run
+from longcat_cli.folder import RunFolder, chosen_run, newest_run
 from longcat_cli.recipe_file import load_recipe
 
 
@@ -33,6 +33,15 @@ def test_the_newest_run_is_the_one_that_was_begun_last_whatever_its_name(tmp_pat
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "run.json").write_text('{"format": 0}')  # another version's
     assert newest_run(tmp_path).path.name == "20261128-101500"
+
+
+def test_where_no_run_is_named_it_is_said_which_one_is_taken(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _run(tmp_path / "runs" / "one", at=1.0)
+    assert chosen_run(tmp_path / "runs" / "one").path.name == "one"
+    assert capsys.readouterr() == ("", "")
+    assert chosen_run(None).path.name == "one"
+    assert capsys.readouterr() == ("", "newest run: runs/one\n")
 
 
 def test_runs_are_compared_under_their_names(longcat, tmp_path):

@@ -27,14 +27,12 @@ def audit(
     from the models.
     """
     from .audit import audit as derive_again
-    from .folder import RunFolder, newest_run
+    from .folder import chosen_run
 
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
     found: dict[str, list[str]] = {}
-    for stage, complaints in derive_again(
-        RunFolder.open(run) if run else newest_run(), limit=limit
-    ):
+    for stage, complaints in derive_again(chosen_run(run), limit=limit):
         found[stage] = complaints
         if as_json:
             continue

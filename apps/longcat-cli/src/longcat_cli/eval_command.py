@@ -67,7 +67,7 @@ def evaluate(
     attempts passes; pass^k: all of k do.
     """
     from .evals.targets import Wish
-    from .folder import newest_run
+    from .folder import chosen_run
 
     ks = sorted(set(k or [1]))
     attempts = attempts if attempts is not None else max(ks)
@@ -84,7 +84,7 @@ def evaluate(
         max_tokens=max_tokens, max_turns=max_turns, max_length=max_length, temperature=temperature,
         server_model=server_model, api_key_env=api_key_env, num_running=parallel, seed=seed,
     )  # fmt: skip
-    questions = _questions(what or [str(newest_run().path)], wish, levels, attempts, save)
+    questions = _questions(what or [str(chosen_run(None).path)], wish, levels, attempts, save)
     try:
         answered = _ask(questions, processes)
     except KeyboardInterrupt:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from .errors import UsageError
 from .recipe import Recipe
 from .recipe_file import recipe_from_dict, recipe_to_dict
@@ -168,6 +170,19 @@ def newest_run(root: Path = Path("runs")) -> RunFolder:
     if not trained:
         raise UsageError(f"a trained model must be in {root}/, none was found; run: longcat train")
     return max(trained, key=lambda folder: folder.created)
+
+
+def chosen_run(path: Path | None) -> RunFolder:
+    """The run that was named, or the newest, and then say which one that is.
+
+    Raises:
+        UsageError: There is no such run, or none.
+    """
+    if path is not None:
+        return RunFolder.open(path)
+    found = newest_run()
+    typer.echo(f"newest run: {found.path}", err=True)
+    return found
 
 
 def check_new(path: Path) -> None:

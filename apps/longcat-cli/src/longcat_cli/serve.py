@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from .errors import UsageError
-from .folder import newest_run
+from .folder import chosen_run
 
 _LONGEST = 8192
 """Tokens of a conversation where the caller sets none: the cache is laid out for all slots."""
@@ -42,7 +42,7 @@ def serve_model(
     if max_per_key is not None and api_key_env is None:
         raise UsageError("--max-per-key goes with --api-key-env")
     keys = dict.fromkeys(_keys(api_key_env), max_per_key)
-    folder = model if model is not None else newest_run().fused
+    folder = model if model is not None else chosen_run(None).fused
     _check_free(host, port)
     from longcat_moe import Engine, LongcatForCausalLM, load_chat_format
     from longcat_moe.server import create_app, serve

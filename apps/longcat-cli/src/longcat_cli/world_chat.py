@@ -22,7 +22,7 @@ from rich.markup import escape
 from .agent import load_agent, make_environment, transcript
 from .chat import command
 from .errors import UsageError
-from .folder import RunFolder, newest_run
+from .folder import RunFolder, chosen_run
 from .line_input import LineInput, history_file, is_command, is_mistyped
 from .stages.grow import EVAL_SEED, grow_tasks
 from .worlds import PAST, AnyTask, has_past, load_world, read_tasks
@@ -34,7 +34,7 @@ COLOURS = {"thought": "dim italic", "call": "cyan", "tool": "dim", "assistant": 
 
 def world_chat(run: Path | None, *, domain: str | None, task: str | None, noise: float) -> None:
     """Talk to the fused model of a run."""
-    folder = RunFolder.open(run) if run is not None else newest_run()
+    folder = chosen_run(run)
     if not folder.is_trained:
         raise UsageError(f"{folder.path} must have come as far as a fused model, and has not")
     if sys.stdin is None:
