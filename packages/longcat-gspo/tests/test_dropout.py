@@ -143,6 +143,20 @@ def test_a_model_that_is_random_all_the_same_is_trained_in_eval_mode():
     assert trainer.train(samples)["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
+def test_it_is_noticed_too_where_the_output_matrix_is_passed_by():
+    """A step with `chunked_log_probs` calls what lies below it alone."""
+    samples, model = _samples(), llama(initializer_range=0.3)
+    norm = _eval_norm(model, samples)
+
+    def noise(module, _, states):
+        return states + torch.randn_like(states) if module.training else states
+
+    model.model.norm.register_forward_hook(noise)
+    trainer = GspoTrainer(model, dataclasses.replace(CONFIG, chunked_log_probs=True))
+    with pytest.warns(UserWarning, match="is random in train mode"):
+        assert trainer.train(samples)["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
 def test_rates_are_back_after_a_step_that_failed():
     model = _gpt2()
     model.gradient_checkpointing_enable()
