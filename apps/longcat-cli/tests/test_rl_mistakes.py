@@ -46,7 +46,7 @@ def _says(*calls):
     ({"messages": [ASK, TELL], "tools": {}}, "tools must be a list of objects, got {}"),
     ({"messages": [ASK, TELL], "tools": [3]}, "tool 0 must be an object with a function, got 3"),
     ({"messages": [ASK, TELL], "tools": [{"function": 3}]}, "tool 0 must be an object with"),
-    ({"messages": [{**ASK, "content": [5]}, TELL], "tools": [TOOL]}, r"with text, got \[5\]"),
+    ({"messages": [{**ASK, "content": [5]}, TELL], "tools": [TOOL]}, r"with text, got 5"),
     ({"messages": [{**ASK, "role": 3}, TELL]}, "message 0 must be an object with a role"),
     ({"messages": "x"}, "must have messages, a list, got 'x'"),
 ])  # fmt: skip

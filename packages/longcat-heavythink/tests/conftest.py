@@ -3,9 +3,12 @@
 import os
 
 import pytest
+from hypothesis import settings
 from longcat_heavythink.testing.fixtures import fault_server
 
 __all__ = ["fault_server"]
+settings.register_profile("patient", deadline=None)  # on a busy machine any example may be slow
+settings.load_profile("patient")
 
 
 def pytest_configure(config):

@@ -12,9 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from longcat_moe import ChatFormat, Engine, LongcatConfig, LongcatForCausalLM, train_tokenizer
 
 torch.set_num_threads(1)  # where another test has loaded torch already
+settings.register_profile("patient", deadline=None)  # on a busy machine any example may be slow
+settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:

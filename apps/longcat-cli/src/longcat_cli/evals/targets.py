@@ -135,6 +135,7 @@ def _of_run(
         folder, domains = there[name]
         names = [name] if is_alone else []
         names += [f"{end}/{name}" for end in ends_of(run.path)]
+        names.append(f"{run.path.resolve()}:{name}")  # its folder may be asked beside it
         target = Target(names[0], "longcat", str(folder))
         found.append(Subject(target, chosen or domains_of(domains, run), tuple(names)))
     return found
