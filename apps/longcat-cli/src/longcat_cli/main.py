@@ -327,6 +327,8 @@ def run() -> None:
     except KeyboardInterrupt:  # before there is a command
         _stop()
     except Exception as error:
+        if _was_stopped(error):
+            _stop()
         where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
         if _is_disk_full(error):
             goes_on = sys.argv[1:2] in (["train"], ["rl"])
@@ -344,6 +346,13 @@ def run() -> None:
         }:
             _fail(f"{where}{error}")
         raise
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root: a library that it left half loaded fails in its own way."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
